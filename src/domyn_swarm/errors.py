@@ -1,0 +1,73 @@
+"""Every error that domyn-swarm raises on purpose.
+
+    SwarmError                  anything below; `exit_status` is what the command line ends with
+    ├── ConfigurationError      a flag, option or job that cannot work; nothing was written
+    │   └── MissingDependencyError   the chosen backend or feature needs a package that is not installed
+    ├── DataError               an input that cannot be used; nothing was written
+    ├── CheckpointError         a run's folder that is locked, or belongs to another job
+    ├── EndpointError           an endpoint's answer to one request; `retryable` tells whether asking again can help
+    ├── JobError                the run broke in mid-way; what was flushed stays and a resume goes on from there
+    └── Interrupted             the run was asked to stop; same promise as JobError
+
+A message says what was wrong and what it got; the hint says what to do. Errors survive pickling (worker processes).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SwarmError(Exception):
+    """Base of all errors here. `str()` is the message, then the hint."""
+
+    exit_status: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class ConfigurationError(SwarmError):
+    """A flag, an option or a job class that cannot work as given."""
+
+    exit_status = 2
+
+
+class MissingDependencyError(ConfigurationError):
+    """A package that the selected backend or feature needs is not installed."""
+
+
+class DataError(SwarmError):
+    """The input cannot be used as it is: unreadable, columns missing, ids not unique."""
+
+    exit_status = 2
+
+
+class CheckpointError(SwarmError):
+    """The run's folder cannot be used: somebody else writes it, or it belongs to a different job."""
+
+    exit_status = 2
+
+
+class EndpointError(SwarmError):
+    """One request failed. `status` is the HTTP status, 0 when no answer came."""
+
+    def __init__(self, message: str, hint: str = "", status: int = 0, retryable: bool = True) -> None:
+        super().__init__(message, hint)
+        self.args = (message, hint, status, retryable)
+        self.status = status
+        self.retryable = retryable
+
+
+class JobError(SwarmError):
+    """The run broke in mid-way. Whatever was flushed is kept."""
+
+
+class Interrupted(SwarmError):  # noqa: N818 - named for what happened, like KeyboardInterrupt
+    """The run was asked to stop, and did. Whatever was flushed is kept."""
+
+    exit_status = 130

@@ -1,0 +1,71 @@
+"""What a user writes: a class whose fields are its parameters and whose method turns rows into outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from domyn_swarm.jobs.spec import JobSpec
+
+METHODS = ("transform_item", "transform_items", "transform_items_native")
+
+
+@dataclass_transform(kw_only_default=True)
+class SwarmJob:
+    """A function over rows, with its parameters as fields.
+
+    Write exactly the method that fits the work; each may be `async def` or a plain `def`:
+
+    - `transform_item(item) -> output`: one row in, one output out. Preferred: the runner owns concurrency and retries.
+    - `transform_items(items) -> outputs`: a list of at most `batch_size` rows in, as many outputs out, same order.
+      An exception instance in the list is that row's failure.
+    - `transform_items_native(batch, *, backend_name, id_col, input_cols) -> frame | table | outputs`: a frame of the
+      selected engine in (native mode only). It holds `id_col` and `input_cols`. The result is matched by `id_col` when
+      it is a frame with that column, and by position otherwise.
+
+    An item is the value of the one input column, or a dict of all of them when there are several. Values are plain
+    Python: `str`, `int`, `None`, `list`, `dict`, `datetime`, ...
+
+    An output is a scalar (the one output column), a tuple (by position) or a dict (by name); see
+    `domyn_swarm.jobs.outputs`.
+
+    Subclasses are keyword-only dataclasses without saying so, unless they define `__init__`::
+
+        class Shout(SwarmJob):
+            input_columns = ("text",)
+            suffix: str = "!"
+
+            async def transform_item(self, text: str) -> str:
+                return text.upper() + self.suffix
+
+    A job is never pickled to be submitted: it is rebuilt from its class and its fields as JSON.
+    """
+
+    input_columns: ClassVar[tuple[str, ...]] = ()
+    output_columns: ClassVar[tuple[str, ...]] = ()
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Options of the `JobSpec` that suit this job (`{"max_concurrency": 128}`); job kwargs and flags override them."""
+
+    uses_endpoint: ClassVar[bool] = False
+    """Whether the job needs an endpoint's URL to run."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" not in vars(cls):
+            dataclasses.dataclass(kw_only=True)(cls)
+
+    def preflight(self, spec: JobSpec) -> None:
+        """Check that the job can run (an endpoint answers, a file exists), before any row is read.
+
+        Raises:
+            ConfigurationError: it cannot, and nothing has been written yet.
+        """
+
+    async def open(self, spec: JobSpec) -> None:
+        """Acquire what the job needs while it runs; called once in each process, inside the event loop."""
+
+    async def close(self) -> None:
+        """Release what `open` acquired; always called."""

@@ -1,0 +1,209 @@
+"""`JobSpec`: everything that one run needs, declared once.
+
+Each field carries its type, its bounds, its default, its flags and its help text. The command line, `spec.json`, the
+graph's inputs and the documentation are all made from this class; nothing else carries options around.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from domyn_swarm.errors import ConfigurationError
+
+DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
+OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+def _option(*flags: str, help: str) -> msgspec.Meta:  # noqa: A002 - the word that the field uses
+    return msgspec.Meta(description=help, extra={"flags": flags})
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    """One run of one job, as plain data: JSON in, JSON out, no secrets.
+
+    Build one with `make_spec`, which checks it; `JobSpec(...)` itself checks nothing.
+    """
+
+    job: Annotated[str, _option(help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB
+    job_kwargs: Annotated[
+        dict[str, Any], _option("--job-kwargs", help="JSON object: the job's fields, or options that flags override")
+    ] = {}
+    input: Annotated[
+        str, _option("--input", "-i", help="Parquet file, directory, glob, brace range (in_{000..127}.parquet) or URL")
+    ]
+    output: Annotated[
+        str, _option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")
+    ]
+    input_columns: Annotated[
+        tuple[str, ...], _option("--input-column", help="Column that makes the job's items; repeat for several")
+    ] = ()
+    output_columns: Annotated[
+        tuple[str, ...], _option("--output-column", help="Name of an output column; repeat for several")
+    ] = ()
+    id_column: Annotated[
+        str | None, _option("--id-column", help="Column that identifies a row: not null, unique (default: a counter)")
+    ] = None
+    limit: Annotated[Positive | None, _option("--limit", help="Only the first N rows of the input")] = None
+    output_mode: Annotated[
+        Literal["append", "replace", "io_only"],
+        _option("--output-mode", help="append: all input columns + outputs; replace: id + outputs; io_only: id + inputs + outputs"),
+    ] = "append"
+    overwrite: Annotated[
+        bool, _option("--overwrite/--no-overwrite", help="Replace an output that something else wrote")
+    ] = False
+
+    data_backend: Annotated[str, _option("--data-backend", help="Engine that reads, joins and writes")] = "pandas"
+    native_backend: Annotated[
+        bool,
+        _option("--native-backend/--no-native-backend", help="Hand frames of the engine to transform_items_native"),
+    ] = False
+    native_batch_size: Annotated[
+        Positive, _option("--native-batch-size", help="Most rows in one native batch")
+    ] = 8192
+    batch_size: Annotated[Positive, _option("--batch-size", help="Most rows in one call of transform_items")] = 64
+    backend_read_kwargs: Annotated[
+        dict[str, Any], _option("--backend-read-kwargs", help="JSON object for the engine's reader")
+    ] = {}
+    backend_write_kwargs: Annotated[
+        dict[str, Any], _option("--backend-write-kwargs", help="JSON object for the engine's parquet writer")
+    ] = {}
+
+    endpoint: Annotated[
+        str | None,
+        _option("--endpoint", help="URL of an OpenAI-compatible server; `demo` starts the bundled one [env: ENDPOINT]"),
+    ] = None
+    model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = None
+    max_concurrency: Annotated[
+        Positive | None,
+        _option("--max-concurrency", help="Calls in flight (default: 32 for async methods, else one per core)"),
+    ] = None
+    retries: Annotated[Count, _option("--retries", help="More tries for a call that failed")] = 2
+    timeout: Annotated[
+        Seconds | None, _option("--timeout", help="Seconds for one call (default: none; 600 for endpoints)")
+    ] = None
+    on_error: Annotated[
+        Literal["record", "fail"],
+        _option("--on-error", help="record: a failed row is written down, the job goes on; fail: stop at the first"),
+    ] = "record"
+
+    checkpoint_dir: Annotated[
+        str | None, _option("--checkpoint-dir", help="Folder of runs (default: .domyn-swarm beside the output)")
+    ] = None
+    checkpoint_tag: Annotated[
+        str | None, _option("--checkpoint-tag", help="Name of the run's folder (default: the output's name)")
+    ] = None
+    checkpoint_interval: Annotated[
+        Seconds, _option("--checkpoint-interval", help="Seconds of work that a crash may lose")
+    ] = 10.0
+    resume: Annotated[bool, _option("--resume/--no-resume", help="Go on from what the run's folder holds")] = True
+    checkpointing: Annotated[
+        bool, _option("--checkpointing/--no-checkpointing", help="Keep finished rows on disk until the end")
+    ] = True
+
+    @property
+    def run_dir(self) -> str:
+        """The run's folder: `<checkpoint-dir>/<tag>`."""
+        parent, name = _split(self.output)
+        root = self.checkpoint_dir or f"{parent}.domyn-swarm"
+        return f"{root.rstrip('/')}/{self.checkpoint_tag or name}"
+
+    @property
+    def errors_path(self) -> str:
+        """Where failed rows are written down: `<output>.errors.parquet`."""
+        parent, name = _split(self.output)
+        return f"{parent}{name.removesuffix('.parquet')}.errors.parquet"
+
+    @property
+    def output_is_directory(self) -> bool:
+        """Whether the output is a directory of parquet files rather than one file."""
+        return not PurePosixPath(_split(self.output)[1]).suffix or self.output.endswith("/")
+
+
+def _split(path: str) -> tuple[str, str]:
+    """`a/b/c.parquet` -> (`a/b/`, `c.parquet`), for URLs too."""
+    parent, slash, name = path.rstrip("/").rpartition("/")
+    return parent + slash, name
+
+
+def make_spec(options: Mapping[str, Any]) -> JobSpec:
+    """Check `options` (JobSpec's fields by name) and freeze them.
+
+    Raises:
+        ConfigurationError: an option is unknown, of the wrong type, out of bounds, or contradicts another one.
+    """
+    try:
+        spec = msgspec.convert(dict(options), JobSpec)
+    except msgspec.ValidationError as error:
+        raise _refusal(error, options) from None
+    if not spec.checkpointing and not spec.resume:
+        raise ConfigurationError(
+            "--no-resume and --no-checkpointing exclude each other: without checkpoints there is nothing to resume.",
+            "Drop one of the two.",
+        )
+    suffix = PurePosixPath(_split(spec.output)[1]).suffix
+    if not spec.output_is_directory and suffix != ".parquet":
+        raise ConfigurationError(
+            f"--output: {spec.output!r} ends in {suffix!r}, but outputs are parquet only.",
+            "Name a file that ends in .parquet, or a directory (no suffix, or a trailing /).",
+        )
+    if spec.checkpoint_tag is not None and not re.fullmatch(r"(?!\.+$)[\w.@+=-]+", spec.checkpoint_tag):
+        raise ConfigurationError(
+            f"--checkpoint-tag: {spec.checkpoint_tag!r} is not a plain name.",
+            "Use letters, digits and . _ - @ + = only; it names a folder.",
+        )
+    return spec
+
+
+def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job_fields: frozenset[str]) -> JobSpec:
+    """Flags over job kwargs over the job class's own defaults.
+
+    A job kwarg that names an option and no field of the job is that option (`{"max_concurrency": 8}`).
+
+    Raises:
+        ConfigurationError: as `make_spec`.
+    """
+    kwargs = dict(flags.get("job_kwargs") or {})
+    options = option_names() - job_fields
+    from_kwargs = {name: kwargs.pop(name) for name in list(kwargs) if name in options}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return make_spec({**defaults, **from_kwargs, **given, "job": job, "job_kwargs": kwargs})
+
+
+def option_names() -> frozenset[str]:
+    """The fields that a job class or job kwargs may set."""
+    return frozenset(JobSpec.__struct_fields__) - frozenset(OPTION_FIELDS_OF_THE_RUN)
+
+
+def flag_of(field: str) -> str:
+    """The flag that sets `field` on the command line, or the field's own name."""
+    for info in msgspec.inspect.type_info(JobSpec).fields:  # type: ignore[attr-defined]
+        if info.name == field and isinstance(info.type, msgspec.inspect.Metadata):
+            flags = (info.type.extra or {}).get("flags") or (field,)
+            return str(flags[0].partition("/")[0])
+    return field
+
+
+def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> ConfigurationError:
+    """`Expected int >= 1 - at $.limit` as a sentence about a flag."""
+    reason, _, where = str(error).partition(" - at ")
+    if unknown := re.search(r"unknown field `(\w+)`", reason):
+        return ConfigurationError(
+            f"Unknown option {unknown.group(1)!r}.", "Known options: " + ", ".join(sorted(JobSpec.__struct_fields__))
+        )
+    if missing := re.search(r"required field `(\w+)`", reason):
+        return ConfigurationError(f"{flag_of(missing.group(1))} is missing.", "Give it on the command line.")
+    field = re.match(r"`?\$\.(\w+)", where.strip("`"))
+    if field is None:
+        return ConfigurationError(reason)
+    name = field.group(1)
+    hint = f"Give {reason.removeprefix('Expected ').split(', got')[0]}." if reason.startswith("Expected") else ""
+    return ConfigurationError(f"{flag_of(name)}: {options.get(name)!r} is not valid: {reason}.", hint)
