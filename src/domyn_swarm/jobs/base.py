@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping  # noqa: TC003 - the annotations of fields are evaluated
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from domyn_swarm.jobs.spec import JobSpec
-
-METHODS = ("transform_item", "transform_items", "transform_items_native")
 
 
 @dataclass_transform(kw_only_default=True)

@@ -44,11 +44,11 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         str, _option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")
     ]
     input_columns: Annotated[
-        tuple[str, ...], _option("--input-column", help="Column that makes the job's items; repeat for several")
-    ] = ()
+        list[str], _option("--input-column", help="Column that makes the job's items; repeat for several")
+    ] = []
     output_columns: Annotated[
-        tuple[str, ...], _option("--output-column", help="Name of an output column; repeat for several")
-    ] = ()
+        list[str], _option("--output-column", help="Name of an output column; repeat for several")
+    ] = []
     id_column: Annotated[
         str | None, _option("--id-column", help="Column that identifies a row: not null, unique (default: a counter)")
     ] = None

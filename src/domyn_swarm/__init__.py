@@ -1,0 +1,37 @@
+"""Run a function, most often an LLM call, over every row of a parquet dataset.
+
+The names here are imported when they are used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from domyn_swarm.errors import SwarmError
+    from domyn_swarm.jobs.base import SwarmJob
+    from domyn_swarm.jobs.runner import RunResult, run
+    from domyn_swarm.jobs.spec import JobSpec, make_spec
+
+__version__ = "0.1.0"
+__all__ = ["JobSpec", "RunResult", "SwarmError", "SwarmJob", "__version__", "make_spec", "run"]
+
+_HOMES = {
+    "JobSpec": "domyn_swarm.jobs.spec",
+    "RunResult": "domyn_swarm.jobs.runner",
+    "SwarmError": "domyn_swarm.errors",
+    "SwarmJob": "domyn_swarm.jobs.base",
+    "make_spec": "domyn_swarm.jobs.spec",
+    "run": "domyn_swarm.jobs.runner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,302 @@
+"""The checkpoint store: every finished row in a parquet part that exists whole or not at all.
+
+    <checkpoint-dir>/<tag>/
+        spec.json      the JobSpec of the newest run
+        run.json       its state and counts, who runs it, and what the parts belong to
+        parts/         RRRR-NNNNNN.parquet: run number and part number; later parts win over earlier ones
+        damaged/       parts that could not be read; their rows are computed again
+        lock           held by the one process that writes here
+
+A part has POSITION, the id column, the output columns and FAILURE, sorted by POSITION. Its footer names the digest of
+the input that the positions count in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from domyn_swarm.checkpoint.merge import in_order
+from domyn_swarm.data.backends.base import POSITION, Outputs
+from domyn_swarm.errors import CheckpointError
+from domyn_swarm.helpers.io import filesystem, is_local, open_parquet, whole_file
+from domyn_swarm.jobs.outputs import DEFAULT_COLUMN, FAILURE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+PART_ROWS = 65_536
+PART_BYTES = 64 * 2**20
+ROW_GROUP_ROWS = 16_384
+_INPUT_KEY = b"domyn_swarm.input"
+_UNREADABLE = (pa.ArrowException, OSError, KeyError)
+
+
+@dataclass(frozen=True)
+class DoneRows:
+    """What the parts hold already. `finished[p]` tells whether the row at position p has its outputs (a bitmap that
+    ends at the last such row); `failed` counts rows that were tried and have none; `damaged` names unreadable parts."""
+
+    finished: np.ndarray[Any, np.dtype[np.bool_]] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    failed: int = 0
+    damaged: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """Number of finished rows."""
+        return int(self.finished.sum())
+
+
+@dataclass(frozen=True)
+class FlushReport:
+    """What one run made durable: rows (failed ones included), failed rows, parts."""
+
+    rows: int = 0
+    failed: int = 0
+    parts: int = 0
+
+
+class CheckpointStore:
+    """The parts under `path`, for rows identified by `id_col` in the input with digest `input_digest`.
+
+    Nothing is written before `flush` or `save`.
+    """
+
+    def __init__(self, path: str, id_col: str, input_digest: str, output_columns: Sequence[str] = ()) -> None:
+        self.path = path
+        self.id_col = id_col
+        self.input_digest = input_digest
+        self._declared = tuple(output_columns)
+        self.fs, self._root = filesystem(path)
+
+    @cached_property
+    def _run_number(self) -> int:
+        return 1 + max((int(_name(part).partition("-")[0]) for part in self.parts()), default=0)
+
+    def parts(self) -> list[str]:
+        """Paths of the parts, oldest first."""
+        folder = f"{self._root}/parts"
+        if not self.fs.isdir(folder):
+            return []
+        self.fs.invalidate_cache(folder)
+        return sorted(path for path in self.fs.ls(folder, detail=False) if path.endswith(".parquet"))
+
+    def fingerprint(self) -> str:
+        """Changes whenever a part is added, removed or rewritten."""
+        return ";".join(f"{_name(part)}:{self.fs.size(part)}" for part in self.parts())
+
+    def done(self) -> DoneRows:
+        """Read which rows have finished. Damaged parts are counted out; `set_aside` moves them."""
+        finished = np.zeros(0, dtype=np.bool_)
+        failed: list[Any] = []
+        damaged = []
+        for part in self.parts():
+            try:
+                with open_parquet(self.fs, part) as parquet:
+                    for batch in parquet.iter_batches(columns=[POSITION, f"{FAILURE}.type"]):
+                        positions, fine = _positions(batch)
+                        finished = _mark(finished, positions[fine])
+                        failed.append(positions[~fine])
+                    self._check_columns(parquet, part)
+            except _UNREADABLE:
+                damaged.append(_name(part))
+        tried = np.unique(np.concatenate(failed)) if failed else np.zeros(0, dtype=np.int64)
+        tried = tried[(tried >= len(finished)) | ~finished[np.minimum(tried, len(finished) - 1)]] if len(finished) else tried
+        return DoneRows(finished, len(tried), tuple(damaged))
+
+    def _check_columns(self, parquet: pq.ParquetFile, part: str) -> None:
+        if self.id_col not in parquet.schema_arrow.names:
+            raise KeyError(part)
+
+    def set_aside(self, damaged: Iterable[str]) -> None:
+        """Move damaged parts out of the way, so that their rows are computed again and nothing is lost to look at."""
+        for name in damaged:
+            self.fs.makedirs(f"{self._root}/damaged", exist_ok=True)
+            self.fs.mv(f"{self._root}/parts/{name}", f"{self._root}/damaged/{name}")
+
+    def clear(self) -> None:
+        """Delete all parts, to compute every row again."""
+        if self.fs.isdir(f"{self._root}/parts"):
+            self.fs.rm(f"{self._root}/parts", recursive=True)
+
+    def flush(self, tables: Iterable[pa.Table], interval: float) -> FlushReport:
+        """Make a stream of finished rows durable, a part at a time: cut by rows, by bytes, and every `interval` seconds.
+
+        When the stream breaks, what came before is made durable first.
+
+        Raises:
+            OSError: a part could not be written; the parts before it are whole.
+            Exception: whatever the stream raises.
+        """
+        self.fs.makedirs(f"{self._root}/parts", exist_ok=True)
+        open_part = _OpenPart()
+        report = FlushReport()
+        try:
+            for table in tables:
+                open_part.add(table)
+                if open_part.is_full() or open_part.age() >= interval:
+                    report = self._cut(open_part, report)
+        except BaseException:
+            if open_part.tables:
+                with contextlib.suppress(OSError):  # the first error is the one to report
+                    self._cut(open_part, report)
+            raise
+        return self._cut(open_part, report)
+
+    def _cut(self, open_part: _OpenPart, report: FlushReport) -> FlushReport:
+        table = open_part.take()
+        if table is None:
+            return report
+        self._write(f"{self._root}/parts/{self._run_number:04d}-{report.parts + 1:06d}.parquet", table)
+        failed = table.num_rows - table[FAILURE].null_count
+        return FlushReport(report.rows + table.num_rows, report.failed + failed, report.parts + 1)
+
+    def _write(self, path: str, table: pa.Table) -> None:
+        table = table.replace_schema_metadata({_INPUT_KEY: self.input_digest.encode()})
+        with whole_file(self.fs, path) as file:
+            pq.write_table(
+                table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=False,
+                write_page_checksum=True,
+            )  # fmt: skip
+
+    def stale_parts(self) -> list[str]:
+        """Parts whose positions count in another input than today's."""
+        return [part for part in self.parts() if self._input_of(part) not in (None, self.input_digest)]
+
+    def _input_of(self, part: str) -> str | None:
+        try:
+            with open_parquet(self.fs, part) as parquet:
+                return (parquet.schema_arrow.metadata or {}).get(_INPUT_KEY, b"").decode()
+        except _UNREADABLE:
+            return None
+
+    def rebase(self, part: str, positions_of: Callable[[pa.Array], pa.Array]) -> None:
+        """Rewrite `part` with the positions that its ids have in today's input, -1 where an id is gone."""
+        with open_parquet(self.fs, part) as parquet:
+            table = parquet.read()
+        positions = positions_of(table[self.id_col].combine_chunks())
+        table = table.set_column(table.column_names.index(POSITION), POSITION, positions).sort_by(POSITION)
+        self._write(part, table)
+
+    def outputs(self) -> Outputs:
+        """All finished rows in input order, one for each position; a success wins over a failure, the later over the
+        earlier."""
+        schema = self._schema()
+        names = [POSITION, self.id_col, *schema.names]
+        return Outputs(schema, lambda: (table.drop_columns(FAILURE) for table in self._in_order(names, schema)))
+
+    def failures(self) -> Iterator[pa.Table]:
+        """POSITION, id and FAILURE of the rows that failed, in input order."""
+        for table in self._in_order([POSITION, self.id_col], pa.schema([])):
+            yield table.filter(pc.is_valid(table[FAILURE]))
+
+    def _in_order(self, names: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
+        parts = self.parts()
+        try:
+            yield from in_order(self.fs, parts, [*names, FAILURE], schema)
+        except pa.ArrowException as error:
+            raise CheckpointError(f"A part of {self.path} is damaged: {error}", "Run the same command again.") from error
+
+    def _schema(self) -> pa.Schema:
+        """The output columns of all parts, each with a type that holds all of its values."""
+        schemas = []
+        for part in self.parts():
+            with open_parquet(self.fs, part) as parquet:
+                own = (POSITION, self.id_col, FAILURE)
+                schemas.append(pa.schema([field for field in parquet.schema_arrow if field.name not in own]))
+        declared = pa.schema([(name, pa.null()) for name in self._declared or (() if schemas else (DEFAULT_COLUMN,))])
+        merged = pa.unify_schemas([declared, *schemas], promote_options="permissive").remove_metadata()
+        # A row that failed before any dict came along left the default column behind, with nothing in it.
+        if DEFAULT_COLUMN not in self._declared and len(merged) > 1 and DEFAULT_COLUMN in merged.names:
+            at = merged.get_field_index(DEFAULT_COLUMN)
+            merged = merged.remove(at) if pa.types.is_null(merged.field(at).type) else merged
+        return merged
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the run's folder (`run.json`), or None when there is none."""
+        try:
+            return msgspec.json.decode(self.fs.cat_file(f"{self._root}/{name}"), type=dict[str, Any])
+        except FileNotFoundError:
+            return None
+        except msgspec.DecodeError:
+            return None
+
+    def save(self, name: str, content: Any) -> None:
+        """Write a JSON file of the run's folder, whole or not at all."""
+        self.fs.makedirs(self._root, exist_ok=True)
+        with whole_file(self.fs, f"{self._root}/{name}") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+    @property
+    def lock_path(self) -> str:
+        """Where the lock of the one writer lives."""
+        return f"{self._root}/lock"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the folder is on a local disk."""
+        return is_local(self.fs)
+
+
+class _OpenPart:
+    """Finished rows that are not durable yet."""
+
+    def __init__(self) -> None:
+        self.tables: list[pa.Table] = []
+        self._rows = 0
+        self._bytes = 0
+        self._since = time.monotonic()
+
+    def add(self, table: pa.Table) -> None:
+        if table.num_rows:
+            if not self.tables:
+                self._since = time.monotonic()
+            self.tables.append(table)
+            self._rows += table.num_rows
+            self._bytes += table.nbytes
+
+    def is_full(self) -> bool:
+        return self._rows >= PART_ROWS or self._bytes >= PART_BYTES
+
+    def age(self) -> float:
+        """Seconds since the oldest of the rows finished."""
+        return time.monotonic() - self._since if self.tables else 0.0
+
+    def take(self) -> pa.Table | None:
+        if not self.tables:
+            return None
+        table = pa.concat_tables(self.tables, promote_options="permissive")
+        self.tables, self._rows, self._bytes = [], 0, 0
+        positions = table[POSITION].to_numpy()
+        return table if (np.diff(positions) > 0).all() else table.sort_by(POSITION)
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _positions(batch: pa.RecordBatch) -> tuple[Any, Any]:
+    """The positions that are in the input, and which of them are free of failure."""
+    positions = batch.column(0).to_numpy()
+    fine = batch.column(1).is_null().to_numpy(zero_copy_only=False)
+    known = positions >= 0
+    return (positions, fine) if known.all() else (positions[known], fine[known])
+
+
+def _mark(finished: Any, positions: Any) -> Any:
+    if len(positions) == 0:
+        return finished
+    last = int(positions.max())
+    if last >= len(finished):
+        finished = np.concatenate([finished, np.zeros(max(last + 1, 2 * len(finished)) - len(finished), dtype=np.bool_)])
+    finished[positions] = True
+    return finished

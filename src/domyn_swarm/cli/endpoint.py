@@ -1,0 +1,29 @@
+"""`domyn-swarm endpoint`: the bundled demo server."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Endpoints to send requests to.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Endpoints to send requests to."""
+
+
+@app.command()
+def demo(
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8000,
+    latency: Annotated[float, typer.Option(help="Seconds that an answer takes.", min=0)] = 0.0,
+    failure_rate: Annotated[float, typer.Option(help="Share of requests that fail with status 500.", min=0, max=1)] = 0.0,
+    rate_limit: Annotated[float | None, typer.Option(help="Requests per second; more get status 429.", min=0)] = None,
+    seed: Annotated[int, typer.Option(help="Which requests fail.")] = 0,
+) -> None:
+    """Serve an OpenAI-compatible endpoint with made-up, deterministic answers, to rehearse a job with."""
+    from domyn_swarm.endpoint.demo import DemoSettings, serve  # noqa: PLC0415 - keeps --help light
+
+    settings = DemoSettings(latency=latency, failure_rate=failure_rate, rate_limit=rate_limit, seed=seed)
+    serve(settings, port, lambda url: typer.echo(f"Demo endpoint at {url} (Ctrl-C stops it)"))

@@ -1,0 +1,103 @@
+"""The JobSpec's fields as command-line options, so that no option is declared twice."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+import typer
+
+from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.jobs.spec import JobSpec, flag_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+ENVIRONMENT = {"endpoint": "ENDPOINT"}
+
+
+def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`command(options: dict, **own)` with an option for each field of the JobSpec that has flags.
+
+    Options that were not given are left out of the dict, so that job kwargs and the job's defaults can fill them.
+    """
+    hints = get_type_hints(JobSpec, include_extras=True)
+    fields = {name: hint for name, hint in hints.items() if _meta(hint).extra["flags"]}
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
+
+    def called(**values: Any) -> None:
+        given = {name: values.pop(name) for name in fields}
+        command(_parsed(given), **values)
+
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, hint))
+        for name, hint in fields.items()
+    ]
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+    called.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
+    called.__doc__ = command.__doc__
+    return called
+
+
+def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
+    hints = get_type_hints(JobSpec)
+    options = {name: value for name, value in given.items() if value is not None and value != []}
+    for name, value in options.items():
+        if get_origin(hints[name]) is dict:
+            options[name] = _json_object(name, value)
+    return options
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigurationError(
+            f"{flag_of(name)}: {text!r} is not valid JSON: {error}.", """Write an object: '{"key": "value"}'."""
+        ) from None
+    if not isinstance(value, dict):
+        raise ConfigurationError(
+            f"{flag_of(name)}: {text!r} is not a JSON object.", """Write an object: '{"key": "value"}'."""
+        )
+    return value
+
+
+def _annotation(name: str, hint: Any) -> Any:
+    meta = _meta(hint)
+    kind, metavar = _typer_type(get_args(hint)[0])
+    field = next(field for field in msgspec.structs.fields(JobSpec) if field.name == name)
+    default = None if field.default is msgspec.NODEFAULT or field.default in (None, ()) else field.default
+    help_text = meta.description or ""
+    if default is not None and "default" not in help_text:
+        shown = f"{field.name if default else 'no-' + field.name}".replace("_", "-") if kind is bool else default
+        help_text += f" [default: {shown}]" if not isinstance(default, bool) else ""
+    option = typer.Option(
+        *meta.extra["flags"], help=help_text, metavar=metavar, envvar=ENVIRONMENT.get(name), show_envvar=False,
+        show_default=False,
+    )  # fmt: skip
+    return Annotated[kind | None, option]
+
+
+def _typer_type(hint: Any) -> tuple[Any, str | None]:
+    """What typer should parse, and how the value is called in the help."""
+    origin = get_origin(hint)
+    if origin is Annotated:
+        return _typer_type(get_args(hint)[0])
+    if origin in (Union, types.UnionType):
+        return _typer_type(next(part for part in get_args(hint) if part is not type(None)))
+    if origin is Literal:
+        return str, "|".join(get_args(hint))
+    if origin is dict:
+        return str, "JSON"
+    if origin is list:
+        return list[str], "NAME"
+    return hint, None
+
+
+def _meta(hint: Any) -> Any:
+    return next((part for part in get_args(hint) if isinstance(part, msgspec.Meta) and part.extra), None) or msgspec.Meta(
+        extra={"flags": ()}
+    )

@@ -1,0 +1,1 @@
+"""Data in and out: the engines that read, filter, join and write."""

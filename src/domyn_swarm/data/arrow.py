@@ -1,0 +1,175 @@
+"""Streams of Arrow batches: re-cutting them, putting outputs beside inputs, writing them as parquet.
+
+Backends whose frames are Arrow streams use these; an engine with its own streaming join and writer need not.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from domyn_swarm.data.backends.base import POSITION
+from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.helpers.io import filesystem, whole_directory, whole_file
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from domyn_swarm.data.backends.base import Outputs
+
+ROW_GROUP_ROWS = 131_072
+ROW_GROUP_BYTES = 64 * 2**20
+FILE_ROWS = 1_000_000
+
+
+class RowReader:
+    """Takes any number of rows at a time from a stream of tables."""
+
+    def __init__(self, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
+        self._tables = tables
+        self._rest = schema.empty_table()
+
+    def take(self, rows: int) -> pa.Table:
+        """The next `rows` rows, or what is left when there are fewer."""
+        parts = [self._rest]
+        have = self._rest.num_rows
+        while have < rows and (table := next(self._tables, None)) is not None:
+            parts.append(table)
+            have += table.num_rows
+        joined = pa.concat_tables(parts) if len(parts) > 1 else self._rest
+        self._rest = joined.slice(rows)
+        return joined.slice(0, rows)
+
+
+def beside(
+    batches: Iterable[pa.RecordBatch], outputs: Outputs, id_col: str, columns: Sequence[str]
+) -> Iterator[pa.Table]:
+    """`columns` of each batch with its rows' outputs. Batches carry POSITION and `id_col`, in input order.
+
+    Raises:
+        CheckpointError: a row has no output, or its id is not the one that the output was made for.
+    """
+    reader: RowReader | None = None
+    for batch in batches:
+        if reader is None:
+            id_field = batch.schema.field(id_col)
+            schema = pa.schema([pa.field(POSITION, pa.int64()), id_field, *outputs.schema])
+            reader = RowReader(outputs.tables(), schema)
+        table = reader.take(batch.num_rows)
+        _check_aligned(batch, table, id_col)
+        arrays = [batch.column(name) for name in columns] + [table.column(name) for name in outputs.schema.names]
+        yield pa.table(arrays, schema=pa.schema([*(batch.schema.field(name) for name in columns), *outputs.schema]))
+
+
+def _check_aligned(batch: pa.RecordBatch, table: pa.Table, id_col: str) -> None:
+    positions, ids = batch.column(POSITION), batch.column(id_col)
+    same = table.num_rows == batch.num_rows and table.column(POSITION).combine_chunks().equals(_whole(positions))
+    if same and not table.column(id_col).combine_chunks().equals(_whole(ids)):
+        same = False
+    if not same:
+        raise CheckpointError(
+            f"The checkpoint does not fit the input around row {positions[0].as_py():,} ({id_col} = {ids[0].as_py()!r}).",
+            "The input changed under the run. Run again with --no-resume, or with another --checkpoint-tag.",
+        )
+
+
+def _whole(array: pa.Array) -> Any:
+    return pa.chunked_array([array]).combine_chunks()
+
+
+def filter_positions(batch: pa.RecordBatch, finished: Any) -> pa.RecordBatch:
+    """The rows of `batch` whose POSITION is not marked in the boolean array `finished`."""
+    positions = batch.column(POSITION).to_numpy()
+    if len(positions) == 0 or positions[0] >= len(finished):
+        return batch
+    known = positions[: positions.searchsorted(len(finished))]
+    done = finished[known]
+    if not done.any():
+        return batch
+    keep = pa.concat_arrays([pc.invert(pa.array(done)), pa.array([True] * (len(positions) - len(known)), pa.bool_())])
+    return batch.filter(keep)
+
+
+def check_writer_kwargs(write_kwargs: Mapping[str, Any]) -> None:
+    """Raise ConfigurationError for keywords that pyarrow's parquet writer refuses."""
+    try:
+        _open_writer(pa.BufferOutputStream(), pa.schema([("x", pa.int64())]), write_kwargs).close()
+    except (TypeError, ValueError, OSError, pa.ArrowException) as error:
+        raise ConfigurationError(
+            f"--backend-write-kwargs: {error}.",
+            "Use keywords of pyarrow.parquet.ParquetWriter (compression, compression_level, row_group_size, ...).",
+        ) from None
+
+
+def write_parquet(  # noqa: PLR0913 - the shape of DataBackend.write
+    tables: Iterator[pa.Table],
+    schema: pa.Schema,
+    path: str,
+    *,
+    directory: bool,
+    metadata: Mapping[str, str],
+    write_kwargs: Mapping[str, Any],
+) -> int:
+    """Write one file, or a directory of files of FILE_ROWS rows, whole or not at all; returns the rows written."""
+    fs, target = filesystem(path, write_kwargs.get("storage_options"))
+    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
+    schema = schema.with_metadata({**kept, **{key.encode(): value.encode() for key, value in metadata.items()}})
+    fs.makedirs(target.rstrip("/").rpartition("/")[0] or ".", exist_ok=True)
+    if not directory:
+        with whole_file(fs, target) as file:
+            return _write_file(file, RowReader(tables, schema), schema, None, write_kwargs)
+    reader = RowReader(tables, schema)
+    written = 0
+    with whole_directory(fs, target.rstrip("/")) as folder:
+        number = 0
+        while True:
+            with whole_file(fs, f"{folder}/part-{number:05d}.parquet") as file:
+                rows = _write_file(file, reader, schema, FILE_ROWS, write_kwargs)
+            written += rows
+            number += 1
+            if rows < FILE_ROWS:
+                return written
+
+
+def _write_file(
+    file: Any, reader: RowReader, schema: pa.Schema, most: int | None, write_kwargs: Mapping[str, Any]
+) -> int:
+    group_rows = int(write_kwargs.get("row_group_size") or ROW_GROUP_ROWS)
+    written = 0
+    with _open_writer(file, schema, write_kwargs) as writer:
+        while most is None or written < most:
+            group = _row_group(reader, group_rows if most is None else min(group_rows, most - written))
+            if group.num_rows == 0:
+                break
+            writer.write_table(group.cast(schema), row_group_size=group.num_rows)
+            written += group.num_rows
+    return written
+
+
+def _row_group(reader: RowReader, rows: int) -> pa.Table:
+    """Up to `rows` rows, fewer when they are wide, so that memory stays bounded by bytes."""
+    step = min(rows, 8192)
+    parts = [reader.take(step)]
+    while (have := sum(part.num_rows for part in parts)) < rows and sum(part.nbytes for part in parts) < ROW_GROUP_BYTES:
+        more = reader.take(min(step, rows - have))
+        if more.num_rows == 0:
+            break
+        parts.append(more)
+    return pa.concat_tables(parts)
+
+
+def _open_writer(file: Any, schema: pa.Schema, write_kwargs: Mapping[str, Any]) -> pq.ParquetWriter:
+    options = {name: value for name, value in write_kwargs.items() if name not in ("storage_options", "row_group_size")}
+    return pq.ParquetWriter(file, schema, **{"compression": "zstd", **options})
+
+
+def map_batches(
+    batches: Iterable[pa.RecordBatch], function: Callable[[pa.RecordBatch], pa.RecordBatch]
+) -> Iterator[pa.RecordBatch]:
+    """`function` of each batch, leaving out those that come back empty."""
+    for batch in batches:
+        if (result := function(batch)).num_rows:
+            yield result

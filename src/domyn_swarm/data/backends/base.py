@@ -1,0 +1,113 @@
+"""What an engine must be able to do, and the shapes that pass between engines and the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import pyarrow as pa
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from domyn_swarm.helpers.io import InputFiles
+
+Frame: TypeAlias = Any
+"""A backend's own lazy frame. Only its backend looks inside."""
+
+ROW_ID = "_row_id"
+"""Name of the generated id column: an int64 that counts rows in input order."""
+
+POSITION = "__position__"
+"""A row's place in the input, counted from 0: int64, carried beside the id by every frame after `with_row_id`."""
+
+
+@dataclass(frozen=True)
+class JobBatch:
+    """Rows on their way to the job: `ids` and `positions` (int64) of equal length, and the payload in one form.
+
+    `items` are plain Python values (compatibility mode), `batch` is a frame of the engine (native mode).
+    """
+
+    ids: pa.Array
+    positions: pa.Array
+    items: list[Any] | None = None
+    batch: Any = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the job made of the rows: `schema` has the output columns alone; `tables()` streams them in input order.
+
+    Each table has POSITION, the id column and the output columns. A failed row's outputs are null.
+    """
+
+    schema: pa.Schema
+    tables: Callable[[], Iterator[pa.Table]]
+
+
+class DataBackend(Protocol):
+    """An engine, as a module of functions (PEP 544). Frames are lazy: `read` opens, `write` and the iterators pull.
+
+    Every function keeps input order. The arguments are checked before: columns exist, ids are valid.
+    """
+
+    name: str
+
+    def read(self, files: InputFiles, read_kwargs: Mapping[str, Any]) -> Frame:
+        """Open the input. Raises ConfigurationError for a keyword that the engine's reader does not know."""
+
+    def schema(self, frame: Frame) -> dict[str, str]:
+        """Column name -> normalised type (see `dtype_name`), in file order."""
+
+    def with_row_id(self, frame: Frame, id_col: str | None) -> Frame:
+        """`frame` with POSITION, and with ROW_ID when no id column is given."""
+
+    def check_ids(self, frame: Frame, id_col: str) -> None:
+        """Raise DataError, naming the first offenders, unless `id_col` is non-null and unique."""
+
+    def head(self, frame: Frame, rows: int) -> Frame:
+        """The first `rows` rows."""
+
+    def count(self, frame: Frame) -> int:
+        """Number of rows, reading as little as possible."""
+
+    def exclude(self, frame: Frame, finished: np.ndarray[Any, np.dtype[np.bool_]]) -> Frame:
+        """The rows whose POSITION p is not finished: `finished[p]` is false, or p is beyond its end."""
+
+    def iter_batches(self, frame: Frame, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
+        """Native batches of at most `batch_size` rows: frames of the engine with `id_col` and `input_cols`."""
+
+    def to_pandas(self, frame: Frame, columns: Sequence[str], batch_size: int) -> Iterator[pd.DataFrame]:
+        """The rows as pandas frames of at most `batch_size` rows, Arrow-backed so that every value stays exact."""
+
+    def join(self, frame: Frame, outputs: Outputs, id_col: str, columns: Sequence[str]) -> Frame:
+        """`columns` of the input beside the output columns, one row for each row of `frame`.
+
+        Raises CheckpointError when the outputs do not fit the input (a row is missing, an id differs).
+        """
+
+    def check_write_kwargs(self, write_kwargs: Mapping[str, Any]) -> None:
+        """Raise ConfigurationError for a keyword that the engine's parquet writer does not know."""
+
+    def write(
+        self, frame: Frame, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
+    ) -> int:
+        """Write parquet, whole or not at all, with `metadata` in the footers; returns the number of rows."""
+
+
+def dtype_name(dtype: pa.DataType) -> str:
+    """The type's name, the same whichever engine read it: offsets' width and encodings are left out."""
+    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+        return "string"
+    if pa.types.is_large_binary(dtype) or pa.types.is_binary_view(dtype):
+        return "binary"
+    if pa.types.is_dictionary(dtype):
+        return dtype_name(dtype.value_type)
+    if pa.types.is_struct(dtype):
+        return "struct<" + ", ".join(f"{field.name}: {dtype_name(field.type)}" for field in dtype) + ">"
+    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_list_view(dtype):
+        return f"list<{dtype_name(dtype.value_type)}>"
+    return str(dtype)

@@ -1,0 +1,293 @@
+"""The default engine: pandas frames over streams of Arrow batches, so that input larger than memory passes through.
+
+Its lazy frame is a `Stream`. pandas itself reads the debug formats (CSV, JSON Lines), looks for duplicate ids, and is
+what native batches are made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from domyn_swarm.data import arrow
+from domyn_swarm.data.backends.base import POSITION, ROW_ID, JobBatch, Outputs, dtype_name
+from domyn_swarm.errors import ConfigurationError, DataError
+from domyn_swarm.helpers.io import InputFiles, open_parquet
+
+name = "pandas"
+
+Scan: TypeAlias = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
+
+READ_KWARGS = ("columns", "filters", "dtype_backend", "storage_options")
+BATCH_BYTES = 32 * 2**20
+SCAN_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A frame that is read anew each time it is iterated.
+
+    `scan(columns, batch_size)` yields those columns in input order as record batches of at most `batch_size` rows.
+    `rows` is None when only reading tells. `dtype_backend` is what pandas' readers call by that name.
+    """
+
+    schema: pa.Schema
+    scan: Scan
+    rows: int | None
+    dtype_backend: str | None = None
+
+
+def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
+    """Parquet as a stream of its row groups; CSV and JSON Lines through pandas, in memory."""
+    if files.format != "parquet":
+        return _read_with_pandas(files, read_kwargs)
+    if unknown := read_kwargs.keys() - set(READ_KWARGS):
+        raise ConfigurationError(
+            f"--backend-read-kwargs: the pandas backend does not know {', '.join(map(repr, sorted(unknown)))}.",
+            f"Known: {', '.join(READ_KWARGS)}.",
+        )
+    schema = cast("pa.Schema", files.schema)
+    columns = read_kwargs.get("columns") or schema.names
+    if missing := [column for column in columns if column not in schema.names]:
+        raise ConfigurationError(
+            f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(schema.names)}."
+        )
+    kept = pa.schema([schema.field(column) for column in columns], metadata=schema.metadata)
+    dtype_backend = read_kwargs.get("dtype_backend")
+    if not read_kwargs.get("filters"):
+        return Stream(kept, _parquet_scan(files), files.rows, dtype_backend)
+    return Stream(kept, _filtered_scan(files, read_kwargs["filters"]), None, dtype_backend)
+
+
+def schema(frame: Stream) -> dict[str, str]:
+    """Column name -> normalised type, in file order."""
+    return {field.name: dtype_name(field.type) for field in frame.schema}
+
+
+def with_row_id(frame: Stream, id_col: str | None) -> Stream:
+    """Count rows while they stream by."""
+    counters = [POSITION] if id_col is not None else [POSITION, ROW_ID]
+
+    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        kept = [column for column in columns if column not in counters]
+        position = 0
+        for batch in frame.scan(kept or frame.schema.names[:1], batch_size):
+            counter = pa.array(np.arange(position, position + batch.num_rows))
+            position += batch.num_rows
+            yield pa.RecordBatch.from_arrays(
+                [counter if column in counters else batch.column(column) for column in columns],
+                schema=pa.schema([schema.field(column) for column in columns]),
+            )
+
+    schema = frame.schema
+    for counter in counters:
+        schema = schema.append(pa.field(counter, pa.int64()))
+    return replace(frame, schema=schema, scan=scan)
+
+
+def check_ids(frame: Stream, id_col: str) -> None:
+    """One pass over the id column, eight bytes a row: only ids whose hashes meet are compared themselves."""
+    hashes = np.empty(count(frame), dtype=np.uint64)
+    position = 0
+    for batch in frame.scan([id_col], SCAN_ROWS):
+        ids = batch.column(0)
+        if ids.null_count:
+            row = position + int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
+            raise DataError(f"--id-column: {id_col!r} is null in row {row:,} (rows count from 0).", _IDS_HINT)
+        hashes[position : position + len(ids)] = _hash(ids)
+        position += len(ids)
+    hashes.sort()
+    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    if len(twice):
+        _refuse_duplicates(frame, id_col, twice)
+
+
+_IDS_HINT = "Ids must be non-null and unique. Mend the column, name another, or leave the flag out for generated ids."
+
+
+def _hash(ids: pa.Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.dictionary_decode()
+    if pa.types.is_integer(ids.type):
+        return pd.util.hash_array(ids.to_numpy(zero_copy_only=False))
+    return pd.util.hash_array(np.asarray(ids.to_pylist(), dtype=object))
+
+
+def _refuse_duplicates(frame: Stream, id_col: str, hashes: np.ndarray[Any, np.dtype[np.uint64]]) -> None:
+    suspects = [
+        batch.column(0).filter(pa.array(np.isin(_hash(batch.column(0)), hashes))) for batch in frame.scan([id_col], SCAN_ROWS)
+    ]
+    counts = pd.Series([value for array in suspects for value in array.to_pylist()], dtype=object).value_counts()
+    if len(repeated := counts[counts > 1]):
+        examples = ", ".join(f"{value!r} ({times} times)" for value, times in list(repeated.items())[:5])
+        raise DataError(f"--id-column: {id_col!r} has {len(repeated):,} duplicate ids: {examples}.", _IDS_HINT)
+
+
+def head(frame: Stream, rows: int) -> Stream:
+    """Stop reading after `rows` rows."""
+
+    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        left = rows
+        for batch in frame.scan(columns, min(batch_size, rows)):
+            yield batch.slice(0, left)
+            left -= batch.num_rows
+            if left <= 0:
+                return
+
+    return replace(frame, scan=scan, rows=None if frame.rows is None else min(rows, frame.rows))
+
+
+def count(frame: Stream) -> int:
+    """From the footers where they tell, else by reading one column."""
+    if frame.rows is not None:
+        return frame.rows
+    return sum(batch.num_rows for batch in frame.scan(frame.schema.names[-1:], SCAN_ROWS))
+
+
+def exclude(frame: Stream, finished: np.ndarray[Any, np.dtype[np.bool_]]) -> Stream:
+    """Look each row's position up in the array."""
+    if not finished.any():
+        return frame
+
+    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        wanted = list(dict.fromkeys([*columns, POSITION]))
+        for batch in frame.scan(wanted, batch_size):
+            kept = arrow.filter_positions(batch, finished)
+            if kept.num_rows:
+                yield kept.select(list(columns))
+
+    rows = None if frame.rows is None else frame.rows - int(finished[: frame.rows].sum())
+    return replace(frame, scan=scan, rows=rows)
+
+
+def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
+    """pandas frames with the dtypes that `pandas.read_parquet` would give."""
+    columns = list(dict.fromkeys([id_col, *input_cols]))
+    for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
+        native = batch.select(columns).to_pandas(types_mapper=_types_mapper(frame.dtype_backend))
+        yield JobBatch(batch.column(id_col), batch.column(POSITION), batch=native)
+
+
+def to_pandas(frame: Stream, columns: Sequence[str], batch_size: int) -> Iterator[pd.DataFrame]:
+    """Arrow-backed frames over the same memory."""
+    for batch in frame.scan(columns, batch_size):
+        yield batch.to_pandas(types_mapper=pd.ArrowDtype)
+
+
+def join(frame: Stream, outputs: Outputs, id_col: str, columns: Sequence[str]) -> Stream:
+    """Two streams in input order, side by side."""
+    wanted = list(dict.fromkeys([*columns, id_col, POSITION]))
+    joined = pa.schema([frame.schema.field(column) for column in columns], metadata=frame.schema.metadata)
+    for field in outputs.schema:
+        joined = joined.append(field)
+
+    def scan(_: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        for table in arrow.beside(frame.scan(wanted, batch_size), outputs, id_col, columns):
+            yield from table.to_batches()
+
+    return replace(frame, schema=joined, scan=scan)
+
+
+def check_write_kwargs(write_kwargs: Mapping[str, Any]) -> None:
+    """pyarrow's parquet writer is the one that pandas uses, too."""
+    arrow.check_writer_kwargs(write_kwargs)
+
+
+def write(
+    frame: Stream, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
+) -> int:
+    """Stream to parquet, row group by row group."""
+    tables = (pa.Table.from_batches([batch]) for batch in frame.scan(frame.schema.names, SCAN_ROWS))
+    return arrow.write_parquet(
+        tables, frame.schema, path, directory=directory, metadata=metadata, write_kwargs=write_kwargs
+    )
+
+
+def _parquet_scan(files: InputFiles) -> Scan:
+    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        for file in files.files:
+            with open_parquet(files.fs, file.path) as parquet:
+                size = min(batch_size, _rows_within(parquet.metadata, BATCH_BYTES))
+                for batch in parquet.iter_batches(batch_size=size, columns=list(columns)):
+                    yield batch.select(list(columns))
+
+    return scan
+
+
+def _rows_within(metadata: pq.FileMetaData, most_bytes: int) -> int:
+    """How many average rows of this file, decoded, fit into `most_bytes`."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    row_bytes = sum(group.total_byte_size for group in groups) / max(1, metadata.num_rows)
+    return max(1, int(most_bytes / max(1.0, row_bytes)))
+
+
+def _filtered_scan(files: InputFiles, filters: Any) -> Scan:
+    try:
+        condition = pq.filters_to_expression(_as_tuples(filters))
+    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
+        raise ConfigurationError(
+            f"--backend-read-kwargs: filters are not valid: {error}",
+            'Write [["column", "op", value], ...] with op one of ==, !=, <, >, <=, >=, in, not in.',
+        ) from None
+
+    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        import pyarrow.dataset as ds  # noqa: PLC0415 - slow to import, and only filters need it
+
+        dataset = ds.dataset([file.path for file in files.files], schema=files.schema, filesystem=files.fs)
+        scanner = dataset.scanner(
+            columns=list(columns), filter=condition, batch_size=batch_size, batch_readahead=2, fragment_readahead=1
+        )
+        return (batch for batch in scanner.to_batches() if batch.num_rows)
+
+    return scan
+
+
+def _as_tuples(filters: Any) -> Any:
+    """JSON has no tuples: [["a", ">", 1]] is a list of conditions, [[["a", ">", 1]], ...] a list of such lists."""
+    nested = isinstance(filters[0][0], (list, tuple))
+    groups = filters if nested else [filters]
+    return [[tuple(condition) for condition in group] for group in groups]
+
+
+def _read_with_pandas(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
+    reader = pd.read_csv if files.format == "csv" else pd.read_json
+    lines = {} if files.format == "csv" else {"lines": True}
+    tables = []
+    for file in files.files:
+        try:
+            with files.fs.open(file.path, "rb") as handle:
+                frame = reader(handle, **{**lines, **read_kwargs})
+            tables.append(pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None))
+        except TypeError as error:
+            raise ConfigurationError(
+                f"--backend-read-kwargs: {error}.", f"Use keywords of pandas.read_{files.format}."
+            ) from None
+        except (ValueError, pa.ArrowException) as error:
+            raise DataError(f"--input: {file.path} is not readable as {files.format}: {error}") from None
+    table = pa.concat_tables(tables, promote_options="permissive")
+
+    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        return iter(table.select(list(columns)).to_batches(max_chunksize=batch_size))
+
+    return Stream(table.schema, scan, table.num_rows, read_kwargs.get("dtype_backend"))
+
+
+def _types_mapper(dtype_backend: str | None) -> Callable[[pa.DataType], Any] | None:
+    if dtype_backend == "pyarrow":
+        return pd.ArrowDtype
+    if dtype_backend == "numpy_nullable":
+        return lambda dtype: _NULLABLE.get(dtype)
+    return None
+
+
+_NULLABLE: Mapping[pa.DataType, Any] = {
+    pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype(), pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype(),
+    pa.float32(): pd.Float32Dtype(), pa.float64(): pd.Float64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.string(): pd.StringDtype(),
+}

@@ -1,0 +1,42 @@
+"""Which backends there are, and importing the one that is selected, and no other."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, cast
+
+from domyn_swarm.errors import ConfigurationError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from domyn_swarm.data.backends.base import DataBackend
+
+GROUP = "domyn_swarm.backends"
+"""Entry-point group: name -> module. This package's own backends are registered the same way as anyone's."""
+
+
+def backend_names() -> list[str]:
+    """The names of all installed backends, sorted."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def load_backend(name: str) -> DataBackend:
+    """Import the backend `name`.
+
+    Raises:
+        ConfigurationError: no backend has that name; the message lists those that there are.
+        MissingDependencyError: its library is not installed; the hint is the command that installs it.
+    """
+    entry = next(iter(entry_points(group=GROUP, name=name)), None)
+    if entry is None:
+        raise ConfigurationError(f"--data-backend: unknown backend {name!r}.", f"Known: {', '.join(backend_names())}.")
+    try:
+        return cast("DataBackend", importlib.import_module(entry.value))
+    except ModuleNotFoundError as error:
+        # Only the engine's own absence is a missing extra; anything else is a broken install and must show.
+        if error.name != name:
+            raise
+        raise MissingDependencyError(
+            f"--data-backend {name}: the package {error.name!r} is not installed.",
+            f"Install it: pip install 'domyn-swarm[{name}]'",
+        ) from None

@@ -1,0 +1,230 @@
+"""Paths: which files an input pattern names, what their footers say, and writing that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from braceexpand import UnbalancedBracesError, braceexpand
+from fsspec.implementations.local import LocalFileSystem
+
+from domyn_swarm.errors import DataError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Format = Literal["parquet", "csv", "jsonl"]
+DEBUG_FORMATS: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+PARQUET_SUFFIXES = (".parquet", ".pq")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of the input. `digest` changes when the content does: it covers size and footer (parquet) or all bytes."""
+
+    path: str
+    size: int
+    rows: int | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The files that an input pattern names, sorted by path, all of one format and one schema."""
+
+    fs: Any
+    files: tuple[InputFile, ...]
+    format: Format
+    schema: pa.Schema | None
+    pattern: str
+
+    @property
+    def rows(self) -> int | None:
+        """Rows in all files; None for the formats that do not say."""
+        counts = [file.rows for file in self.files]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def digest(self) -> str:
+        """Identifies names, order and content of the files, wherever their folder is mounted."""
+        parts = (f"{PurePosixPath(file.path).name}:{file.digest}" for file in self.files)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
+    """The fsspec filesystem that `path` (a local path or any fsspec URL) lives on, and the path on it.
+
+    Raises:
+        MissingDependencyError: the URL's protocol needs a package that is not installed.
+        DataError: the protocol is unknown.
+    """
+    try:
+        fs, on_fs = fsspec.core.url_to_fs(path, **(storage_options or {}))
+    except ImportError as error:
+        raise MissingDependencyError(f"{path}: {error}", "Install the package that the message names.") from None
+    except ValueError as error:
+        raise DataError(f"{path}: {error}", "Use a local path or a URL that fsspec knows (s3://, gs://, ...).") from None
+    return fs, str(on_fs)
+
+
+def is_local(fs: Any) -> bool:
+    """Whether renames are atomic and the kernel's locks work on `fs`."""
+    return isinstance(fs, LocalFileSystem)
+
+
+def open_parquet(fs: Any, path: str) -> pq.ParquetFile:
+    """A parquet file opened for streaming; local files without Python in the read path."""
+    source = path if is_local(fs) else fs.open(path, "rb")
+    return pq.ParquetFile(source, page_checksum_verification=True)
+
+
+def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -> InputFiles:
+    """Find the input's files: a file, a directory (searched for parquet), a glob, a brace range, on any filesystem.
+
+    Raises:
+        DataError: nothing matches, a file is no parquet file, or two files differ in schema.
+    """
+    try:
+        patterns = list(braceexpand(pattern))
+    except UnbalancedBracesError:
+        raise DataError(f"--input: the braces of {pattern!r} do not match.", "Write {000..127} or {a,b}.") from None
+    fs, _ = filesystem(patterns[0], storage_options)
+    found = {path: size for one in patterns for path, size in _matches(fs, filesystem(one, storage_options)[1], one)}
+    paths = sorted(found)
+    formats: set[Format] = {DEBUG_FORMATS.get(PurePosixPath(path).suffix.lower(), "parquet") for path in paths}
+    if len(formats) > 1:
+        raise DataError(f"--input: {pattern!r} mixes formats ({', '.join(sorted(formats))}).", "Name files of one kind.")
+    kind = formats.pop()
+    if kind != "parquet":
+        return InputFiles(fs, tuple(_hashed(fs, path, found[path]) for path in paths), kind, None, pattern)
+    with ThreadPoolExecutor(16) as pool:
+        footers = list(pool.map(lambda path: _footer(fs, path, found[path]), paths))
+    _check_same_schema(paths, [schema for _, schema in footers])
+    return InputFiles(fs, tuple(file for file, _ in footers), kind, footers[0][1], pattern)
+
+
+def _matches(fs: Any, path: str, pattern: str) -> list[tuple[str, int]]:
+    if any(char in path for char in "*?["):
+        found = fs.glob(path, detail=True)
+        files = [(name, info["size"]) for name, info in found.items() if info["type"] == "file"]
+        if not files:
+            raise DataError(f"--input: no file matches {pattern!r}.", "Check the pattern, and quote it in the shell.")
+        return files
+    if fs.isdir(path):
+        files = [(name, info["size"]) for name, info in fs.find(path, detail=True).items() if _is_data(name, path)]
+        if not files:
+            raise DataError(f"--input: the directory {pattern!r} holds no .parquet file.", "Name another directory.")
+        return files
+    if not fs.exists(path):
+        raise DataError(f"--input: {pattern!r} does not exist.", "Check the path.")
+    return [(path, fs.info(path)["size"])]
+
+
+def _is_data(name: str, root: str) -> bool:
+    """Hidden files and folders, and those that start with an underscore, hold other things than data."""
+    relative = PurePosixPath(name.removeprefix(root).lstrip("/"))
+    return relative.suffix.lower() in PARQUET_SUFFIXES and not any(part.startswith((".", "_")) for part in relative.parts)
+
+
+def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
+    """Rows, schema and digest from the footer: its column sizes and statistics move with the data."""
+    try:
+        with fs.open(path, "rb") as file:
+            file.seek(max(0, size - 8))
+            length, magic = struct.unpack("<I4s", file.read(8)) if size >= 12 else (0, b"")
+            if magic != b"PAR1" or length + 12 > size:
+                raise pa.ArrowInvalid("no parquet footer; the file is of another format, or was cut off")  # noqa: TRY301
+            file.seek(size - 8 - length)
+            digest = hashlib.sha256(file.read(length)).hexdigest()
+            file.seek(0)
+            parquet = pq.ParquetFile(file)
+            return InputFile(path, size, parquet.metadata.num_rows, f"{size}:{digest}"), parquet.schema_arrow
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"--input: {path} is not a readable parquet file: {error}",
+            "Inputs are parquet; the pandas backend alone also reads .csv, .jsonl and .ndjson, for debugging.",
+        ) from None
+
+
+def _hashed(fs: Any, path: str, size: int) -> InputFile:
+    return InputFile(path, size, None, f"{size}:{hashlib.sha256(fs.cat_file(path)).hexdigest()}")
+
+
+def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
+    first = {field.name: field.type for field in schemas[0]}
+    for path, schema in zip(paths, schemas, strict=True):
+        here = {field.name: field.type for field in schema}
+        for name in first.keys() | here.keys():
+            if first.get(name) != here.get(name):
+                raise DataError(
+                    f"--input: column {name!r} is {here.get(name, 'missing')} in {path} but "
+                    f"{first.get(name, 'missing')} in {paths[0]}.",
+                    "All files of an input need the same columns and types.",
+                )
+
+
+@contextlib.contextmanager
+def whole_file(fs: Any, path: str) -> Iterator[IO[bytes]]:
+    """A file to write that appears at `path` complete, or not at all.
+
+    On local disks it is written beside, synced and renamed. Elsewhere the filesystem's own write must be a single put.
+    """
+    if not is_local(fs):
+        with fs.open(path, "wb") as file:
+            yield file
+        return
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(target)
+        _sync_directory(target.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_directory(fs: Any, path: str) -> Iterator[str]:
+    """A directory to fill that takes the place of `path` when it is complete (local disks), or is filled in place."""
+    if not is_local(fs):
+        if fs.exists(path):
+            fs.rm(path, recursive=True)
+        fs.makedirs(path, exist_ok=True)
+        yield path
+        return
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.tmp")
+    old = target.with_name(f".{target.name}.old")
+    for leftover in (beside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    beside.mkdir(parents=True)
+    try:
+        yield str(beside)
+        if target.exists():
+            target.replace(old)
+        beside.replace(target)
+        _sync_directory(target.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,85 @@
+"""Which columns a job reads, keeps and makes, checked against the input before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from domyn_swarm.data.backends.base import POSITION, ROW_ID
+from domyn_swarm.errors import ConfigurationError, DataError
+from domyn_swarm.jobs.outputs import DEFAULT_COLUMN, FAILURE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+INTERNAL = (POSITION, FAILURE)
+
+
+def check_id_column(schema: Mapping[str, str], id_column: str | None) -> str:
+    """The name of the id column: the given one, or that of the generated one.
+
+    Raises:
+        DataError: the column does not exist, is of a type that cannot identify a row, or would be shadowed.
+    """
+    if taken := [name for name in INTERNAL if name in schema]:
+        raise DataError(f"--input has a column {taken[0]!r}, a name that this program uses.", "Rename the column.")
+    if id_column is None:
+        if ROW_ID in schema:
+            raise DataError(
+                f"--input has a column {ROW_ID!r} already, the name of generated ids.",
+                f"Use it with --id-column {ROW_ID}, or rename it.",
+            )
+        return ROW_ID
+    _check_exists("--id-column", id_column, schema)
+    kind = schema[id_column]
+    if not kind.startswith(("int", "uint", "string", "binary", "fixed_size_binary", "extension<arrow.uuid")):
+        raise DataError(
+            f"--id-column: {id_column!r} is {kind}, which does not identify rows exactly.",
+            "Use a column of integers, strings, bytes or UUIDs.",
+        )
+    return id_column
+
+
+def check_input_columns(schema: Mapping[str, str], input_columns: Sequence[str], id_column: str | None) -> list[str]:
+    """The columns that make the job's items; without any named, the only one that there is beside the id.
+
+    Raises:
+        DataError: a column does not exist, or it is not clear which to use.
+    """
+    for name in input_columns:
+        _check_exists("--input-column", name, schema)
+    if input_columns:
+        return list(dict.fromkeys(input_columns))
+    others = [name for name in schema if name != id_column]
+    if len(others) != 1:
+        raise DataError(
+            "--input-column is missing: the input has several columns.", f"Name one or more of: {', '.join(schema)}."
+        )
+    return others
+
+
+def check_kept_columns(
+    schema: Mapping[str, str], output_mode: str, output_columns: Sequence[str], id_col: str, input_cols: Sequence[str]
+) -> list[str]:
+    """The columns of the input that stand in the output, before those that the job makes.
+
+    Raises:
+        ConfigurationError: an output column has the name of one of them, or there are two of one name.
+    """
+    ids = [id_col]
+    kept = {"append": [*schema, *ids], "replace": ids, "io_only": [*ids, *input_cols]}[output_mode]
+    if output_mode == "append" and id_col not in schema:
+        kept = [id_col, *schema]
+    outputs = output_columns or (DEFAULT_COLUMN,)
+    if twice := [name for name in outputs if list(outputs).count(name) > 1]:
+        raise ConfigurationError(f"--output-column: {twice[0]!r} is given twice.", "Give each column its own name.")
+    if clash := [name for name in outputs if name in (*kept, *INTERNAL)]:
+        raise ConfigurationError(
+            f"--output-column: {clash[0]!r} is a column of the input already.",
+            "Choose another name with --output-column, or leave the input's out with --output-mode replace.",
+        )
+    return list(dict.fromkeys(kept))
+
+
+def _check_exists(flag: str, name: str, schema: Mapping[str, str]) -> None:
+    if name not in schema:
+        raise DataError(f"{flag}: the input has no column {name!r}.", f"Its columns are: {', '.join(schema)}.")

@@ -1,0 +1,156 @@
+"""The output: checked before the run that it may be written, written at the end unless it is there already."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from domyn_swarm.data.arrow import write_parquet
+from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.helpers.io import filesystem, open_parquet
+from domyn_swarm.jobs.outputs import FAILURE, FAILURE_TYPE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from domyn_swarm.checkpoint.store import CheckpointStore
+    from domyn_swarm.data.backends.base import DataBackend, Frame
+    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.jobs.spec import JobSpec
+
+RUN_KEY = "domyn_swarm.run"
+CONTENT_KEY = "domyn_swarm.content"
+_SHAPING = ("output", "output_mode", "limit", "input_columns", "output_columns", "backend_write_kwargs")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The finished output: its rows, how many of them failed, and where the failures are written down."""
+
+    path: str
+    rows: int
+    failed: int
+    errors_path: str | None = None
+
+
+def check_output(spec: JobSpec, files: InputFiles, run_dir: str) -> None:
+    """Refuse an output that would damage something.
+
+    Raises:
+        ConfigurationError: it is the input or lies in it, or something else wrote it and `overwrite` is off.
+    """
+    fs, path = filesystem(spec.output, spec.backend_write_kwargs.get("storage_options"))
+    path = path.rstrip("/")
+    _, pattern = filesystem(spec.input)
+    inputs = [file.path for file in files.files]
+    inside = any(one == path or one.startswith(f"{path}/") for one in inputs)
+    if type(fs) is type(files.fs) and (
+        inside or fnmatch.fnmatch(path, pattern) or path.startswith(f"{pattern.rstrip('/')}/")
+    ):
+        raise ConfigurationError(
+            f"--output: {spec.output!r} is the input, or among its files ({spec.input!r}).",
+            "Write somewhere else; an input is never changed.",
+        )
+    if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, run_dir):
+        raise ConfigurationError(
+            f"--output: {spec.output!r} exists, and another run or program wrote it.",
+            "Give another path, or --overwrite to replace it.",
+        )
+
+
+def _is_ours(owner: dict[str, str], run_dir: str) -> bool:
+    return RUN_KEY in owner and owner[RUN_KEY] == run_dir_id(run_dir)
+
+
+def run_dir_id(run_dir: str) -> str | None:
+    """The id of the run whose folder `run_dir` is; None when there was none yet."""
+    fs, path = filesystem(run_dir)
+    try:
+        return str(msgspec.json.decode(fs.cat_file(f"{path}/run.json"))["run_id"])
+    except (OSError, msgspec.DecodeError, KeyError):
+        return None
+
+
+def owner_of(spec: JobSpec) -> dict[str, str] | None:
+    """What an existing output's footer says of who wrote it; None when there is no output."""
+    fs, path = filesystem(spec.output, spec.backend_write_kwargs.get("storage_options"))
+    if not fs.exists(path):
+        return None
+    try:
+        first = min(fs.find(path)) if fs.isdir(path) else path
+        with open_parquet(fs, first) as parquet:
+            metadata = parquet.schema_arrow.metadata or {}
+    except (pa.ArrowException, OSError, ValueError):
+        return {}
+    return {key: metadata[key.encode()].decode() for key in (RUN_KEY, CONTENT_KEY) if key.encode() in metadata}
+
+
+def content_key(store: CheckpointStore, spec: JobSpec) -> str:
+    """Changes whenever the output would: with the parts, the input, and the options that shape it."""
+    options = {name: getattr(spec, name) for name in _SHAPING}
+    text = msgspec.json.encode([store.fingerprint(), store.input_digest, options])
+    return hashlib.sha256(text).hexdigest()[:32]
+
+
+def write_artifact(
+    backend: DataBackend, store: CheckpointStore, limited: Frame, id_col: str, kept: list[str], spec: JobSpec
+) -> Artifact:
+    """Join `limited` with its outputs and write them; nothing is written when the output holds just that already.
+
+    Raises:
+        CheckpointError: the parts do not cover the input.
+    """
+    rows = backend.count(limited)
+    key = content_key(store, spec)
+    failed = _write_errors(store, id_col, rows, spec)
+    if (owner_of(spec) or {}).get(CONTENT_KEY) != key:
+        joined = backend.join(limited, store.outputs(), id_col, kept)
+        metadata = {RUN_KEY: run_dir_id(store.path) or "", CONTENT_KEY: key}
+        written = backend.write(
+            joined, spec.output, directory=spec.output_is_directory, metadata=metadata,
+            write_kwargs=spec.backend_write_kwargs,
+        )  # fmt: skip
+        if written != rows:
+            raise CheckpointError(f"{written:,} rows were written for {rows:,} of the input.", "This is a bug.")
+    return Artifact(spec.output, rows, failed, spec.errors_path if failed else None)
+
+
+def _write_errors(store: CheckpointStore, id_col: str, rows: int, spec: JobSpec) -> int:
+    """Write down the failed rows beside the output, or remove what an earlier run wrote; returns their number."""
+    fs, path = filesystem(spec.errors_path)
+    failures = (table for table in _first_rows(store.failures(), rows) if table.num_rows)
+    first = next(failures, None)
+    if first is None:
+        if fs.exists(path):
+            fs.rm(path)
+        return 0
+    schema = pa.schema([first.schema.field(id_col), *FAILURE_TYPE])
+    tables = (_flat(table, id_col, schema) for table in _chain(first, failures))
+    return write_parquet(tables, schema, spec.errors_path, directory=False, metadata={}, write_kwargs={})
+
+
+def _first_rows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    for table in tables:
+        yield table.filter(pc.less(table.column(0), rows))
+
+
+def _chain(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    yield first
+    yield from rest
+
+
+def _flat(table: pa.Table, id_col: str, schema: pa.Schema) -> pa.Table:
+    failure = table[FAILURE].combine_chunks()
+    return pa.table([table[id_col], *failure.flatten()], schema=schema)
+
+
+def is_current(store: CheckpointStore, spec: JobSpec) -> bool:
+    """Whether the output holds just what the parts would make."""
+    return (owner_of(spec) or {}).get(CONTENT_KEY) == content_key(store, spec)
+

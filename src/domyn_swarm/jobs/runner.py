@@ -1,0 +1,316 @@
+"""From a JobSpec to a result: builds the graph, plans, locks, runs, and records how it went.
+
+The only importer of Hamilton's driver, which is slow to import and pulls in pandas.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+import time
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from domyn_swarm.checkpoint.lock import locked
+from domyn_swarm.checkpoint.rebase import rebase
+from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
+from domyn_swarm.jobs.finalize import check_output, is_current
+from domyn_swarm.jobs.loading import build_job, load_job_class
+from domyn_swarm.jobs.meter import Meter, Progress, Silent
+from domyn_swarm.jobs.transform import check_method, method_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hamilton.driver import Driver
+
+    from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
+    from domyn_swarm.data.backends.base import DataBackend, Frame
+    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.jobs.base import SwarmJob
+    from domyn_swarm.jobs.finalize import Artifact
+    from domyn_swarm.jobs.spec import JobSpec
+
+GRAPH = "domyn_dags.job"
+PLANNED = ("backend", "files", "source", "schema", "id_col", "input_cols", "kept_cols", "identified", "limited", "store", "done")
+ITEM_BATCH_ROWS = 4096
+IDENTITY = ("job", "job_kwargs", "input_columns", "output_columns", "id_column", "model")
+"""Options that change what a row's output is: parts made under others of these do not belong to the job."""
+
+logger = logging.getLogger("domyn_swarm")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do: the spec, the job, and the values of the graph's planning nodes."""
+
+    spec: JobSpec
+    job: SwarmJob
+    nodes: Mapping[str, Any]
+    rows: int
+    pending: int
+
+    @property
+    def store(self) -> CheckpointStore:
+        """The run's folder."""
+        store: CheckpointStore = self.nodes["store"]
+        return store
+
+    @property
+    def method(self) -> str:
+        """The job's method that will be called."""
+        return method_of(self.job, native=self.spec.native_backend)
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended. `rows` are those of the output; `done_before` were finished by earlier runs."""
+
+    output: str
+    errors_path: str | None
+    run_dir: str
+    rows: int
+    done_before: int
+    done_now: int
+    failed: int
+    seconds: float
+
+    @property
+    def exit_status(self) -> int:
+        """0 when every row is done, 3 when some failed."""
+        return 3 if self.failed else 0
+
+
+def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
+    """Look at the job, the input and the run's folder (`spec.run_dir` unless given); write nothing and call nothing.
+
+    Raises:
+        SwarmError: with exit status 2, when the job cannot run as it is.
+    """
+    job = build_job(load_job_class(spec.job), spec.job_kwargs)
+    check_method(job, spec)
+    run_dir = run_dir or spec.run_dir
+    nodes = _driver(spec).execute([*PLANNED], inputs={**_inputs(spec, job), "run_dir": run_dir})
+    backend: DataBackend = nodes["backend"]
+    backend.check_write_kwargs(spec.backend_write_kwargs)
+    check_output(spec, nodes["files"], run_dir)
+    if spec.resume:
+        _check_identity(spec, nodes["store"])
+    return _plan(spec, job, nodes)
+
+
+def _plan(spec: JobSpec, job: SwarmJob, nodes: Mapping[str, Any]) -> Plan:
+    backend: DataBackend = nodes["backend"]
+    limited: Frame = nodes["limited"]
+    done: DoneRows = nodes["done"]
+    pending = backend.count(backend.exclude(limited, done.finished))
+    return Plan(spec, job, nodes, backend.count(limited), pending)
+
+
+def run(spec: JobSpec, progress: Progress | None = None) -> RunResult:
+    """Run the job to its end, or as far as it gets; whatever finished is durable.
+
+    Works inside a running event loop, too. In the main thread, the first SIGINT or SIGTERM lets the calls in flight
+    finish (a few seconds at most) and ends the run; a second one ends it at once.
+
+    Raises:
+        SwarmError: refused (exit status 2, nothing written), broken (1) or interrupted (130).
+    """
+    started = time.monotonic()
+    with _run_dir(spec) as run_dir:
+        plan = make_plan(spec, run_dir)
+        plan.job.preflight(spec)
+        with locked(plan.store):
+            return _run_locked(plan, progress or Silent(), started)
+
+
+@contextlib.contextmanager
+def _run_dir(spec: JobSpec) -> Iterator[str]:
+    """The run's folder; without checkpointing one that goes when the run ends."""
+    if spec.checkpointing:
+        yield spec.run_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="domyn-swarm-") as folder:
+        yield folder
+
+
+def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
+    spec, store = plan.spec, plan.store
+    plan = _prepared(plan)
+    done: DoneRows = plan.nodes["done"]
+    record = _Record(store, spec)
+    before = plan.rows - plan.pending
+    if plan.pending == 0 and is_current(store, spec):
+        return RunResult(spec.output, None, store.path, plan.rows, before, 0, 0, time.monotonic() - started)
+    stop = threading.Event()
+    meter = Meter(progress)
+    record.save("running", meter)
+    progress.started(plan.rows, before)
+    try:
+        with _stopping_on_signals(stop):
+            artifact = _execute(plan, stop, meter)
+    except BaseException as error:
+        record.save("interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed", meter, error)
+        raise _explained(error, plan, meter) from error
+    finally:
+        progress.finished()
+    record.save("done", meter)
+    logger.debug("done: %s rows, %s earlier", artifact.rows, done.rows)
+    return RunResult(
+        artifact.path, artifact.errors_path, store.path, artifact.rows, before, meter.rows - meter.failed,
+        artifact.failed, time.monotonic() - started,
+    )  # fmt: skip
+
+
+def _execute(plan: Plan, stop: threading.Event, meter: Meter) -> Artifact:
+    driver = _driver(plan.spec)
+    inputs = {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}
+    report = driver.execute(["flushed"], inputs=inputs, overrides=dict(plan.nodes))["flushed"]
+    if stop.is_set():
+        raise Interrupted("The run was asked to stop.")
+    overrides = {**plan.nodes, "flushed": report}
+    artifact: Artifact = driver.execute(["finalized"], inputs=inputs, overrides=overrides)["finalized"]
+    return artifact
+
+
+def _prepared(plan: Plan) -> Plan:
+    """The plan as it stands now that nobody else writes, with the folder put in order."""
+    spec, store, nodes = plan.spec, plan.store, dict(plan.nodes)
+    if not spec.resume:
+        store.clear()
+    else:
+        rebase(store, nodes["backend"], nodes["identified"])
+        nodes["done"] = store.done()
+        if damaged := nodes["done"].damaged:
+            store.set_aside(damaged)
+            logger.warning("%d damaged part(s) set aside in %s/damaged: %s", len(damaged), store.path, ", ".join(damaged))
+    return _plan(spec, plan.job, nodes)
+
+
+def _check_identity(spec: JobSpec, store: CheckpointStore) -> None:
+    """Refuse to mix outputs of different jobs, or rows of different inputs under generated ids.
+
+    Raises:
+        CheckpointError: with what differs, and the ways out.
+    """
+    record = store.load("run.json")
+    if record is None or not store.parts():
+        return
+    ways_out = "Run with --no-resume to compute every row again, or with another --checkpoint-tag to keep both."
+    now = _identity(spec)
+    for name, before in record.get("identity", {}).items():
+        if name in now and now[name] != before:
+            raise CheckpointError(f"The run in {store.path} had {name} = {before!r}, now it is {now[name]!r}.", ways_out)
+    if spec.id_column is None and record.get("input_digest") != store.input_digest:
+        raise CheckpointError(
+            f"The input changed since the run in {store.path}, and generated ids only count its rows.",
+            f"{ways_out} With --id-column, a run follows its rows through changes of the input.",
+        )
+
+
+def _identity(spec: JobSpec) -> dict[str, Any]:
+    identity = {name: getattr(spec, name) for name in IDENTITY}
+    identity["filters"] = spec.backend_read_kwargs.get("filters")
+    return identity
+
+
+class _Record:
+    """`run.json` and `spec.json` of one run."""
+
+    def __init__(self, store: CheckpointStore, spec: JobSpec) -> None:
+        before = store.load("run.json") or {}
+        self._store = store
+        self._content = {
+            "run_id": before.get("run_id") or uuid.uuid4().hex,
+            "state": "running",
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "input_digest": store.input_digest,
+            "identity": _identity(spec),
+        }
+        self._spec = spec
+
+    def save(self, state: str, meter: Meter, error: BaseException | None = None) -> None:
+        self._content |= {"state": state, "rows": meter.rows, "failed": meter.failed}
+        if state == "running":
+            self._store.save("spec.json", self._spec)
+        else:
+            self._content["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
+        if error is not None:
+            self._content["error"] = f"{type(error).__name__}: {error}"
+        with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
+            self._store.save("run.json", self._content)
+
+
+def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
+    """`error` as one of ours, with how much is safe and how to go on."""
+    if isinstance(error, (CheckpointError,)):
+        return error
+    kept = f"{meter.rows:,} rows of this run are kept in {plan.store.path}."
+    resume = f"{kept} Run the same command again to go on from there."
+    if not plan.spec.checkpointing:
+        resume = "Nothing is kept, because checkpointing is off."
+    if isinstance(error, (Interrupted, KeyboardInterrupt)):
+        return Interrupted("Interrupted.", resume)
+    if isinstance(error, SwarmError):
+        return type(error)(error.message, f"{error.hint}\n{resume}".strip())
+    return JobError(f"{type(error).__name__}: {error}", resume)
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into `stop`, the second into KeyboardInterrupt (in the main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        logger.warning("%s: finishing the calls in flight; once more to stop at once", signal.Signals(number).name)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _inputs(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
+    options = {name: getattr(spec, name) for name in spec.__struct_fields__}
+    return {**options, "spec": spec, "job": job, "item_batch_size": _item_batch_size(spec, job)}
+
+
+def _item_batch_size(spec: JobSpec, job: SwarmJob) -> int:
+    """Rows that are read at a time; a list method gets them all in one call."""
+    if spec.native_backend:
+        return spec.native_batch_size
+    return spec.batch_size if method_of(job, native=False) == "transform_items" else ITEM_BATCH_ROWS
+
+
+def _driver(spec: JobSpec) -> Driver:
+    """The graph for `spec`: its config chooses among the nodes' variants."""
+    os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")  # it would import polars wherever that is installed
+    import importlib  # noqa: PLC0415
+
+    from hamilton import driver  # noqa: PLC0415
+
+    logging.getLogger("hamilton").setLevel(logging.CRITICAL)  # it prints tracebacks of errors that we explain
+    config = {
+        "ids": "generated" if spec.id_column is None else "given",
+        "mode": "native" if spec.native_backend else "items",
+        "checkpoints": "resumed" if spec.resume else "anew",
+    }
+    return driver.Builder().with_modules(importlib.import_module(GRAPH)).with_config(config).build()
