@@ -65,10 +65,7 @@ def check_kept_columns(
     Raises:
         ConfigurationError: an output column has the name of one of them, or there are two of one name.
     """
-    ids = [id_col]
-    kept = {"append": [*schema, *ids], "replace": ids, "io_only": [*ids, *input_cols]}[output_mode]
-    if output_mode == "append" and id_col not in schema:
-        kept = [id_col, *schema]
+    kept = {"append": [*schema], "replace": [id_col], "io_only": [id_col, *input_cols]}[output_mode]
     outputs = output_columns or (DEFAULT_COLUMN,)
     if twice := [name for name in outputs if list(outputs).count(name) > 1]:
         raise ConfigurationError(f"--output-column: {twice[0]!r} is given twice.", "Give each column its own name.")
