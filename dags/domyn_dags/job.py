@@ -14,15 +14,14 @@ import pyarrow as pa
 from hamilton.function_modifiers import config
 
 from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows, FlushReport
-from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
+from domyn_swarm.data.backends.base import POSITION, DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.helpers.io import InputFiles, list_files
 from domyn_swarm.jobs.base import SwarmJob
-from domyn_swarm.jobs.columns import check_id_column, check_input_columns, check_kept_columns
+from domyn_swarm.jobs.columns import Columns, choose_columns
 from domyn_swarm.jobs.finalize import Artifact, write_artifact
 from domyn_swarm.jobs.items import item_batches
 from domyn_swarm.jobs.meter import Meter
-from domyn_swarm.jobs.outputs import OutputColumns
 from domyn_swarm.jobs.spec import JobSpec
 from domyn_swarm.jobs.transform import transform
 
@@ -47,27 +46,22 @@ def schema(backend: DataBackend, source: Frame) -> dict[str, str]:
     return backend.schema(source)
 
 
-def id_col(schema: dict[str, str], id_column: str | None) -> str:
-    """The column that identifies a row: the one given, or the generated `_row_id`."""
-    return check_id_column(schema, id_column)
-
-
-def input_cols(schema: dict[str, str], input_columns: list[str], id_column: str | None) -> list[str]:
-    """The columns that make the job's items; all of them exist."""
-    return check_input_columns(schema, input_columns, id_column)
+def columns(schema: dict[str, str], spec: JobSpec) -> Columns:
+    """Which columns identify a row, make an item, stand in the output: all of them checked to exist."""
+    return choose_columns(schema, spec)
 
 
 @config.when(ids="generated")
-def identified__generated(backend: DataBackend, source: Frame, id_col: str) -> Frame:
+def identified__generated(backend: DataBackend, source: Frame) -> Frame:
     """`source` with its rows counted: `_row_id` and the position are that count."""
     return backend.with_row_id(source, None)
 
 
 @config.when(ids="given")
-def identified__given(backend: DataBackend, source: Frame, id_col: str) -> Frame:
+def identified__given(backend: DataBackend, source: Frame, columns: Columns) -> Frame:
     """`source` with its rows counted, and every id checked to be non-null and unique."""
-    backend.check_ids(source, id_col)
-    return backend.with_row_id(source, id_col)
+    backend.check_ids(source, columns.id)
+    return backend.with_row_id(source, columns.id)
 
 
 def limited(backend: DataBackend, identified: Frame, limit: int | None) -> Frame:
@@ -75,9 +69,9 @@ def limited(backend: DataBackend, identified: Frame, limit: int | None) -> Frame
     return identified if limit is None else backend.head(identified, limit)
 
 
-def store(run_dir: str, id_col: str, files: InputFiles, output_columns: list[str]) -> CheckpointStore:
+def store(run_dir: str, files: InputFiles, columns: Columns) -> CheckpointStore:
     """The run's folder, where finished rows become parquet parts. Nothing is written yet."""
-    return CheckpointStore(run_dir, id_col, files.digest, output_columns)
+    return CheckpointStore(run_dir, columns.id, files.digest, columns.outputs)
 
 
 @config.when(checkpoints="resumed")
@@ -98,58 +92,41 @@ def pending(backend: DataBackend, limited: Frame, done: DoneRows) -> Frame:
 
 
 @config.when(mode="items")
-def as_pandas(
-    backend: DataBackend, pending: Frame, id_col: str, input_cols: list[str], item_batch_size: int
-) -> Iterator[pd.DataFrame]:
+def as_pandas(backend: DataBackend, pending: Frame, columns: Columns, read_batch_size: int) -> Iterator[pd.DataFrame]:
     """`pending` as a stream of Arrow-backed pandas frames: position, id and input columns."""
-    return backend.to_pandas(pending, [*dict.fromkeys(["__position__", id_col, *input_cols])], item_batch_size)
+    return backend.to_pandas(pending, [POSITION, columns.id, *columns.inputs], read_batch_size)
 
 
 @config.when(mode="items")
-def batches__items(as_pandas: Iterator[pd.DataFrame], id_col: str, input_cols: list[str]) -> Iterator[JobBatch]:
+def batches__items(as_pandas: Iterator[pd.DataFrame], columns: Columns) -> Iterator[JobBatch]:
     """Batches of items: plain Python values, or dicts of them when there are several input columns."""
-    return item_batches(as_pandas, id_col, input_cols)
+    return item_batches(as_pandas, columns)
 
 
 @config.when(mode="native")
 def batches__native(
-    backend: DataBackend, pending: Frame, id_col: str, input_cols: list[str], native_batch_size: int
+    backend: DataBackend, pending: Frame, columns: Columns, native_batch_size: int
 ) -> Iterator[JobBatch]:
     """Batches as frames of the engine, of at most `native_batch_size` rows."""
-    return backend.iter_batches(pending, id_col, input_cols, native_batch_size)
-
-
-def kept_cols(
-    schema: dict[str, str], output_mode: str, output_columns: list[str], id_col: str, input_cols: list[str]
-) -> list[str]:
-    """The input's columns that stand in the output before the job's: all, only the id, or the id and the inputs."""
-    return check_kept_columns(schema, output_mode, output_columns, id_col, input_cols)
-
-
-def output_schema(output_columns: list[str], kept_cols: list[str]) -> OutputColumns:
-    """The output columns by name, and the types that they have taken so far."""
-    return OutputColumns(output_columns, reserved=kept_cols)
+    return backend.iter_batches(pending, columns.id, columns.inputs, native_batch_size)
 
 
 def transformed(
-    job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], id_col: str, input_cols: list[str],
-    output_schema: OutputColumns, stop: threading.Event,
-) -> Iterator[pa.Table]:  # fmt: skip
-    """The job applied: tables of finished rows, in the order in which they finish, failed rows among them."""
-    return transform(job, spec, batches, id_col, input_cols, output_schema, stop)
+    job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, stop: threading.Event
+) -> Iterator[pa.Table]:
+    """The job applied: tables of finished rows in the order in which they finish, failed ones among them."""
+    return transform(job, spec, batches, columns, stop)
 
 
 def flushed(
-    store: CheckpointStore, transformed: Iterator[pa.Table], meter: Meter,
-    checkpoint_interval: float,
-) -> FlushReport:  # fmt: skip
+    store: CheckpointStore, transformed: Iterator[pa.Table], meter: Meter, checkpoint_interval: float
+) -> FlushReport:
     """Every finished row in a durable part. This node pulls the stream."""
     return store.flush(map(meter, transformed), checkpoint_interval)
 
 
 def finalized(
-    backend: DataBackend, store: CheckpointStore, limited: Frame, flushed: FlushReport, id_col: str,
-    kept_cols: list[str], spec: JobSpec,
-) -> Artifact:  # fmt: skip
+    backend: DataBackend, store: CheckpointStore, limited: Frame, flushed: FlushReport, columns: Columns, spec: JobSpec
+) -> Artifact:
     """The output: every row of `limited` once, in input order, joined with what the job made of it."""
-    return write_artifact(backend, store, limited, id_col, kept_cols, spec)
+    return write_artifact(backend, store, limited, columns, spec)

@@ -80,7 +80,7 @@ class _Cursor:
 
     def _conformed(self, table: pa.Table) -> pa.Table:
         """`table` with all columns, in order, with the types that all parts agree on."""
-        arrays = []
+        arrays: list[Any] = []
         for name in self._columns:
             wanted = self._types.field(name).type if name in self._types.names else None
             if name not in table.column_names:
@@ -103,4 +103,4 @@ def _latest(window: pa.Table) -> pa.Table:
     order = np.lexsort((np.arange(len(positions)), fine, positions))
     in_order = positions[order]
     last = np.append(in_order[1:] != in_order[:-1], True) & (in_order >= 0)
-    return window.take(pa.array(order[last]))
+    return window.take(order[last])

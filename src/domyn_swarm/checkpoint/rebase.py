@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -25,5 +25,10 @@ def rebase(store: CheckpointStore, backend: DataBackend, identified: Frame) -> N
         return
     frames = backend.to_pandas(identified, [store.id_col], SCAN_ROWS)
     ids = pd.Index(pd.concat([frame[store.id_col] for frame in frames], ignore_index=True))
+
+    def positions_of(wanted: pa.Array[Any]) -> pa.Array[Any]:
+        found: pa.Array[Any] = pa.array(ids.get_indexer(pd.Index(wanted.to_pandas(types_mapper=pd.ArrowDtype))))
+        return found
+
     for part in stale:
-        store.rebase(part, lambda wanted: pa.array(ids.get_indexer(pd.Index(wanted.to_pandas(types_mapper=pd.ArrowDtype)))))
+        store.rebase(part, positions_of)

@@ -43,8 +43,11 @@ _UNREADABLE = (pa.ArrowException, OSError, KeyError)
 
 @dataclass(frozen=True)
 class DoneRows:
-    """What the parts hold already. `finished[p]` tells whether the row at position p has its outputs (a bitmap that
-    ends at the last such row); `failed` counts rows that were tried and have none; `damaged` names unreadable parts."""
+    """What the parts hold already.
+
+    `finished[p]` tells whether the row at position p has its outputs; rows beyond its end have none. `failed` counts
+    rows that were tried and have none. `damaged` names the parts that cannot be read.
+    """
 
     finished: np.ndarray[Any, np.dtype[np.bool_]] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     failed: int = 0
@@ -109,9 +112,9 @@ class CheckpointStore:
                     self._check_columns(parquet, part)
             except _UNREADABLE:
                 damaged.append(_name(part))
-        tried = np.unique(np.concatenate(failed)) if failed else np.zeros(0, dtype=np.int64)
-        tried = tried[(tried >= len(finished)) | ~finished[np.minimum(tried, len(finished) - 1)]] if len(finished) else tried
-        return DoneRows(finished, len(tried), tuple(damaged))
+        tried = _mark(np.zeros(len(finished), dtype=np.bool_), np.concatenate([np.zeros(0, dtype=np.int64), *failed]))
+        tried[: len(finished)] &= ~finished
+        return DoneRows(finished, int(tried.sum()), tuple(damaged))
 
     def _check_columns(self, parquet: pq.ParquetFile, part: str) -> None:
         if self.id_col not in parquet.schema_arrow.names:
@@ -129,7 +132,7 @@ class CheckpointStore:
             self.fs.rm(f"{self._root}/parts", recursive=True)
 
     def flush(self, tables: Iterable[pa.Table], interval: float) -> FlushReport:
-        """Make a stream of finished rows durable, a part at a time: cut by rows, by bytes, and every `interval` seconds.
+        """Make a stream of finished rows durable, in parts cut by rows, by bytes, and every `interval` seconds.
 
         When the stream breaks, what came before is made durable first.
 
@@ -179,7 +182,7 @@ class CheckpointStore:
         except _UNREADABLE:
             return None
 
-    def rebase(self, part: str, positions_of: Callable[[pa.Array], pa.Array]) -> None:
+    def rebase(self, part: str, positions_of: Callable[[pa.Array[Any]], pa.Array[Any]]) -> None:
         """Rewrite `part` with the positions that its ids have in today's input, -1 where an id is gone."""
         with open_parquet(self.fs, part) as parquet:
             table = parquet.read()
@@ -188,8 +191,10 @@ class CheckpointStore:
         self._write(part, table)
 
     def outputs(self) -> Outputs:
-        """All finished rows in input order, one for each position; a success wins over a failure, the later over the
-        earlier."""
+        """All finished rows in input order, one for each position.
+
+        A success wins over a failure, and the later over the earlier.
+        """
         schema = self._schema()
         names = [POSITION, self.id_col, *schema.names]
         return Outputs(schema, lambda: (table.drop_columns(FAILURE) for table in self._in_order(names, schema)))
@@ -204,7 +209,9 @@ class CheckpointStore:
         try:
             yield from in_order(self.fs, parts, [*names, FAILURE], schema)
         except pa.ArrowException as error:
-            raise CheckpointError(f"A part of {self.path} is damaged: {error}", "Run the same command again.") from error
+            raise CheckpointError(
+                f"A part of {self.path} is damaged: {error}", "Run the same command again."
+            ) from error
 
     def _schema(self) -> pa.Schema:
         """The output columns of all parts, each with a type that holds all of its values."""
@@ -297,6 +304,8 @@ def _mark(finished: Any, positions: Any) -> Any:
         return finished
     last = int(positions.max())
     if last >= len(finished):
-        finished = np.concatenate([finished, np.zeros(max(last + 1, 2 * len(finished)) - len(finished), dtype=np.bool_)])
+        grown = np.zeros(max(last + 1, 2 * len(finished)), dtype=np.bool_)
+        grown[: len(finished)] = finished
+        finished = grown
     finished[positions] = True
     return finished

@@ -18,7 +18,7 @@ def group() -> None:
 def demo(
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8000,
     latency: Annotated[float, typer.Option(help="Seconds that an answer takes.", min=0)] = 0.0,
-    failure_rate: Annotated[float, typer.Option(help="Share of requests that fail with status 500.", min=0, max=1)] = 0.0,
+    failure_rate: Annotated[float, typer.Option(help="Share of requests that get status 500.", min=0, max=1)] = 0.0,
     rate_limit: Annotated[float | None, typer.Option(help="Requests per second; more get status 429.", min=0)] = None,
     seed: Annotated[int, typer.Option(help="Which requests fail.")] = 0,
 ) -> None:

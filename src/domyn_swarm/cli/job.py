@@ -63,13 +63,13 @@ def _show_plan(spec: JobSpec) -> None:
 
 def _described(plan: Plan) -> str:
     spec, nodes = plan.spec, plan.nodes
-    ids = f"column {spec.id_column!r}" if spec.id_column else f"generated ({nodes['id_col']})"
+    ids = f"column {spec.id_column!r}" if spec.id_column else f"generated ({nodes['columns'].id})"
     kind = "one file" if not spec.output_is_directory else "directory"
     lines = {
         "job": f"{spec.job} ({plan.method})",
         "backend": f"{spec.data_backend}, {'native' if spec.native_backend else 'compatibility'} mode",
         "input": f"{spec.input} ({len(nodes['files'].files)} file(s))",
-        "items": ", ".join(nodes["input_cols"]),
+        "items": ", ".join(nodes["columns"].inputs),
         "ids": ids,
         "rows": f"{plan.rows:,}" + (f" (limit {spec.limit:,})" if spec.limit else ""),
         "pending": f"{plan.pending:,} ({plan.rows - plan.pending:,} done before)",

@@ -98,6 +98,6 @@ def _typer_type(hint: Any) -> tuple[Any, str | None]:
 
 
 def _meta(hint: Any) -> Any:
-    return next((part for part in get_args(hint) if isinstance(part, msgspec.Meta) and part.extra), None) or msgspec.Meta(
-        extra={"flags": ()}
-    )
+    return next(
+        (part for part in get_args(hint) if isinstance(part, msgspec.Meta) and part.extra), None
+    ) or msgspec.Meta(extra={"flags": ()})

@@ -16,7 +16,7 @@ from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, whole_directory, whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from domyn_swarm.data.backends.base import Outputs
 
@@ -71,12 +71,12 @@ def _check_aligned(batch: pa.RecordBatch, table: pa.Table, id_col: str) -> None:
         same = False
     if not same:
         raise CheckpointError(
-            f"The checkpoint does not fit the input around row {positions[0].as_py():,} ({id_col} = {ids[0].as_py()!r}).",
+            f"The checkpoint does not fit the input at row {positions[0].as_py():,} ({id_col} = {ids[0].as_py()!r}).",
             "The input changed under the run. Run again with --no-resume, or with another --checkpoint-tag.",
         )
 
 
-def _whole(array: pa.Array) -> Any:
+def _whole(array: pa.Array[Any]) -> Any:
     return pa.chunked_array([array]).combine_chunks()
 
 
@@ -104,7 +104,7 @@ def check_writer_kwargs(write_kwargs: Mapping[str, Any]) -> None:
         ) from None
 
 
-def write_parquet(  # noqa: PLR0913 - the shape of DataBackend.write
+def write_parquet(
     tables: Iterator[pa.Table],
     schema: pa.Schema,
     path: str,
@@ -152,24 +152,17 @@ def _write_file(
 def _row_group(reader: RowReader, rows: int) -> pa.Table:
     """Up to `rows` rows, fewer when they are wide, so that memory stays bounded by bytes."""
     step = min(rows, 8192)
-    parts = [reader.take(step)]
-    while (have := sum(part.num_rows for part in parts)) < rows and sum(part.nbytes for part in parts) < ROW_GROUP_BYTES:
-        more = reader.take(min(step, rows - have))
-        if more.num_rows == 0:
+    parts: list[pa.Table] = []
+    have = size = 0
+    while have < rows and size < ROW_GROUP_BYTES:
+        parts.append(reader.take(min(step, rows - have)))
+        if parts[-1].num_rows == 0:
             break
-        parts.append(more)
+        have += parts[-1].num_rows
+        size += parts[-1].nbytes
     return pa.concat_tables(parts)
 
 
 def _open_writer(file: Any, schema: pa.Schema, write_kwargs: Mapping[str, Any]) -> pq.ParquetWriter:
     options = {name: value for name, value in write_kwargs.items() if name not in ("storage_options", "row_group_size")}
     return pq.ParquetWriter(file, schema, **{"compression": "zstd", **options})
-
-
-def map_batches(
-    batches: Iterable[pa.RecordBatch], function: Callable[[pa.RecordBatch], pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """`function` of each batch, leaving out those that come back empty."""
-    for batch in batches:
-        if (result := function(batch)).num_rows:
-            yield result

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
 
 from domyn_swarm.errors import DataError, MissingDependencyError
@@ -30,7 +30,7 @@ PARQUET_SUFFIXES = (".parquet", ".pq")
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file of the input. `digest` changes when the content does: it covers size and footer (parquet) or all bytes."""
+    """One file of the input. `digest` changes with the content: it covers the footer (parquet) or all bytes."""
 
     path: str
     size: int
@@ -73,7 +73,9 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
     except ImportError as error:
         raise MissingDependencyError(f"{path}: {error}", "Install the package that the message names.") from None
     except ValueError as error:
-        raise DataError(f"{path}: {error}", "Use a local path or a URL that fsspec knows (s3://, gs://, ...).") from None
+        raise DataError(
+            f"{path}: {error}", "Use a local path or a URL that fsspec knows (s3://, gs://, ...)."
+        ) from None
     return fs, str(on_fs)
 
 
@@ -96,14 +98,16 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
     """
     try:
         patterns = list(braceexpand(pattern))
-    except UnbalancedBracesError:
+    except ValueError:  # braceexpand's UnbalancedBracesError is one
         raise DataError(f"--input: the braces of {pattern!r} do not match.", "Write {000..127} or {a,b}.") from None
     fs, _ = filesystem(patterns[0], storage_options)
     found = {path: size for one in patterns for path, size in _matches(fs, filesystem(one, storage_options)[1], one)}
     paths = sorted(found)
     formats: set[Format] = {DEBUG_FORMATS.get(PurePosixPath(path).suffix.lower(), "parquet") for path in paths}
     if len(formats) > 1:
-        raise DataError(f"--input: {pattern!r} mixes formats ({', '.join(sorted(formats))}).", "Name files of one kind.")
+        raise DataError(
+            f"--input: {pattern!r} mixes formats ({', '.join(sorted(formats))}).", "Name files of one kind."
+        )
     kind = formats.pop()
     if kind != "parquet":
         return InputFiles(fs, tuple(_hashed(fs, path, found[path]) for path in paths), kind, None, pattern)
@@ -133,7 +137,9 @@ def _matches(fs: Any, path: str, pattern: str) -> list[tuple[str, int]]:
 def _is_data(name: str, root: str) -> bool:
     """Hidden files and folders, and those that start with an underscore, hold other things than data."""
     relative = PurePosixPath(name.removeprefix(root).lstrip("/"))
-    return relative.suffix.lower() in PARQUET_SUFFIXES and not any(part.startswith((".", "_")) for part in relative.parts)
+    return relative.suffix.lower() in PARQUET_SUFFIXES and not any(
+        part.startswith((".", "_")) for part in relative.parts
+    )
 
 
 def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
@@ -143,7 +149,7 @@ def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
             file.seek(max(0, size - 8))
             length, magic = struct.unpack("<I4s", file.read(8)) if size >= 12 else (0, b"")
             if magic != b"PAR1" or length + 12 > size:
-                raise pa.ArrowInvalid("no parquet footer; the file is of another format, or was cut off")  # noqa: TRY301
+                raise pa.ArrowInvalid("no parquet footer; the file is of another format, or was cut off")
             file.seek(size - 8 - length)
             digest = hashlib.sha256(file.read(length)).hexdigest()
             file.seek(0)

@@ -51,7 +51,8 @@ class SwarmJob:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" not in vars(cls):
+        maker = next(base for base in cls.__mro__ if "__init__" in vars(base))
+        if maker is object or (maker is not cls and "__dataclass_fields__" in vars(maker)):
             dataclasses.dataclass(kw_only=True)(cls)
 
     def preflight(self, spec: JobSpec) -> None:

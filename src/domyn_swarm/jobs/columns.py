@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from domyn_swarm.data.backends.base import POSITION, ROW_ID
@@ -11,7 +12,36 @@ from domyn_swarm.jobs.outputs import DEFAULT_COLUMN, FAILURE
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from domyn_swarm.jobs.spec import JobSpec
+
 INTERNAL = (POSITION, FAILURE)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of one job, by what they are for.
+
+    `id` identifies a row, `inputs` make an item, `kept` stand in the output before `outputs`, which the job makes
+    (empty when they are gathered from what it returns).
+    """
+
+    id: str
+    inputs: list[str]
+    kept: list[str]
+    outputs: list[str]
+
+
+def choose_columns(schema: Mapping[str, str], spec: JobSpec) -> Columns:
+    """The columns that `spec` asks for, or that are plain from the input's `schema`.
+
+    Raises:
+        DataError: a column does not exist, cannot identify a row, or it is not clear which is meant.
+        ConfigurationError: output columns clash with one another or with the input's.
+    """
+    id_col = check_id_column(schema, spec.id_column)
+    inputs = check_input_columns(schema, spec.input_columns, spec.id_column)
+    kept = check_kept_columns(schema, spec.output_mode, spec.output_columns, id_col, inputs)
+    return Columns(id_col, inputs, kept, list(spec.output_columns))
 
 
 def check_id_column(schema: Mapping[str, str], id_column: str | None) -> str:

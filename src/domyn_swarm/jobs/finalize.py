@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.data.backends.base import DataBackend, Frame
     from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
 
 RUN_KEY = "domyn_swarm.run"
@@ -99,7 +101,7 @@ def content_key(store: CheckpointStore, spec: JobSpec) -> str:
 
 
 def write_artifact(
-    backend: DataBackend, store: CheckpointStore, limited: Frame, id_col: str, kept: list[str], spec: JobSpec
+    backend: DataBackend, store: CheckpointStore, limited: Frame, columns: Columns, spec: JobSpec
 ) -> Artifact:
     """Join `limited` with its outputs and write them; nothing is written when the output holds just that already.
 
@@ -108,9 +110,9 @@ def write_artifact(
     """
     rows = backend.count(limited)
     key = content_key(store, spec)
-    failed = _write_errors(store, id_col, rows, spec)
+    failed = _write_errors(store, rows, spec)
     if (owner_of(spec) or {}).get(CONTENT_KEY) != key:
-        joined = backend.join(limited, store.outputs(), id_col, kept)
+        joined = backend.join(limited, store.outputs(), columns.id, columns.kept)
         metadata = {RUN_KEY: run_dir_id(store.path) or "", CONTENT_KEY: key}
         written = backend.write(
             joined, spec.output, directory=spec.output_is_directory, metadata=metadata,
@@ -121,7 +123,7 @@ def write_artifact(
     return Artifact(spec.output, rows, failed, spec.errors_path if failed else None)
 
 
-def _write_errors(store: CheckpointStore, id_col: str, rows: int, spec: JobSpec) -> int:
+def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec) -> int:
     """Write down the failed rows beside the output, or remove what an earlier run wrote; returns their number."""
     fs, path = filesystem(spec.errors_path)
     failures = (table for table in _first_rows(store.failures(), rows) if table.num_rows)
@@ -130,27 +132,22 @@ def _write_errors(store: CheckpointStore, id_col: str, rows: int, spec: JobSpec)
         if fs.exists(path):
             fs.rm(path)
         return 0
-    schema = pa.schema([first.schema.field(id_col), *FAILURE_TYPE])
-    tables = (_flat(table, id_col, schema) for table in _chain(first, failures))
+    schema = pa.schema([first.schema.field(store.id_col), *FAILURE_TYPE])
+    tables = (_flat(table, store.id_col, schema) for table in itertools.chain([first], failures))
     return write_parquet(tables, schema, spec.errors_path, directory=False, metadata={}, write_kwargs={})
 
 
 def _first_rows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
     for table in tables:
-        yield table.filter(pc.less(table.column(0), rows))
-
-
-def _chain(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    yield first
-    yield from rest
+        yield table.filter(pc.less(table.column(0), pa.scalar(rows)))
 
 
 def _flat(table: pa.Table, id_col: str, schema: pa.Schema) -> pa.Table:
-    failure = table[FAILURE].combine_chunks()
-    return pa.table([table[id_col], *failure.flatten()], schema=schema)
+    return pa.table(
+        [table[id_col], *(pc.struct_field(table[FAILURE], [field.name]) for field in FAILURE_TYPE)], schema=schema
+    )
 
 
 def is_current(store: CheckpointStore, spec: JobSpec) -> bool:
     """Whether the output holds just what the parts would make."""
     return (owner_of(spec) or {}).get(CONTENT_KEY) == content_key(store, spec)
-

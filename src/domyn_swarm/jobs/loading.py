@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import importlib
 import importlib.util
@@ -31,7 +30,7 @@ def load_job_class(reference: str) -> type[SwarmJob]:
     if not where or not name:
         raise ConfigurationError(f"Job {reference!r} names no class.", "Write module:Class or path/to/file.py:Class.")
     module = _load_file(where, reference) if where.endswith(".py") else _load_module(where, reference)
-    job_class = getattr(module, name, None)
+    job_class: Any = getattr(module, name, None)
     if job_class is None:
         jobs = [key for key, value in vars(module).items() if _is_job(value) and value is not SwarmJob]
         raise ConfigurationError(f"Job {reference!r}: {where} has no class {name!r}.", f"Jobs there: {_listed(jobs)}.")
@@ -42,13 +41,12 @@ def load_job_class(reference: str) -> type[SwarmJob]:
     if inspect.isabstract(job_class) or job_class is SwarmJob:
         missing = sorted(getattr(job_class, "__abstractmethods__", ())) or ["transform_item"]
         raise ConfigurationError(f"Job {reference!r}: {name} is abstract.", f"Write its {_listed(missing)}.")
-    return job_class
+    checked: type[SwarmJob] = job_class
+    return checked
 
 
 def job_fields(job_class: type[SwarmJob]) -> frozenset[str]:
     """Names of the parameters that the job's constructor takes."""
-    if dataclasses.is_dataclass(job_class):
-        return frozenset(field.name for field in dataclasses.fields(job_class) if field.init)
     return frozenset(inspect.signature(job_class).parameters)
 
 
@@ -67,9 +65,9 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
                 f"--job-kwargs: {name} has no field {key!r}.", f"{meant}Fields: {_listed(sorted(fields))}."
             )
     try:
-        if dataclasses.is_dataclass(job_class):
+        if "__dataclass_fields__" in vars(job_class):
             return msgspec.convert(dict(kwargs), job_class)
-        return job_class(**kwargs)
+        return job_class(**kwargs)  # it has an __init__ of its own, which takes the values as JSON gives them
     except (TypeError, ValueError) as error:  # msgspec.ValidationError is a ValueError
         raise ConfigurationError(f"--job-kwargs: {name} cannot be made: {error}.", "Mend the JSON.") from None
 
@@ -78,22 +76,23 @@ def _load_file(path: str, reference: str) -> ModuleType:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ConfigurationError(f"Job {reference!r}: there is no file {path}.", "Check the path.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # Under its own name where that is free, so that its classes can be found again; never in the place of another module.
+    known = sys.modules.get(file.stem)
+    name = (
+        file.stem if known is None or getattr(known, "__file__", None) == str(file) else f"domyn_swarm_job_{file.stem}"
+    )
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigurationError(f"Job {reference!r}: {path} is no Python file.", "Name a .py file.")
     module = importlib.util.module_from_spec(spec)
-    # Its neighbours can be imported, and its classes found again by name, as if it had been run.
-    sys.path.insert(0, str(file.parent))
-    shadowed = sys.modules.get(file.stem)
-    sys.modules[file.stem] = module
+    sys.modules[name] = module
+    sys.path.insert(0, str(file.parent))  # for its neighbours, as if it had been run
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise _import_refusal(reference, error) from error
     finally:
         sys.path.remove(str(file.parent))
-        if shadowed is not None:
-            sys.modules[file.stem] = shadowed
     return module
 
 

@@ -45,6 +45,7 @@ class Meter:
         self._progress = progress
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        """Count the rows of `table`, and pass it on."""
         failed = table.num_rows - table[FAILURE].null_count
         self.rows += table.num_rows
         self.failed += failed

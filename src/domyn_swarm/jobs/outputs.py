@@ -142,7 +142,7 @@ class OutputColumns:
             self._types[name] = known
             return self._row_by_row(name, array.to_pylist(), failures)
 
-    def _row_by_row(self, name: str, values: list[Any], failures: dict[int, Failure]) -> pa.Array:
+    def _row_by_row(self, name: str, values: list[Any], failures: dict[int, Failure]) -> pa.Array[Any]:
         kept: list[Any] = []
         for row, value in enumerate(values):
             try:
@@ -177,10 +177,11 @@ def _needs_unpacking(kind: type) -> bool:
 def _union(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     """The type that holds both. Raises ArrowTypeError when there is none."""
     schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
-    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    united: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    return united
 
 
-def failure_array(rows: int, failures: dict[int, Failure]) -> pa.Array:
+def failure_array(rows: int, failures: dict[int, Failure]) -> pa.Array[Any]:
     """A column of FAILURE_TYPE: `failures` by row, null elsewhere."""
     if not failures:
         return pa.nulls(rows, FAILURE_TYPE)

@@ -257,7 +257,7 @@ class _Crew:
             except BaseException as caught:  # noqa: BLE001
                 error = caught
             if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(lambda: done.done() or _settle(done, error))
+                self._loop.call_soon_threadsafe(_settle, done, error)
 
         # A daemon thread, because a call that hangs must not keep the process from ending.
         threading.Thread(target=work, daemon=True).start()
@@ -304,6 +304,8 @@ def _backoff(attempt: int, error: Exception) -> float:
 
 
 def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:
+    if future.done():
+        return
     if error is None:
         future.set_result(None)
     else:

@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.checkpoint.rebase import rebase
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
@@ -35,13 +33,12 @@ if TYPE_CHECKING:
 
     from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
     from domyn_swarm.data.backends.base import DataBackend, Frame
-    from domyn_swarm.helpers.io import InputFiles
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.finalize import Artifact
     from domyn_swarm.jobs.spec import JobSpec
 
 GRAPH = "domyn_dags.job"
-PLANNED = ("backend", "files", "source", "schema", "id_col", "input_cols", "kept_cols", "identified", "limited", "store", "done")
+PLANNED = ("backend", "files", "source", "schema", "columns", "identified", "limited", "store", "done")
 ITEM_BATCH_ROWS = 4096
 IDENTITY = ("job", "job_kwargs", "input_columns", "output_columns", "id_column", "model")
 """Options that change what a row's output is: parts made under others of these do not belong to the job."""
@@ -192,7 +189,9 @@ def _prepared(plan: Plan) -> Plan:
         nodes["done"] = store.done()
         if damaged := nodes["done"].damaged:
             store.set_aside(damaged)
-            logger.warning("%d damaged part(s) set aside in %s/damaged: %s", len(damaged), store.path, ", ".join(damaged))
+            logger.warning(
+                "%d damaged part(s) set aside in %s/damaged: %s", len(damaged), store.path, ", ".join(damaged)
+            )
     return _plan(spec, plan.job, nodes)
 
 
@@ -209,7 +208,9 @@ def _check_identity(spec: JobSpec, store: CheckpointStore) -> None:
     now = _identity(spec)
     for name, before in record.get("identity", {}).items():
         if name in now and now[name] != before:
-            raise CheckpointError(f"The run in {store.path} had {name} = {before!r}, now it is {now[name]!r}.", ways_out)
+            raise CheckpointError(
+                f"The run in {store.path} had {name} = {before!r}, now it is {now[name]!r}.", ways_out
+            )
     if spec.id_column is None and record.get("input_digest") != store.input_digest:
         raise CheckpointError(
             f"The input changed since the run in {store.path}, and generated ids only count its rows.",
@@ -290,10 +291,10 @@ def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
 
 def _inputs(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
     options = {name: getattr(spec, name) for name in spec.__struct_fields__}
-    return {**options, "spec": spec, "job": job, "item_batch_size": _item_batch_size(spec, job)}
+    return {**options, "spec": spec, "job": job, "read_batch_size": _read_batch_size(spec, job)}
 
 
-def _item_batch_size(spec: JobSpec, job: SwarmJob) -> int:
+def _read_batch_size(spec: JobSpec, job: SwarmJob) -> int:
     """Rows that are read at a time; a list method gets them all in one call."""
     if spec.native_backend:
         return spec.native_batch_size

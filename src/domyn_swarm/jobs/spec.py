@@ -40,9 +40,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     input: Annotated[
         str, _option("--input", "-i", help="Parquet file, directory, glob, brace range (in_{000..127}.parquet) or URL")
     ]
-    output: Annotated[
-        str, _option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")
-    ]
+    output: Annotated[str, _option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")]
     input_columns: Annotated[
         list[str], _option("--input-column", help="Column that makes the job's items; repeat for several")
     ] = []
@@ -55,7 +53,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     limit: Annotated[Positive | None, _option("--limit", help="Only the first N rows of the input")] = None
     output_mode: Annotated[
         Literal["append", "replace", "io_only"],
-        _option("--output-mode", help="append: all input columns + outputs; replace: id + outputs; io_only: id + inputs + outputs"),
+        _option(
+            "--output-mode",
+            help="append: all input columns + outputs; replace: id + outputs; io_only: id + inputs + outputs",
+        ),
     ] = "append"
     overwrite: Annotated[
         bool, _option("--overwrite/--no-overwrite", help="Replace an output that something else wrote")
@@ -66,9 +67,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bool,
         _option("--native-backend/--no-native-backend", help="Hand frames of the engine to transform_items_native"),
     ] = False
-    native_batch_size: Annotated[
-        Positive, _option("--native-batch-size", help="Most rows in one native batch")
-    ] = 8192
+    native_batch_size: Annotated[Positive, _option("--native-batch-size", help="Most rows in one native batch")] = 8192
     batch_size: Annotated[Positive, _option("--batch-size", help="Most rows in one call of transform_items")] = 64
     backend_read_kwargs: Annotated[
         dict[str, Any], _option("--backend-read-kwargs", help="JSON object for the engine's reader")
@@ -81,7 +80,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         str | None,
         _option("--endpoint", help="URL of an OpenAI-compatible server; `demo` starts the bundled one [env: ENDPOINT]"),
     ] = None
-    model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = None
+    model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = (
+        None
+    )
     max_concurrency: Annotated[
         Positive | None,
         _option("--max-concurrency", help="Calls in flight (default: 32 for async methods, else one per core)"),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from domyn_swarm.jobs.base import SwarmJob
+    from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
 
 
@@ -57,47 +58,52 @@ def check_method(job: SwarmJob, spec: JobSpec) -> None:
         )
 
 
-def transform(  # noqa: PLR0913 - one call site, the graph's node
-    job: SwarmJob,
-    spec: JobSpec,
-    batches: Iterable[JobBatch],
-    id_col: str,
-    input_cols: list[str],
-    columns: OutputColumns,
-    stop: threading.Event,
+def transform(
+    job: SwarmJob, spec: JobSpec, batches: Iterable[JobBatch], columns: Columns, stop: threading.Event
 ) -> Iterator[pa.Table]:
     """Tables of POSITION, the id column, the output columns and FAILURE: one row for each row that finished.
 
-    Rows come as they finish. With `on_error="fail"` the stream ends in a JobError after the first failed row.
+    Rows come as they finish. With `on_error="fail"` the calls in flight are the last ones after a row failed.
 
     Raises:
         JobError: a row failed and `on_error` is "fail".
     """
-    name = method_of(job, native=spec.native_backend)
-    call, chunk_of = getattr(job, name), _row_chunk
-    if name == "transform_items":
-        call, chunk_of = call, _list_chunk
-    elif name == "transform_items_native":
-        call = partial(call, backend_name=spec.data_backend, id_col=id_col, input_cols=input_cols)
-        chunk_of = _native_chunk
-    call = _awaitable(call, getattr(job, name))
+    call, chunk_of = _call_of(job, spec, columns)
     limits = Limits(concurrency_for(call, spec.max_concurrency), spec.retries, spec.timeout)
     results = run_calls(
         map(chunk_of, batches), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
     )
-    failed = False
-    for batch, keys, outputs in results:
-        table = _result(batch, keys, outputs, id_col, input_cols, columns)
+    outputs = OutputColumns(columns.outputs, reserved=columns.kept)
+    failed: pa.Table | None = None
+    for batch, keys, values in results:
+        table = _finished(batch, keys, values, columns, outputs)
         yield table
-        if spec.on_error == "fail" and not failed and (failed := table[FAILURE].null_count < table.num_rows):
-            first = table.filter(pc.is_valid(table[FAILURE])).slice(0, 1).to_pylist()[0]
+        if spec.on_error == "fail" and failed is None and table[FAILURE].null_count < table.num_rows:
+            failed = table.filter(pc.is_valid(table[FAILURE]))
             stop.set()
-    if failed:
-        failure = first[FAILURE]
-        raise JobError(
-            f"The row with {id_col} = {first[id_col]!r} failed: {failure['type']}: {failure['message']}",
-            "Mend it and run the same command again to go on, or use --on-error record.",
-        )
+    if failed is not None:
+        raise _row_failed(failed, columns.id)
+
+
+def _row_failed(failed: pa.Table, id_col: str) -> JobError:
+    row = failed.slice(0, 1).to_pylist()[0]
+    failure = row[FAILURE]
+    return JobError(
+        f"The row with {id_col} = {row[id_col]!r} failed: {failure['type']}: {failure['message']}",
+        "Mend the cause, or use --on-error record to write failed rows down and go on.",
+    )
+
+
+def _call_of(
+    job: SwarmJob, spec: JobSpec, columns: Columns
+) -> tuple[Callable[[Any], Any], Callable[[JobBatch], Chunk]]:
+    """The job's method as a function of one payload, and how a batch is cut into payloads."""
+    name = method_of(job, native=spec.native_backend)
+    method = getattr(job, name)
+    if name != "transform_items_native":
+        return method, _row_chunk if name == "transform_item" else _list_chunk
+    native = partial(method, backend_name=spec.data_backend, id_col=columns.id, input_cols=columns.inputs)
+    return _awaitable(native, method), _native_chunk
 
 
 def _awaitable(call: Callable[..., Any], method: Callable[..., Any]) -> Callable[[Any], Any]:
@@ -124,34 +130,33 @@ def _native_chunk(batch: JobBatch) -> Chunk:
     return Chunk(batch, iter([(None, batch.batch)]), 1)
 
 
-def _result(
-    batch: JobBatch, keys: list[Any], outputs: list[Any], id_col: str, input_cols: list[str], columns: OutputColumns
+def _finished(
+    batch: JobBatch, keys: list[Any], values: list[Any], columns: Columns, outputs: OutputColumns
 ) -> pa.Table:
-    if keys[0] is None:  # one call made the whole batch
-        made = _batch_outputs(batch, outputs[0], id_col, input_cols, columns)
+    """The rows of `batch` that `keys` name, or all of them when one call made them."""
+    if keys[0] is None:
+        made = _batch_outputs(batch, values[0], columns, outputs)
         ids, positions = batch.ids, batch.positions
     else:
-        made = columns.table(outputs)
+        made = outputs.table(values)
         rows = pa.array(keys, pa.int64())
         ids, positions = batch.ids.take(rows), batch.positions.take(rows)
-    return pa.table([positions, ids, *made.columns], names=[POSITION, id_col, *made.column_names])
+    return pa.table([positions, ids, *made.columns], names=[POSITION, columns.id, *made.column_names])
 
 
-def _batch_outputs(
-    batch: JobBatch, output: Any, id_col: str, input_cols: list[str], columns: OutputColumns
-) -> pa.Table:
+def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: OutputColumns) -> pa.Table:
     rows = len(batch.ids)
-    if isinstance(output, Failure):
-        return columns.table([output] * rows)
+    if isinstance(value, Failure):
+        return outputs.table([value] * rows)
     try:
-        if (table := _as_table(output)) is not None:
-            return columns.select(_by_id(table, batch, id_col), [id_col, POSITION, *input_cols])
-        outputs = list(output)
-        if len(outputs) != rows:
-            raise ValueError(f"{len(outputs)} outputs for {rows} rows")  # noqa: TRY301 - one handler for all misfits
+        if (table := _as_table(value)) is not None:
+            return outputs.select(_by_id(table, batch, columns.id), [columns.id, POSITION, *columns.inputs])
+        values = list(value)
+        if len(values) != rows:
+            raise ValueError(f"{len(values)} outputs for {rows} rows")
     except (TypeError, ValueError, KeyError, pa.ArrowException) as error:
-        return columns.table([Failure("OutputError", f"the job returned a batch that does not fit: {error}")] * rows)
-    return columns.table(outputs)
+        return outputs.table([Failure("OutputError", f"the job returned a batch that does not fit: {error}")] * rows)
+    return outputs.table(values)
 
 
 def _as_table(output: Any) -> pa.Table | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
     import numpy as np
     import pandas as pd
 
@@ -31,8 +32,8 @@ class JobBatch:
     `items` are plain Python values (compatibility mode), `batch` is a frame of the engine (native mode).
     """
 
-    ids: pa.Array
-    positions: pa.Array
+    ids: pa.Array[Any]
+    positions: pa.Array[Any]
     items: list[Any] | None = None
     batch: Any = None
 

@@ -52,13 +52,13 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
             f"--backend-read-kwargs: the pandas backend does not know {', '.join(map(repr, sorted(unknown)))}.",
             f"Known: {', '.join(READ_KWARGS)}.",
         )
-    schema = cast("pa.Schema", files.schema)
-    columns = read_kwargs.get("columns") or schema.names
-    if missing := [column for column in columns if column not in schema.names]:
+    found = cast("pa.Schema", files.schema)
+    columns = read_kwargs.get("columns") or found.names
+    if missing := [column for column in columns if column not in found.names]:
         raise ConfigurationError(
-            f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(schema.names)}."
+            f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(found.names)}."
         )
-    kept = pa.schema([schema.field(column) for column in columns], metadata=schema.metadata)
+    kept = pa.schema([found.field(column) for column in columns])
     dtype_backend = read_kwargs.get("dtype_backend")
     if not read_kwargs.get("filters"):
         return Stream(kept, _parquet_scan(files), files.rows, dtype_backend)
@@ -82,13 +82,11 @@ def with_row_id(frame: Stream, id_col: str | None) -> Stream:
             position += batch.num_rows
             yield pa.RecordBatch.from_arrays(
                 [counter if column in counters else batch.column(column) for column in columns],
-                schema=pa.schema([schema.field(column) for column in columns]),
+                schema=pa.schema([counted.field(column) for column in columns]),
             )
 
-    schema = frame.schema
-    for counter in counters:
-        schema = schema.append(pa.field(counter, pa.int64()))
-    return replace(frame, schema=schema, scan=scan)
+    counted = pa.schema([*frame.schema, *(pa.field(counter, pa.int64()) for counter in counters)])
+    return replace(frame, schema=counted, scan=scan)
 
 
 def check_ids(frame: Stream, id_col: str) -> None:
@@ -111,9 +109,7 @@ def check_ids(frame: Stream, id_col: str) -> None:
 _IDS_HINT = "Ids must be non-null and unique. Mend the column, name another, or leave the flag out for generated ids."
 
 
-def _hash(ids: pa.Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    if pa.types.is_dictionary(ids.type):
-        ids = ids.dictionary_decode()
+def _hash(ids: pa.Array[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
     if pa.types.is_integer(ids.type):
         return pd.util.hash_array(ids.to_numpy(zero_copy_only=False))
     return pd.util.hash_array(np.asarray(ids.to_pylist(), dtype=object))
@@ -121,7 +117,8 @@ def _hash(ids: pa.Array) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 def _refuse_duplicates(frame: Stream, id_col: str, hashes: np.ndarray[Any, np.dtype[np.uint64]]) -> None:
     suspects = [
-        batch.column(0).filter(pa.array(np.isin(_hash(batch.column(0)), hashes))) for batch in frame.scan([id_col], SCAN_ROWS)
+        batch.column(0).filter(pa.array(np.isin(_hash(batch.column(0)), hashes)))
+        for batch in frame.scan([id_col], SCAN_ROWS)
     ]
     counts = pd.Series([value for array in suspects for value in array.to_pylist()], dtype=object).value_counts()
     if len(repeated := counts[counts > 1]):
@@ -167,7 +164,7 @@ def exclude(frame: Stream, finished: np.ndarray[Any, np.dtype[np.bool_]]) -> Str
 
 
 def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
-    """pandas frames with the dtypes that `pandas.read_parquet` would give."""
+    """Pandas frames with the dtypes that `pandas.read_parquet` would give."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
     for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
         native = batch.select(columns).to_pandas(types_mapper=_types_mapper(frame.dtype_backend))
@@ -183,7 +180,7 @@ def to_pandas(frame: Stream, columns: Sequence[str], batch_size: int) -> Iterato
 def join(frame: Stream, outputs: Outputs, id_col: str, columns: Sequence[str]) -> Stream:
     """Two streams in input order, side by side."""
     wanted = list(dict.fromkeys([*columns, id_col, POSITION]))
-    joined = pa.schema([frame.schema.field(column) for column in columns], metadata=frame.schema.metadata)
+    joined = pa.schema([frame.schema.field(column) for column in columns])
     for field in outputs.schema:
         joined = joined.append(field)
 
@@ -195,7 +192,7 @@ def join(frame: Stream, outputs: Outputs, id_col: str, columns: Sequence[str]) -
 
 
 def check_write_kwargs(write_kwargs: Mapping[str, Any]) -> None:
-    """pyarrow's parquet writer is the one that pandas uses, too."""
+    """Pyarrow's parquet writer is the one that pandas uses, too."""
     arrow.check_writer_kwargs(write_kwargs)
 
 
@@ -282,12 +279,21 @@ def _types_mapper(dtype_backend: str | None) -> Callable[[pa.DataType], Any] | N
     if dtype_backend == "pyarrow":
         return pd.ArrowDtype
     if dtype_backend == "numpy_nullable":
-        return lambda dtype: _NULLABLE.get(dtype)
+        return _NULLABLE.get
     return None
 
 
 _NULLABLE: Mapping[pa.DataType, Any] = {
-    pa.int8(): pd.Int8Dtype(), pa.int16(): pd.Int16Dtype(), pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(),
-    pa.uint8(): pd.UInt8Dtype(), pa.uint16(): pd.UInt16Dtype(), pa.uint32(): pd.UInt32Dtype(), pa.uint64(): pd.UInt64Dtype(),
-    pa.float32(): pd.Float32Dtype(), pa.float64(): pd.Float64Dtype(), pa.bool_(): pd.BooleanDtype(), pa.string(): pd.StringDtype(),
+    pa.int8(): pd.Int8Dtype(),
+    pa.int16(): pd.Int16Dtype(),
+    pa.int32(): pd.Int32Dtype(),
+    pa.int64(): pd.Int64Dtype(),
+    pa.uint8(): pd.UInt8Dtype(),
+    pa.uint16(): pd.UInt16Dtype(),
+    pa.uint32(): pd.UInt32Dtype(),
+    pa.uint64(): pd.UInt64Dtype(),
+    pa.float32(): pd.Float32Dtype(),
+    pa.float64(): pd.Float64Dtype(),
+    pa.bool_(): pd.BooleanDtype(),
+    pa.string(): pd.StringDtype(),
 }
