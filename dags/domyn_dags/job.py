@@ -14,8 +14,9 @@ import pyarrow as pa
 from hamilton.function_modifiers import config
 
 from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows, FlushReport
-from domyn_swarm.data.backends.base import POSITION, DataBackend, Frame, JobBatch
+from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
+from domyn_swarm.data.columns import POSITION
 from domyn_swarm.helpers.io import InputFiles, list_files
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.columns import Columns, choose_columns

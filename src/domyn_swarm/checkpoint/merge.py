@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from domyn_swarm.data.backends.base import POSITION
+from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.helpers.io import open_parquet
-from domyn_swarm.jobs.outputs import FAILURE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -26,10 +26,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from domyn_swarm.checkpoint.merge import in_order
-from domyn_swarm.data.backends.base import POSITION, Outputs
+from domyn_swarm.data.backends.base import Outputs
+from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
 from domyn_swarm.errors import CheckpointError
 from domyn_swarm.helpers.io import filesystem, is_local, open_parquet, whole_file
-from domyn_swarm.jobs.outputs import DEFAULT_COLUMN, FAILURE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from domyn_swarm.data.backends.base import POSITION
+from domyn_swarm.data.columns import POSITION
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, whole_directory, whole_file
 

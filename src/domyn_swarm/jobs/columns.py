@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from domyn_swarm.data.backends.base import POSITION, ROW_ID
+from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION, ROW_ID
 from domyn_swarm.errors import ConfigurationError, DataError
-from domyn_swarm.jobs.outputs import DEFAULT_COLUMN, FAILURE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.data.arrow import write_parquet
+from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, open_parquet
-from domyn_swarm.jobs.outputs import FAILURE, FAILURE_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

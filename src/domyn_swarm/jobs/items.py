@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from domyn_swarm.data.backends.base import POSITION, JobBatch
+from domyn_swarm.data.backends.base import JobBatch
+from domyn_swarm.data.columns import POSITION
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

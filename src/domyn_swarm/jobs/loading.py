@@ -76,11 +76,10 @@ def _load_file(path: str, reference: str) -> ModuleType:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ConfigurationError(f"Job {reference!r}: there is no file {path}.", "Check the path.")
-    # Under its own name where that is free, so that its classes can be found again; never in the place of another module.
+    # Under its own name, so that its classes can be found again, but never in the place of another module.
     known = sys.modules.get(file.stem)
-    name = (
-        file.stem if known is None or getattr(known, "__file__", None) == str(file) else f"domyn_swarm_job_{file.stem}"
-    )
+    taken = known is not None and getattr(known, "__file__", None) != str(file)
+    name = f"domyn_swarm_job_{file.stem}" if taken else file.stem
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ConfigurationError(f"Job {reference!r}: {path} is no Python file.", "Name a .py file.")

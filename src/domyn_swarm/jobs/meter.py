@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from domyn_swarm.jobs.outputs import FAILURE
+from domyn_swarm.data.columns import FAILURE
 
 if TYPE_CHECKING:
     import pyarrow as pa

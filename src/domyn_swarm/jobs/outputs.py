@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_COLUMN = "result"
-FAILURE = "__failure__"
-FAILURE_TYPE = pa.struct([("type", pa.string()), ("message", pa.string()), ("attempts", pa.int32())])
 MESSAGE_CHARS = 2000
 
 _ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.data.backends.base import POSITION, JobBatch
+from domyn_swarm.data.backends.base import JobBatch
+from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.errors import ConfigurationError, JobError
-from domyn_swarm.jobs.outputs import FAILURE, Failure, OutputColumns
+from domyn_swarm.jobs.outputs import Failure, OutputColumns
 from domyn_swarm.jobs.pool import Chunk, Limits, concurrency_for, run_calls
 
 if TYPE_CHECKING:

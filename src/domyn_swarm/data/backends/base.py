@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 Frame: TypeAlias = Any
 """A backend's own lazy frame. Only its backend looks inside."""
 
-ROW_ID = "_row_id"
-"""Name of the generated id column: an int64 that counts rows in input order."""
-
-POSITION = "__position__"
-"""A row's place in the input, counted from 0: int64, carried beside the id by every frame after `with_row_id`."""
-
 
 @dataclass(frozen=True)
 class JobBatch:

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from domyn_swarm.data import arrow
-from domyn_swarm.data.backends.base import POSITION, ROW_ID, JobBatch, Outputs, dtype_name
+from domyn_swarm.data.backends.base import JobBatch, Outputs, dtype_name
+from domyn_swarm.data.columns import POSITION, ROW_ID
 from domyn_swarm.errors import ConfigurationError, DataError
 from domyn_swarm.helpers.io import InputFiles, open_parquet
 

@@ -1,0 +1,19 @@
+"""Names of the columns that the program makes itself."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+ROW_ID = "_row_id"
+"""The generated id column: an int64 that counts rows in input order."""
+
+POSITION = "__position__"
+"""A row's place in the input, counted from 0: int64, carried beside the id by every frame after `with_row_id`."""
+
+FAILURE = "__failure__"
+"""Why a row has no output, null where it has one."""
+
+FAILURE_TYPE = pa.struct([("type", pa.string()), ("message", pa.string()), ("attempts", pa.int32())])
+
+DEFAULT_COLUMN = "result"
+"""The output column of a job that names none."""
