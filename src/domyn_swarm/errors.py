@@ -54,13 +54,24 @@ class CheckpointError(SwarmError):
 
 
 class EndpointError(SwarmError):
-    """One request failed. `status` is the HTTP status, 0 when no answer came."""
+    """One request failed. `status` is the HTTP status, 0 when no answer came.
 
-    def __init__(self, message: str, hint: str = "", status: int = 0, retryable: bool = True) -> None:
+    `retry_after` is how many seconds the endpoint asked to be left alone, None when it did not say.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        hint: str = "",
+        status: int = 0,
+        retryable: bool = True,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, status, retryable)
+        self.args = (message, hint, status, retryable, retry_after)
         self.status = status
         self.retryable = retryable
+        self.retry_after = retry_after
 
 
 class JobError(SwarmError):
