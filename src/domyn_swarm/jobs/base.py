@@ -46,9 +46,6 @@ class SwarmJob:
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Options of the `JobSpec` that suit this job (`{"max_concurrency": 128}`); job kwargs and flags override them."""
 
-    uses_endpoint: ClassVar[bool] = False
-    """Whether the job needs an endpoint's URL to run."""
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         maker = next(base for base in cls.__mro__ if "__init__" in vars(base))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Iterable, Iterator
 
+    from domyn_swarm.data.backends.base import JobBatch
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec

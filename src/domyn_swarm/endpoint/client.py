@@ -1,0 +1,191 @@
+"""A thin client for OpenAI-compatible endpoints: aiohttp for the connection, msgspec for the JSON, dicts in and out.
+
+It makes one request and says exactly how it failed; whoever calls it owns the retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from domyn_swarm.errors import ConfigurationError, EndpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+CONNECT_SECONDS = 10.0
+MESSAGE_CHARS = 300
+RETRYABLE_STATUS = frozenset({408, 409, 429})
+
+
+class EndpointClient:
+    """Requests to one endpoint over connections that are kept and reused, as many as calls may be in flight.
+
+    `timeout` is in seconds, for one request from its start to the last byte of the answer. Use it as an async context
+    manager.
+
+    Raises:
+        ConfigurationError: `base_url` is no http or https URL.
+    """
+
+    def __init__(self, base_url: str, *, api_key: str | None = None, timeout: float, concurrency: int) -> None:
+        self.base_url = normalised(base_url)
+        self._api_key = api_key
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
+        self._concurrency = concurrency
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> EndpointClient:
+        headers = {"Content-Type": "application/json"}
+        if self._api_key:
+            headers["Authorization"] = f"Bearer {self._api_key}"
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._concurrency), timeout=self._timeout, headers=headers
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, path: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a POST of `payload` as JSON to `path` (`chat/completions`).
+
+        Raises:
+            EndpointError: no answer, an error's status, or an answer that is no JSON object.
+        """
+        return await self._request("POST", path, msgspec.json.encode(payload))
+
+    async def models(self) -> list[str]:
+        """The names of the models that the endpoint lists.
+
+        Raises:
+            EndpointError: as `post`.
+        """
+        answer = await self._request("GET", "models", None)
+        entries = answer.get("data")
+        if not isinstance(entries, list):
+            raise EndpointError("GET models: the answer has no list of models.")
+        return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
+
+    async def _request(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+        if self._session is None:
+            raise RuntimeError("the client is not open: use `async with`")
+        what = f"{method} {path}"
+        try:
+            async with self._session.request(method, f"{self.base_url}/{path}", data=body) as response:
+                content = await response.read()
+                if response.status >= 400:
+                    raise _refusal(what, response.status, content, response.headers.get("Retry-After"))
+        except TimeoutError:
+            raise EndpointError(f"{what}: no answer within {self._timeout.total:g} s.") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise EndpointError(f"{what}: {type(error).__name__}: {error}") from None
+        try:
+            return msgspec.json.decode(content, type=dict[str, Any])
+        except msgspec.DecodeError as error:
+            raise EndpointError(f"{what}: the answer is not a JSON object: {error}") from None
+
+
+def normalised(url: str) -> str:
+    """`url` without a trailing slash, and with `/v1` when it has no path.
+
+    Raises:
+        ConfigurationError: it is no http or https URL.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ConfigurationError(
+            f"--endpoint: {url!r} is not a URL.", "Write http://host:port/v1, or `demo` for the bundled endpoint."
+        )
+    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
+
+
+def api_key_from_environment() -> str | None:
+    """DOMYN_SWARM_API_KEY, else OPENAI_API_KEY. A key never travels in a flag, a file of a run, or a message."""
+    return os.environ.get("DOMYN_SWARM_API_KEY") or os.environ.get("OPENAI_API_KEY") or None
+
+
+def check_endpoint(url: str, timeout: float = 5.0) -> list[str]:
+    """Ask the endpoint for its models, before a run; returns their names.
+
+    Raises:
+        ConfigurationError: it does not answer within `timeout` seconds, or refuses.
+    """
+    try:
+        models: list[str] = _in_a_thread(_models(url, timeout))
+    except EndpointError as error:
+        hint = "Is the server up, and is this its address?"
+        if error.status in (401, 403):
+            hint = "Set DOMYN_SWARM_API_KEY (or OPENAI_API_KEY) to a key that it takes."
+        elif error.status == 404:
+            hint = "The address of an OpenAI-compatible server mostly ends in /v1."
+        raise ConfigurationError(f"--endpoint: {url} cannot be used: {error.message}", hint) from None
+    return models
+
+
+async def _models(url: str, seconds: float) -> list[str]:
+    async with EndpointClient(url, api_key=api_key_from_environment(), timeout=seconds, concurrency=1) as client:
+        return await client.models()
+
+
+def _in_a_thread(work: Any) -> Any:
+    """Run a coroutine to its end, whether or not the caller's thread has a running loop (a notebook does)."""
+    outcome: list[Any] = []
+
+    def run() -> None:
+        try:
+            outcome.append((asyncio.run(work), None))
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
+            outcome.append((None, error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    result, error = outcome[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def _refusal(what: str, status: int, content: bytes, retry_after: str | None) -> EndpointError:
+    """An error's status as an error, with what the server says of it."""
+    try:
+        said = msgspec.json.decode(content)
+        said = said.get("error", said) if isinstance(said, dict) else said
+        said = said.get("message", said) if isinstance(said, dict) else said
+    except msgspec.DecodeError:
+        said = content.decode(errors="replace")
+    text = str(said).strip()
+    text = f"{text[:MESSAGE_CHARS]}…" if len(text) > MESSAGE_CHARS else text
+    return EndpointError(
+        f"{what}: status {status}: {text or 'no message'}",
+        status=status,
+        retryable=status in RETRYABLE_STATUS or status >= 500,
+        retry_after=_seconds(retry_after),
+    )
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """`Retry-After` as seconds from now: it may be a number or a date."""
+    if retry_after is None:
+        return None
+    try:
+        return max(0.0, float(retry_after))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None

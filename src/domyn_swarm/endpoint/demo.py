@@ -1,0 +1,184 @@
+"""The demo endpoint: an OpenAI-compatible server on loopback whose answers are made up, and always the same.
+
+Newcomers try a job on it, tests talk to it, and its knobs let people rehearse a job against a slow or failing server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from domyn_swarm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+HOST = "127.0.0.1"
+MODEL = "demo"
+SHOWN_WORDS = 6
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """How the server behaves: seconds for an answer, share of requests that fail, requests per second before 429."""
+
+    latency: float = 0.0
+    failure_rate: float = 0.0
+    rate_limit: float | None = None
+    seed: int = 0
+
+
+@dataclass
+class Stats:
+    """Requests so far, and what became of them."""
+
+    requests: int = 0
+    answered: int = 0
+    rejected: int = 0
+    failed: int = 0
+
+
+def answer(prompt: str) -> str:
+    """What the demo model says to `prompt`: the same every time, and plainly made from it."""
+    words = prompt.split()
+    start = " ".join(words[:SHOWN_WORDS])
+    return f"You wrote {len(words)} words: {start}{' …' if len(words) > SHOWN_WORDS else ''}"
+
+
+@contextlib.contextmanager
+def demo_server(settings: DemoSettings | None = None, port: int = 0) -> Iterator[str]:
+    """Serve in a thread of this process, with which it dies; yields the base URL.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="domyn-swarm-demo-endpoint", daemon=True)
+    thread.start()
+    try:
+        runner, url = asyncio.run_coroutine_threadsafe(_started(settings or DemoSettings(), port), loop).result()
+        try:
+            yield url
+        finally:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+def serve(settings: DemoSettings, port: int, announce: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; `announce` gets the base URL once the server listens.
+
+    Raises:
+        ConfigurationError: the port is taken.
+    """
+    with contextlib.suppress(KeyboardInterrupt), demo_server(settings, port) as url:
+        announce(url)
+        threading.Event().wait()
+
+
+async def _started(settings: DemoSettings, port: int) -> tuple[web.AppRunner, str]:
+    runner = web.AppRunner(_Demo(settings).app(), access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, HOST, port)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        raise ConfigurationError(f"--port: {port} cannot be used: {error.strerror}.", "Choose another.") from None
+    return runner, f"http://{HOST}:{runner.addresses[0][1]}/v1"
+
+
+class _Demo:
+    """The server's state and its four routes."""
+
+    def __init__(self, settings: DemoSettings) -> None:
+        self._settings = settings
+        self._stats = Stats()
+        self._random = random.Random(settings.seed)  # noqa: S311 - to rehearse with, no secret
+        self._allowed_from = 0.0
+
+    def app(self) -> web.Application:
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_get("/v1/models", self._models)
+        app.router.add_post("/v1/chat/completions", self._chat)
+        app.router.add_post("/v1/completions", self._complete)
+        app.router.add_get("/demo/stats", self._show_stats)
+        return app
+
+    async def _models(self, _request: web.Request) -> web.Response:
+        return _json({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "domyn-swarm"}]})
+
+    async def _show_stats(self, _request: web.Request) -> web.Response:
+        return _json(msgspec.to_builtins(self._stats))
+
+    async def _chat(self, request: web.Request) -> web.Response:
+        def reply(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+            prompt = str(body["messages"][-1]["content"])
+            return prompt, {"message": {"role": "assistant", "content": answer(prompt)}}
+
+        return await self._answered(request, "chat.completion", reply)
+
+    async def _complete(self, request: web.Request) -> web.Response:
+        def reply(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+            prompt = str(body["prompt"])
+            return prompt, {"text": answer(prompt)}
+
+        return await self._answered(request, "text_completion", reply)
+
+    async def _answered(
+        self, request: web.Request, kind: str, reply: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
+    ) -> web.Response:
+        self._stats.requests += 1
+        number = self._stats.requests
+        if (wait := self._wait_for_a_turn()) > 0:
+            self._stats.rejected += 1
+            return _error(429, "Too many requests.", {"Retry-After": f"{wait:.3f}"})
+        if self._settings.latency:
+            await asyncio.sleep(self._settings.latency)
+        if self._random.random() < self._settings.failure_rate:
+            self._stats.failed += 1
+            return _error(500, "This request was chosen to fail.")
+        try:
+            body = msgspec.json.decode(await request.read(), type=dict[str, Any])
+            prompt, choice = reply(body)
+        except (msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
+            self._stats.failed += 1
+            return _error(400, f"The request is not valid: {type(error).__name__}: {error}")
+        self._stats.answered += 1
+        text = choice["text"] if "text" in choice else choice["message"]["content"]
+        used = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
+        return _json({
+            "id": f"demo-{number}", "object": kind, "created": int(time.time()), "model": body.get("model") or MODEL,
+            "choices": [{"index": 0, "finish_reason": "stop", **choice}],
+            "usage": {**used, "total_tokens": sum(used.values())},
+        })  # fmt: skip
+
+    def _wait_for_a_turn(self) -> float:
+        """Seconds until a request may come; 0 when this one may, and then the next one has to wait."""
+        if not self._settings.rate_limit:
+            return 0.0
+        now = time.monotonic()
+        if now < self._allowed_from:
+            return self._allowed_from - now
+        self._allowed_from = now + 1.0 / self._settings.rate_limit
+        return 0.0
+
+
+def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(content), status=status, content_type="application/json", headers=headers
+    )
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
+    return _json({"error": {"message": message, "type": "demo_error", "code": status}}, status, headers)
