@@ -16,7 +16,6 @@ from hamilton.function_modifiers import config
 from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows, FlushReport
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
-from domyn_swarm.data.columns import POSITION
 from domyn_swarm.helpers.io import InputFiles, list_files
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.columns import Columns, choose_columns
@@ -95,7 +94,7 @@ def pending(backend: DataBackend, limited: Frame, done: DoneRows) -> Frame:
 @config.when(mode="items")
 def as_pandas(backend: DataBackend, pending: Frame, columns: Columns, read_batch_size: int) -> Iterator[pd.DataFrame]:
     """`pending` as a stream of Arrow-backed pandas frames: position, id and input columns."""
-    return backend.to_pandas(pending, [POSITION, columns.id, *columns.inputs], read_batch_size)
+    return backend.to_pandas(pending, columns.read, read_batch_size)
 
 
 @config.when(mode="items")

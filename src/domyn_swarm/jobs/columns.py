@@ -29,6 +29,11 @@ class Columns:
     kept: list[str]
     outputs: list[str]
 
+    @property
+    def read(self) -> list[str]:
+        """What is read for the job: the position, the id and the inputs, each once."""
+        return list(dict.fromkeys([POSITION, self.id, *self.inputs]))
+
 
 def choose_columns(schema: Mapping[str, str], spec: JobSpec) -> Columns:
     """The columns that `spec` asks for, or that are plain from the input's `schema`.
