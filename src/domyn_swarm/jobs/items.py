@@ -24,7 +24,8 @@ def item_batches(frames: Iterable[pd.DataFrame], columns: Columns) -> Iterator[J
         if len(inputs) == 1:
             items: list[Any] = inputs[columns.inputs[0]].to_pylist()
         else:
-            items = pa.table(inputs).to_pylist()
+            rows = zip(*(array.to_pylist() for array in inputs.values()), strict=True)
+            items = [dict(zip(inputs, row, strict=True)) for row in rows]
         yield JobBatch(_array(frame[columns.id]), _array(frame[POSITION]), items=items)
 
 

@@ -85,15 +85,16 @@ class OutputColumns:
         return pa.table({**arrays, FAILURE: failure_array(table.num_rows, failures)})
 
     def _unpacked(self, outputs: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[int, Failure]]:
-        columns: dict[str, list[Any]] = {name: [None] * len(outputs) for name in self._names}
+        rows: list[dict[str, Any]] = []
         failures: dict[int, Failure] = {}
         for row, output in enumerate(outputs):
             try:
-                for name, value in self._named(output).items():
-                    columns.setdefault(name, [None] * len(outputs))[row] = value
+                rows.append(self._named(output))
             except _Unfit as unfit:
+                rows.append({})
                 failures[row] = unfit.failure
-        return columns or {DEFAULT_COLUMN: [None] * len(outputs)}, failures
+        names = self._names or dict.fromkeys(name for row in rows for name in row) or (DEFAULT_COLUMN,)
+        return {name: [row.get(name) for row in rows] for name in names}, failures
 
     def _named(self, output: Any) -> dict[str, Any]:
         if isinstance(output, Failure):
