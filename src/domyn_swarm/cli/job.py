@@ -23,7 +23,7 @@ def group() -> None:
 
 def submit(
     options: dict[str, Any],
-    job: Annotated[str, typer.Argument(metavar="[JOB]", help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB,
+    job: Annotated[str, typer.Argument(metavar="JOB", help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and call nothing.")] = False,
 ) -> None:
     """Run JOB over every row of --input and write --output. Run the same command again to resume.

@@ -68,12 +68,10 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
 def _annotation(name: str, hint: Any) -> Any:
     meta = _meta(hint)
     kind, metavar = _typer_type(get_args(hint)[0])
-    field = next(field for field in msgspec.structs.fields(JobSpec) if field.name == name)
-    default = None if field.default is msgspec.NODEFAULT or field.default in (None, ()) else field.default
+    default = next(field.default for field in msgspec.structs.fields(JobSpec) if field.name == name)
     help_text = meta.description or ""
-    if default is not None and "default" not in help_text:
-        shown = f"{field.name if default else 'no-' + field.name}".replace("_", "-") if kind is bool else default
-        help_text += f" [default: {shown}]" if not isinstance(default, bool) else ""
+    if isinstance(default, (str, int, float)) and not isinstance(default, bool):
+        help_text += f" (default: {default})"
     option = typer.Option(
         *meta.extra["flags"], help=help_text, metavar=metavar, envvar=ENVIRONMENT.get(name), show_envvar=False,
         show_default=False,

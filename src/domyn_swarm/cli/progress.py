@@ -75,7 +75,7 @@ class _Bar(_Counts):
         super().__init__()
         self._progress = Progress(
             SpinnerColumn(), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[text]}"), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("{task.fields[text]}"), TimeRemainingColumn(), TextColumn("left"),
             console=Console(stderr=True), transient=True,
         )  # fmt: skip
         self._task: TaskID | None = None

@@ -78,7 +78,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     endpoint: Annotated[
         str | None,
-        _option("--endpoint", help="URL of an OpenAI-compatible server; `demo` starts the bundled one [env: ENDPOINT]"),
+        _option(
+            "--endpoint", help="URL of an OpenAI-compatible server; `demo` starts the bundled one (or set ENDPOINT)"
+        ),
     ] = None
     model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = (
         None
