@@ -78,9 +78,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     endpoint: Annotated[
         str | None,
-        _option(
-            "--endpoint", help="URL of an OpenAI-compatible server; `demo` starts the bundled one (or set ENDPOINT)"
-        ),
+        _option("--endpoint", help="URL of an OpenAI-compatible server, or $ENDPOINT; `demo` starts the bundled one"),
     ] = None
     model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = (
         None
