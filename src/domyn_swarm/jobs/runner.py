@@ -6,16 +6,14 @@ The only importer of Hamilton's driver, which is slow to import and pulls in pan
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import signal
-import socket
 import tempfile
 import threading
 import time
-import uuid
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.checkpoint.lock import locked
@@ -24,6 +22,7 @@ from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmErro
 from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import Meter, Progress, Silent
+from domyn_swarm.jobs.record import Record, check_identity
 from domyn_swarm.jobs.transform import check_method, method_of
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 GRAPH = "domyn_dags.job"
 PLANNED = ("backend", "files", "source", "schema", "columns", "identified", "limited", "store", "done")
 ITEM_BATCH_ROWS = 4096
-IDENTITY = ("job", "job_kwargs", "input_columns", "output_columns", "id_column", "model")
-"""Options that change what a row's output is: parts made under others of these do not belong to the job."""
 
 logger = logging.getLogger("domyn_swarm")
 
@@ -101,7 +98,7 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     backend.check_write_kwargs(spec.backend_write_kwargs)
     check_output(spec, nodes["files"], run_dir)
     if spec.resume:
-        _check_identity(spec, nodes["store"])
+        check_identity(spec, nodes["store"])
     return _plan(spec, job, nodes)
 
 
@@ -143,39 +140,40 @@ def _run_dir(spec: JobSpec) -> Iterator[str]:
 def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
     spec, store = plan.spec, plan.store
     plan = _prepared(plan)
-    done: DoneRows = plan.nodes["done"]
-    record = _Record(store, spec)
     before = plan.rows - plan.pending
     if plan.pending == 0 and is_current(store, spec):
         return RunResult(spec.output, None, store.path, plan.rows, before, 0, 0, time.monotonic() - started)
-    stop = threading.Event()
+    record = Record(store, spec)
     meter = Meter(progress)
-    record.save("running", meter)
+    record.begin()
     progress.started(plan.rows, before)
     try:
-        with _stopping_on_signals(stop):
-            artifact = _execute(plan, stop, meter)
+        artifact = _execute(plan, meter)
     except BaseException as error:
-        record.save("interrupted" if isinstance(error, (Interrupted, KeyboardInterrupt)) else "failed", meter, error)
+        interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
+        record.end("interrupted" if interrupted else "failed", meter, error)
         raise _explained(error, plan, meter) from error
     finally:
         progress.finished()
-    record.save("done", meter)
-    logger.debug("done: %s rows, %s earlier", artifact.rows, done.rows)
+    record.end("done", meter)
     return RunResult(
         artifact.path, artifact.errors_path, store.path, artifact.rows, before, meter.rows - meter.failed,
         artifact.failed, time.monotonic() - started,
     )  # fmt: skip
 
 
-def _execute(plan: Plan, stop: threading.Event, meter: Meter) -> Artifact:
+def _execute(plan: Plan, meter: Meter) -> Artifact:
+    """Pull the rows through, then write the output. Only the first needs care when it is interrupted."""
     driver = _driver(plan.spec)
+    stop = threading.Event()
     inputs = {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}
-    report = driver.execute(["flushed"], inputs=inputs, overrides=dict(plan.nodes))["flushed"]
+    with _on_signals(stop):
+        report = driver.execute(["flushed"], inputs=inputs, overrides=dict(plan.nodes))["flushed"]
     if stop.is_set():
         raise Interrupted("The run was asked to stop.")
-    overrides = {**plan.nodes, "flushed": report}
-    artifact: Artifact = driver.execute(["finalized"], inputs=inputs, overrides=overrides)["finalized"]
+    with _on_signals(None):
+        overrides = {**plan.nodes, "flushed": report}
+        artifact: Artifact = driver.execute(["finalized"], inputs=inputs, overrides=overrides)["finalized"]
     return artifact
 
 
@@ -185,6 +183,7 @@ def _prepared(plan: Plan) -> Plan:
     if not spec.resume:
         store.clear()
     else:
+        check_identity(spec, store)
         rebase(store, nodes["backend"], nodes["identified"])
         nodes["done"] = store.done()
         if damaged := nodes["done"].damaged:
@@ -195,67 +194,9 @@ def _prepared(plan: Plan) -> Plan:
     return _plan(spec, plan.job, nodes)
 
 
-def _check_identity(spec: JobSpec, store: CheckpointStore) -> None:
-    """Refuse to mix outputs of different jobs, or rows of different inputs under generated ids.
-
-    Raises:
-        CheckpointError: with what differs, and the ways out.
-    """
-    record = store.load("run.json")
-    if record is None or not store.parts():
-        return
-    ways_out = "Run with --no-resume to compute every row again, or with another --checkpoint-tag to keep both."
-    now = _identity(spec)
-    for name, before in record.get("identity", {}).items():
-        if name in now and now[name] != before:
-            raise CheckpointError(
-                f"The run in {store.path} had {name} = {before!r}, now it is {now[name]!r}.", ways_out
-            )
-    if spec.id_column is None and record.get("input_digest") != store.input_digest:
-        raise CheckpointError(
-            f"The input changed since the run in {store.path}, and generated ids only count its rows.",
-            f"{ways_out} With --id-column, a run follows its rows through changes of the input.",
-        )
-
-
-def _identity(spec: JobSpec) -> dict[str, Any]:
-    identity = {name: getattr(spec, name) for name in IDENTITY}
-    identity["filters"] = spec.backend_read_kwargs.get("filters")
-    return identity
-
-
-class _Record:
-    """`run.json` and `spec.json` of one run."""
-
-    def __init__(self, store: CheckpointStore, spec: JobSpec) -> None:
-        before = store.load("run.json") or {}
-        self._store = store
-        self._content = {
-            "run_id": before.get("run_id") or uuid.uuid4().hex,
-            "state": "running",
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "input_digest": store.input_digest,
-            "identity": _identity(spec),
-        }
-        self._spec = spec
-
-    def save(self, state: str, meter: Meter, error: BaseException | None = None) -> None:
-        self._content |= {"state": state, "rows": meter.rows, "failed": meter.failed}
-        if state == "running":
-            self._store.save("spec.json", self._spec)
-        else:
-            self._content["ended"] = datetime.now(UTC).isoformat(timespec="seconds")
-        if error is not None:
-            self._content["error"] = f"{type(error).__name__}: {error}"
-        with contextlib.suppress(OSError) if error is not None else contextlib.nullcontext():
-            self._store.save("run.json", self._content)
-
-
 def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
     """`error` as one of ours, with how much is safe and how to go on."""
-    if isinstance(error, (CheckpointError,)):
+    if isinstance(error, CheckpointError):
         return error
     kept = f"{meter.rows:,} rows of this run are kept in {plan.store.path}."
     resume = f"{kept} Run the same command again to go on from there."
@@ -269,14 +210,14 @@ def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
 
 
 @contextlib.contextmanager
-def _stopping_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into `stop`, the second into KeyboardInterrupt (in the main thread only)."""
+def _on_signals(stop: threading.Event | None) -> Iterator[None]:
+    """In the main thread, the first SIGINT or SIGTERM sets `stop`; the next, or without `stop` the first, interrupts."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
     def handle(number: int, _frame: Any) -> None:
-        if stop.is_set():
+        if stop is None or stop.is_set():
             raise KeyboardInterrupt
         logger.warning("%s: finishing the calls in flight; once more to stop at once", signal.Signals(number).name)
         stop.set()
@@ -304,8 +245,6 @@ def _read_batch_size(spec: JobSpec, job: SwarmJob) -> int:
 def _driver(spec: JobSpec) -> Driver:
     """The graph for `spec`: its config chooses among the nodes' variants."""
     os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")  # it would import polars wherever that is installed
-    import importlib  # noqa: PLC0415
-
     from hamilton import driver  # noqa: PLC0415
 
     logging.getLogger("hamilton").setLevel(logging.CRITICAL)  # it prints tracebacks of errors that we explain
