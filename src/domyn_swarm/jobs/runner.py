@@ -211,7 +211,7 @@ def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
 
 @contextlib.contextmanager
 def _on_signals(stop: threading.Event | None) -> Iterator[None]:
-    """In the main thread, the first SIGINT or SIGTERM sets `stop`; the next, or without `stop` the first, interrupts."""
+    """The first SIGINT or SIGTERM sets `stop`; the next one, or the first without `stop`, interrupts the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
