@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Format = Literal["parquet", "csv", "jsonl"]
 DEBUG_FORMATS: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
+LOCAL_READ_BYTES = 2**20
+REMOTE_READ_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,12 @@ def is_local(fs: Any) -> bool:
 
 
 def open_parquet(fs: Any, path: str) -> pq.ParquetFile:
-    """A parquet file opened for streaming; local files without Python in the read path."""
-    source = path if is_local(fs) else fs.open(path, "rb")
-    return pq.ParquetFile(source, page_checksum_verification=True)
+    """A parquet file opened for streaming; local files without Python in the read path.
+
+    Reading ahead is bounded: pyarrow's own default buffers every row group that was read until the file is closed.
+    """
+    source, ahead = (path, LOCAL_READ_BYTES) if is_local(fs) else (fs.open(path, "rb"), REMOTE_READ_BYTES)
+    return pq.ParquetFile(source, pre_buffer=False, buffer_size=ahead, page_checksum_verification=True)
 
 
 def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -> InputFiles:

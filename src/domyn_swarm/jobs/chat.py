@@ -1,125 +1,203 @@
-"""Jobs that ask an OpenAI-compatible endpoint about every row."""
+"""The jobs that come with the package: one chat or text completion for each row."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from typing import TYPE_CHECKING, Any
+from dataclasses import field
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from domyn_swarm.endpoint.client import EndpointClient, api_key_from_environment, check_endpoint
-from domyn_swarm.endpoint.demo import demo_server
-from domyn_swarm.errors import ConfigurationError, EndpointError
+from domyn_swarm.endpoint.client import EndpointClient, api_key_from_environment, check
+from domyn_swarm.errors import ConfigurationError, DataError, EndpointError
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.pool import ASYNC_CONCURRENCY
 
 if TYPE_CHECKING:
     from domyn_swarm.jobs.spec import JobSpec
 
-DEMO = "demo"
 REQUEST_SECONDS = 600.0
 LISTED_MODELS = 10
 
 
-class EndpointJob(SwarmJob):
-    """What jobs over an endpoint share: finding it, the model's name, the client.
+class ItemError(DataError, ValueError):
+    """A row's item that no request can be made from; asking again cannot help."""
 
-    `request` holds parameters that every request carries as they are: `{"temperature": 0, "max_tokens": 200}`.
+    retryable: ClassVar[bool] = False
+
+
+class EndpointJob(SwarmJob):
+    """A job that sends one request for each row to an OpenAI-compatible endpoint.
+
+    `request` holds further parameters of each request (`{"temperature": 0, "max_tokens": 64}`), passed on untouched.
     """
 
-    request: dict[str, Any] = dataclasses.field(default_factory=dict)
+    uses_endpoint = True
+    reserved: ClassVar[tuple[str, ...]] = ("model", "stream")
+    """Parameters that `request` may not hold, because the job sets them or cannot work with them."""
+
+    request: dict[str, Any] = field(default_factory=dict)
+
+    # Without annotations these are no fields, so that the job stays rebuildable from JSON.
+    _client = cast("EndpointClient | None", None)
+    _model = ""
 
     def preflight(self, spec: JobSpec) -> None:
-        """Ask the endpoint for its models, so that a wrong address or model costs no row."""
-        if spec.endpoint is None:
+        """Check `request`, and that the endpoint answers and knows the model.
+
+        Raises:
+            ConfigurationError: it does not, or no endpoint is given.
+        """
+        if taken := sorted(self.request.keys() & self.reserved):
             raise ConfigurationError(
-                f"--endpoint is missing: {type(self).__name__} asks an OpenAI-compatible server.",
-                "Give its URL, set ENDPOINT, or try --endpoint demo.",
+                f"--job-kwargs: `request` holds {', '.join(taken)}.",
+                "Give the model with --model; the rows' items are the content; answers cannot be streamed.",
             )
-        if spec.endpoint == DEMO:
-            return
-        models = check_endpoint(spec.endpoint)
-        if spec.model and models and spec.model not in models:
-            raise ConfigurationError(
-                f"--model: {spec.endpoint} has no model {spec.model!r}.",
-                f"It lists: {', '.join(models[:LISTED_MODELS])}{', …' if len(models) > LISTED_MODELS else ''}.",
-            )
-        if not spec.model and not models:
-            raise ConfigurationError(f"--model is missing: {spec.endpoint} lists none.", "Name one with --model.")
+        url = _endpoint(spec)
+        _chosen_model(spec, check(url), url)
 
     async def open(self, spec: JobSpec) -> None:
-        """Connect, and start the demo endpoint if that is the one."""
-        self._resources = contextlib.AsyncExitStack()
-        url = spec.endpoint or DEMO
-        if url == DEMO:
-            url = self._resources.enter_context(demo_server())
-        concurrency = spec.max_concurrency or ASYNC_CONCURRENCY
-        self._client = await self._resources.enter_async_context(
-            EndpointClient(
-                url,
-                api_key=api_key_from_environment(),
-                timeout=spec.timeout or REQUEST_SECONDS,
-                concurrency=concurrency,
-            )
+        """Connect to the endpoint.
+
+        Raises:
+            ConfigurationError: there is no endpoint, or it lists no model and none was named.
+            EndpointError: it does not list its models.
+        """
+        url = _endpoint(spec)
+        client = EndpointClient(
+            url,
+            api_key=api_key_from_environment(),
+            timeout=spec.timeout or REQUEST_SECONDS,
+            concurrency=spec.max_concurrency or ASYNC_CONCURRENCY,
         )
-        self._model = spec.model or (await self._client.models())[0]
+        await client.open()
+        try:
+            self._model = spec.model or _chosen_model(spec, await client.models(), url)
+        except BaseException:
+            await client.close()
+            raise
+        self._client = client
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._resources.aclose()
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
 
-    async def _choice(self, path: str, payload: dict[str, Any]) -> dict[str, Any]:
-        answer = await self._client.post(path, {"model": self._model, **self.request, **payload})
-        try:
-            choice: dict[str, Any] = answer["choices"][0]
-        except (KeyError, IndexError, TypeError):
-            raise EndpointError(f"POST {path}: the answer has no choices.") from None
-        return choice
+    async def ask(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Send the model, `request` and `content` to `path`, and return the first choice of the answer.
+
+        Raises:
+            EndpointError: the request failed, or the answer has no choices.
+        """
+        if self._client is None:
+            raise RuntimeError(f"{type(self).__name__}.open() was not called")
+        answer = await self._client.post(path, {"model": self._model, **self.request, **content})
+        match answer:
+            case {"choices": [dict() as choice, *_]}:
+                return choice
+        raise _misshapen(path, "no choices[0]")
 
 
 class ChatCompletionJob(EndpointJob):
-    """The assistant's answer to each row: a list of messages, or a text that becomes the user's one message."""
+    """One chat completion for each row.
+
+    An item is a list of messages (`{"role": ..., "content": ...}`), or a string that becomes the one user message.
+    `system_prompt` goes in front.
+    """
 
     input_columns = ("messages",)
     output_columns = ("answer",)
+    reserved = (*EndpointJob.reserved, "messages")
+
     system_prompt: str | None = None
 
-    async def transform_item(self, item: Any) -> str | None:
-        """The content of the first choice."""
-        choice = await self._choice("chat/completions", {"messages": self._messages(item)})
-        try:
-            content: str | None = choice["message"]["content"]
-        except (KeyError, TypeError):
-            raise EndpointError("POST chat/completions: the answer's choice has no message.") from None
-        return content
+    async def transform_item(self, item: Any) -> str:
+        """The assistant's message.
 
-    def _messages(self, item: Any) -> list[Any]:
-        if isinstance(item, str):
-            messages: list[Any] = [{"role": "user", "content": item}]
-        elif isinstance(item, list) and item and all(isinstance(message, dict) for message in item):
-            messages = [{key: value for key, value in message.items() if value is not None} for message in item]
-        else:
-            raise ItemError(f"a text or a list of messages is needed, the row has {type(item).__name__} {item!r:.80}")
-        return [{"role": "system", "content": self.system_prompt}, *messages] if self.system_prompt else messages
+        Raises:
+            ItemError: `item` is neither a string nor a list of messages.
+            EndpointError: the request failed, or the answer holds no text.
+        """
+        messages = _messages(item)
+        if self.system_prompt is not None:
+            messages.insert(0, {"role": "system", "content": self.system_prompt})
+        match await self.ask("/chat/completions", {"messages": messages}):
+            case {"message": {"content": str() as text}}:
+                return text
+            case choice:
+                raise _misshapen("/chat/completions", "no text in choices[0].message.content", choice)
 
 
 class CompletionJob(EndpointJob):
-    """The continuation of each row's text."""
+    """One text completion for each row, whose item is the prompt."""
 
     input_columns = ("prompt",)
-    output_columns = ("completion",)
+    output_columns = ("answer",)
+    reserved = (*EndpointJob.reserved, "prompt")
 
-    async def transform_item(self, item: Any) -> str | None:
-        """The text of the first choice."""
+    async def transform_item(self, item: Any) -> str:
+        """The text that follows the prompt.
+
+        Raises:
+            ItemError: `item` is no string.
+            EndpointError: the request failed, or the answer holds no text.
+        """
         if not isinstance(item, str):
-            raise ItemError(f"a text is needed, the row has {type(item).__name__} {item!r:.80}")
-        choice = await self._choice("completions", {"prompt": item})
-        if "text" not in choice:
-            raise EndpointError("POST completions: the answer's choice has no text.")
-        text: str | None = choice["text"]
-        return text
+            raise ItemError(f"The prompt is {_kind(item)}, not a string.")
+        match await self.ask("/completions", {"prompt": item}):
+            case {"text": str() as text}:
+                return text
+            case choice:
+                raise _misshapen("/completions", "no text in choices[0].text", choice)
 
 
-class ItemError(ValueError):
-    """A row that cannot be asked about; trying again would not help."""
+def _endpoint(spec: JobSpec) -> str:
+    if spec.endpoint is None:
+        raise ConfigurationError(
+            "--endpoint is missing.",
+            "Give the URL of an OpenAI-compatible server with --endpoint or in ENDPOINT, or try `--endpoint demo`.",
+        )
+    return spec.endpoint
 
-    retryable = False
+
+def _chosen_model(spec: JobSpec, names: list[str], url: str) -> str:
+    if spec.model is None:
+        if not names:
+            raise ConfigurationError(f"--model is missing, and {url} lists no models.", "Name one with --model.")
+        return names[0]
+    if names and spec.model not in names:
+        more = f" and {len(names) - LISTED_MODELS} more" if len(names) > LISTED_MODELS else ""
+        raise ConfigurationError(
+            f"--model: {url} has no model {spec.model!r}.", f"It has {', '.join(names[:LISTED_MODELS])}{more}."
+        )
+    return spec.model
+
+
+def _messages(item: Any) -> list[dict[str, Any]]:
+    if isinstance(item, str):
+        return [{"role": "user", "content": item}]
+    if not isinstance(item, list):
+        raise ItemError(f"The item is {_kind(item)}, neither a string nor a list of messages.")
+    if not item:
+        raise ItemError("The list of messages is empty.")
+    return [_message(message, number) for number, message in enumerate(item)]
+
+
+def _message(message: Any, number: int) -> dict[str, Any]:
+    if not isinstance(message, dict):
+        raise ItemError(f"Message {number} is {_kind(message)}, not a role and a content.")
+    # Parquet gives every message of a list the fields of all of them, and servers refuse nulls that they do not know.
+    given = {name: value for name, value in message.items() if value is not None}
+    if not isinstance(given.get("role"), str):
+        raise ItemError(f"Message {number} has no role.")
+    if "content" not in given and "tool_calls" not in given:
+        raise ItemError(f"Message {number} has no content.")
+    return given
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else f"of type {type(value).__name__}"
+
+
+def _misshapen(path: str, what: str, choice: dict[str, Any] | None = None) -> EndpointError:
+    reason = (choice or {}).get("finish_reason")
+    because = f" (finish_reason: {str(reason)[:40]})" if reason else ""
+    return EndpointError(f"The answer of {path} has {what}{because}.", status=200)

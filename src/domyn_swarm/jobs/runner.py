@@ -211,7 +211,7 @@ def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
 
 @contextlib.contextmanager
 def _on_signals(stop: threading.Event | None) -> Iterator[None]:
-    """The first SIGINT or SIGTERM sets `stop`; the next one, or the first without `stop`, interrupts the main thread."""
+    """The first SIGINT or SIGTERM sets `stop`; the next one, or the first without `stop`, is a KeyboardInterrupt."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
