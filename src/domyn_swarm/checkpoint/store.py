@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -141,27 +142,16 @@ class CheckpointStore:
             Exception: whatever the stream raises.
         """
         self.fs.makedirs(f"{self._root}/parts", exist_ok=True)
-        open_part = _OpenPart()
-        report = FlushReport()
-        try:
+        with _Parts(self) as parts:
             for table in tables:
-                open_part.add(table)
-                if open_part.is_full() or open_part.age() >= interval:
-                    report = self._cut(open_part, report)
-        except BaseException:
-            if open_part.tables:
-                with contextlib.suppress(OSError):  # the first error is the one to report
-                    self._cut(open_part, report)
-            raise
-        return self._cut(open_part, report)
+                parts.add(table)
+                if parts.is_full() or parts.age() >= interval:
+                    parts.cut()
+        return parts.report
 
-    def _cut(self, open_part: _OpenPart, report: FlushReport) -> FlushReport:
-        table = open_part.take()
-        if table is None:
-            return report
-        self._write(f"{self._root}/parts/{self._run_number:04d}-{report.parts + 1:06d}.parquet", table)
-        failed = table.num_rows - table[FAILURE].null_count
-        return FlushReport(report.rows + table.num_rows, report.failed + failed, report.parts + 1)
+    def write_part(self, number: int, table: pa.Table) -> None:
+        """Write part `number` of this run: `table`, sorted by POSITION."""
+        self._write(f"{self._root}/parts/{self._run_number:04d}-{number:06d}.parquet", table)
 
     def _write(self, path: str, table: pa.Table) -> None:
         table = table.replace_schema_metadata({_INPUT_KEY: self.input_digest.encode()})
@@ -254,20 +244,39 @@ class CheckpointStore:
         return is_local(self.fs)
 
 
-class _OpenPart:
-    """Finished rows that are not durable yet."""
+class _Parts:
+    """Finished rows on their way to the disk: gathered here, cut into parts, written by a thread of its own.
 
-    def __init__(self) -> None:
-        self.tables: list[pa.Table] = []
-        self._rows = 0
-        self._bytes = 0
+    One part is written while the next one is gathered, so that a slow disk or object store does not stop the calls, and
+    no more than two are ever in memory. Leaving the context cuts and writes what is left, whatever ended the stream.
+    """
+
+    def __init__(self, store: CheckpointStore) -> None:
+        self.report = FlushReport()
+        self._store = store
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="domyn-swarm-parts")
+        self._writing: Future[FlushReport] | None = None
+        self._start()
+
+    def __enter__(self) -> _Parts:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Where an error is underway already it is the one to report, else the disk's own.
+        with self._writer, contextlib.suppress(*((OSError, pa.ArrowException) if kind else ())):
+            self.cut()
+            self._settle()
+
+    def _start(self) -> None:
+        self._tables: list[pa.Table] = []
+        self._rows = self._bytes = 0
         self._since = time.monotonic()
 
     def add(self, table: pa.Table) -> None:
         if table.num_rows:
-            if not self.tables:
+            if not self._tables:
                 self._since = time.monotonic()
-            self.tables.append(table)
+            self._tables.append(table)
             self._rows += table.num_rows
             self._bytes += table.nbytes
 
@@ -276,15 +285,27 @@ class _OpenPart:
 
     def age(self) -> float:
         """Seconds since the oldest of the rows finished."""
-        return time.monotonic() - self._since if self.tables else 0.0
+        return time.monotonic() - self._since if self._tables else 0.0
 
-    def take(self) -> pa.Table | None:
-        if not self.tables:
-            return None
-        table = pa.concat_tables(self.tables, promote_options="permissive")
-        self.tables, self._rows, self._bytes = [], 0, 0
-        positions = table[POSITION].to_numpy()
-        return table if (np.diff(positions) > 0).all() else table.sort_by(POSITION)
+    def cut(self) -> None:
+        """Hand what is gathered to the writer, once the part before is durable."""
+        self._settle()
+        if self._tables:
+            self._writing = self._writer.submit(self._write, self._tables, self.report)
+            self._start()
+
+    def _settle(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self.report = writing.result()
+
+    def _write(self, tables: list[pa.Table], report: FlushReport) -> FlushReport:
+        table = pa.concat_tables(tables, promote_options="permissive")
+        if not (np.diff(table[POSITION].to_numpy()) > 0).all():
+            table = table.sort_by(POSITION)
+        self._store.write_part(report.parts + 1, table)
+        failed = table.num_rows - table[FAILURE].null_count
+        return FlushReport(report.rows + table.num_rows, report.failed + failed, report.parts + 1)
 
 
 def _name(path: str) -> str:

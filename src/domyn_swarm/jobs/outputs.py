@@ -58,16 +58,14 @@ class OutputColumns:
         """One row for each output: the output columns, and FAILURE (null where the row is fine)."""
         kinds = set(map(type, outputs))
         if len(self._names) <= 1 and not any(map(_needs_unpacking, kinds)):
-            columns = {self._names[0] if self._names else DEFAULT_COLUMN: list(outputs)}
+            columns: dict[str, Sequence[Any]] = {self._names[0] if self._names else DEFAULT_COLUMN: outputs}
             failures: dict[int, Failure] = {}
         else:
             columns, failures = self._unpacked(outputs)
         arrays = {name: self._array(name, values, failures) for name, values in columns.items()}
-        for row in failures:
-            for values in columns.values():
-                values[row] = None
         if failures:  # a row that fails in one column has no outputs at all
-            arrays = {name: self._array(name, values, failures) for name, values in columns.items()}
+            kept = pa.array([None if row in failures else row for row in range(len(outputs))], pa.int64())
+            arrays = {name: array.take(kept) for name, array in arrays.items()}
         arrays[FAILURE] = failure_array(len(outputs), failures)
         return pa.table(arrays)
 
@@ -84,7 +82,7 @@ class OutputColumns:
         arrays = {name: self._united(name, table.column(name), failures) for name in names}
         return pa.table({**arrays, FAILURE: failure_array(table.num_rows, failures)})
 
-    def _unpacked(self, outputs: Sequence[Any]) -> tuple[dict[str, list[Any]], dict[int, Failure]]:
+    def _unpacked(self, outputs: Sequence[Any]) -> tuple[dict[str, Sequence[Any]], dict[int, Failure]]:
         rows: list[dict[str, Any]] = []
         failures: dict[int, Failure] = {}
         for row, output in enumerate(outputs):
@@ -122,7 +120,7 @@ class OutputColumns:
                 raise _misfit(f"key {name!r} {why}; choose another, or use --output-mode replace")
         return output
 
-    def _array(self, name: str, values: list[Any], failures: dict[int, Failure]) -> Any:
+    def _array(self, name: str, values: Sequence[Any], failures: dict[int, Failure]) -> Any:
         try:
             array = pa.array(values, from_pandas=False)
         except _ARROW_REFUSALS:
@@ -142,7 +140,7 @@ class OutputColumns:
             self._types[name] = known
             return self._row_by_row(name, array.to_pylist(), failures)
 
-    def _row_by_row(self, name: str, values: list[Any], failures: dict[int, Failure]) -> pa.Array[Any]:
+    def _row_by_row(self, name: str, values: Sequence[Any], failures: dict[int, Failure]) -> pa.Array[Any]:
         kept: list[Any] = []
         for row, value in enumerate(values):
             try:

@@ -15,15 +15,17 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from domyn_swarm.jobs.outputs import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+Finished: TypeAlias = tuple[Any, list[Any], list[Any]]
+"""Calls of one chunk that finished: the chunk's source, the calls' keys, and as many outputs."""
+
 ASYNC_CONCURRENCY = 32
-CHUNKS_AHEAD = 2
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
 FIRST_BACKOFF = 0.1
@@ -42,9 +44,16 @@ class Chunk:
     taken: int = 0
 
     def take(self) -> tuple[list[Any], list[Any]]:
-        """What finished since the last call. `outputs` grows last, so its length is safe to read from any thread."""
-        start, self.taken = self.taken, len(self.outputs)
-        return self.keys[start : self.taken], self.outputs[start : self.taken]
+        """What finished since the last call, which is forgotten here.
+
+        `outputs` grows last, so its length is safe to read from any thread; each of these steps is one step to others.
+        """
+        count = len(self.outputs)
+        keys, outputs = self.keys[:count], self.outputs[:count]
+        del self.keys[:count]
+        del self.outputs[:count]
+        self.taken += count
+        return keys, outputs
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,8 @@ def run_calls(
     stop: threading.Event,
     opened: Callable[[], Awaitable[None]],
     closed: Callable[[], Awaitable[None]],
-) -> Iterator[tuple[Any, list[Any], list[Any]]]:
-    """Make every call of `chunks` and yield (chunk source, keys, outputs) as they finish, at least every POLL_SECONDS.
+) -> Iterator[Finished | None]:
+    """Make every call of `chunks` and yield them as they finish; None about every POLL_SECONDS in which none did.
 
     A call that raises is tried again `limits.retries` times, unless the error says `retryable = False`; then its output
     is a `Failure`. When `stop` is set no further call starts, those in flight get GRACE_SECONDS, and the stream ends.
@@ -106,6 +115,7 @@ class _Crew:
         self._chunk = Chunk(None, iter(()), 0)
         self._waiting: deque[Chunk] = deque()
         self._ended = False  # no further chunk will come
+        self._halted = False  # no further call may start
         self._cancelled = False
         self._error: BaseException | None = None
         self._room = threading.Event()  # the crew wants a chunk, or is done
@@ -118,15 +128,17 @@ class _Crew:
 
     # The thread that pulls results.
 
-    def results(self, chunks: Iterator[Chunk]) -> Iterator[tuple[Any, list[Any], list[Any]]]:
+    def results(self, chunks: Iterator[Chunk]) -> Iterator[Finished | None]:
         underway: deque[Chunk] = deque()
         while self._thread.is_alive():
             self._room.clear()
             self._feed(chunks, underway)
             yield from _finished(underway)
             if self._stop.is_set():
+                self._halted = True
                 break
-            self._room.wait(POLL_SECONDS)
+            if not self._room.wait(POLL_SECONDS):
+                yield None
         self._thread.join(GRACE_SECONDS)
         self._cancel()
         self._thread.join(1.0)
@@ -135,9 +147,7 @@ class _Crew:
             raise self._error
 
     def _feed(self, chunks: Iterator[Chunk], underway: deque[Chunk]) -> None:
-        while not self._ended and (
-            len(self._waiting) < CHUNKS_AHEAD or sum(chunk.size for chunk in self._waiting) < self._limits.concurrency
-        ):
+        while not self._ended and sum(chunk.size for chunk in self._waiting) < self._limits.concurrency:
             chunk = None if self._stop.is_set() else next(chunks, None)
             if chunk is None:
                 self._ended = True
@@ -209,11 +219,11 @@ class _Crew:
 
     async def _work(self) -> None:
         call = self._timed if self._limits.timeout else self._call
-        stopped = self._stop.is_set
         chunk: Chunk | None = self._chunk
         while chunk is not None:
+            keys, outputs = chunk.keys, chunk.outputs
             for key, payload in chunk.entries:
-                if stopped():
+                if self._halted:
                     return
                 try:
                     output = await call(payload)
@@ -223,8 +233,8 @@ class _Crew:
                     if self._cancelled:
                         raise
                     output = Failure.of(error)  # the job's own affair
-                chunk.keys.append(key)
-                chunk.outputs.append(output)
+                keys.append(key)
+                outputs.append(output)
             chunk = await self._advance(chunk)
 
     async def _timed(self, payload: Any) -> Any:
@@ -287,7 +297,7 @@ class _Crew:
                 time.sleep(_backoff(attempts, error))
 
 
-def _finished(underway: deque[Chunk]) -> Iterator[tuple[Any, list[Any], list[Any]]]:
+def _finished(underway: deque[Chunk]) -> Iterator[Finished]:
     for chunk in list(underway):
         keys, outputs = chunk.take()
         if chunk.taken == chunk.size:

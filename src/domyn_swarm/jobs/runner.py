@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 GRAPH = "domyn_dags.job"
 PLANNED = ("backend", "files", "source", "schema", "columns", "identified", "limited", "store", "done")
-ITEM_BATCH_ROWS = 4096
+ITEM_BATCH_ROWS = 32_768
 
 logger = logging.getLogger("domyn_swarm")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.data.columns import FAILURE, POSITION
+from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
 from domyn_swarm.jobs.pool import Chunk, Limits, concurrency_for, run_calls
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
+
+
+_NOTHING = pa.table({FAILURE: pa.nulls(0, FAILURE_TYPE)})
 
 
 def method_of(job: SwarmJob | type[SwarmJob], *, native: bool) -> str:
@@ -64,7 +67,8 @@ def transform(
 ) -> Iterator[pa.Table]:
     """Tables of POSITION, the id column, the output columns and FAILURE: one row for each row that finished.
 
-    Rows come as they finish. With `on_error="fail"` the calls in flight are the last ones after a row failed.
+    Rows come as they finish, and a table without rows now and then while none do, so that whoever pulls can look at the
+    clock. With `on_error="fail"` the calls in flight are the last ones after a row failed.
 
     Raises:
         JobError: a row failed and `on_error` is "fail".
@@ -76,8 +80,8 @@ def transform(
     )
     outputs = OutputColumns(columns.outputs, reserved=columns.kept)
     failed: pa.Table | None = None
-    for batch, keys, values in results:
-        table = _finished(batch, keys, values, columns, outputs)
+    for finished in results:
+        table = _NOTHING if finished is None else _finished(*finished, columns, outputs)
         yield table
         if spec.on_error == "fail" and failed is None and table[FAILURE].null_count < table.num_rows:
             failed = table.filter(pc.is_valid(table[FAILURE]))
@@ -140,9 +144,17 @@ def _finished(
         ids, positions = batch.ids, batch.positions
     else:
         made = outputs.table(values)
-        rows = pa.array(keys, pa.int64())
-        ids, positions = batch.ids.take(rows), batch.positions.take(rows)
+        ids, positions = _rows_of(batch, keys)
     return pa.table([positions, ids, *made.columns], names=[POSITION, columns.id, *made.column_names])
+
+
+def _rows_of(batch: JobBatch, keys: list[int]) -> tuple[pa.Array[Any], pa.Array[Any]]:
+    """Ids and positions of the rows that `keys` number."""
+    first, count = keys[0], len(keys)
+    if keys == list(range(first, first + count)):  # fast calls finish in order
+        return batch.ids.slice(first, count), batch.positions.slice(first, count)
+    rows = pa.array(keys, pa.int64())
+    return batch.ids.take(rows), batch.positions.take(rows)
 
 
 def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: OutputColumns) -> pa.Table:
