@@ -132,12 +132,12 @@ class _Crew:
         underway: deque[Chunk] = deque()
         while self._thread.is_alive():
             self._room.clear()
-            self._feed(chunks, underway)
+            fed = self._feed(chunks, underway)
             yield from _finished(underway)
             if self._stop.is_set():
                 self._halted = True
                 break
-            if not self._room.wait(POLL_SECONDS):
+            if not fed and not self._room.wait(POLL_SECONDS):
                 yield None
         self._thread.join(GRACE_SECONDS)
         self._cancel()
@@ -146,15 +146,18 @@ class _Crew:
         if self._error is not None:
             raise self._error
 
-    def _feed(self, chunks: Iterator[Chunk], underway: deque[Chunk]) -> None:
-        while not self._ended and sum(chunk.size for chunk in self._waiting) < self._limits.concurrency:
-            chunk = None if self._stop.is_set() else next(chunks, None)
-            if chunk is None:
-                self._ended = True
-            else:
-                underway.append(chunk)
-                self._waiting.append(chunk)
-            self._wake()
+    def _feed(self, chunks: Iterator[Chunk], underway: deque[Chunk]) -> bool:
+        """Whether another chunk was fed: one at a time, so that a fast crew cannot keep results from being pulled."""
+        if self._ended or sum(chunk.size for chunk in list(self._waiting)) >= self._limits.concurrency:
+            return False
+        chunk = None if self._stop.is_set() else next(chunks, None)
+        if chunk is None:
+            self._ended = True
+        else:
+            underway.append(chunk)
+            self._waiting.append(chunk)
+        self._wake()
+        return chunk is not None
 
     def dismiss(self) -> None:
         """End the thread, whatever it does: the consumer has what it wants, or broke."""
