@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from hamilton.function_modifiers import config
 
+from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows, FlushReport
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
@@ -75,9 +76,9 @@ def store(run_dir: str, files: InputFiles, columns: Columns) -> CheckpointStore:
 
 
 @config.when(checkpoints="resumed")
-def done__resumed(store: CheckpointStore) -> DoneRows:
+def done__resumed(store: CheckpointStore, backend: DataBackend, identified: Frame) -> DoneRows:
     """The rows that earlier runs finished, those that failed, and parts that are damaged."""
-    return store.done()
+    return store.done(locator(backend, identified, store.id_col))
 
 
 @config.when(checkpoints="anew")
@@ -112,10 +113,10 @@ def batches__native(
 
 
 def transformed(
-    job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, stop: threading.Event
+    job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, done: DoneRows, stop: threading.Event
 ) -> Iterator[pa.Table]:
     """The job applied: tables of finished rows in the order in which they finish, failed ones among them."""
-    return transform(job, spec, batches, columns, stop)
+    return transform(job, spec, batches, columns, done.types, stop)
 
 
 def flushed(

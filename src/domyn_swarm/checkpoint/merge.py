@@ -6,6 +6,7 @@ batch by batch, so what is held is one window and one batch of each part that ov
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +22,21 @@ WINDOW_ROWS = 32_768
 BATCH_ROWS = 8_192
 
 
+class DamagedPartError(Exception):
+    """`part` cannot be read to its end: its pages do not have the checksums that they were written with."""
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(f"{part} is damaged: {reason}")
+        self.part = part
+
+
 def in_order(fs: Any, parts: Sequence[str], columns: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
     """Rows by ascending POSITION, one for each, as tables of `columns`; `schema` has the types of output columns.
 
     Where parts share a position, a row without FAILURE wins, then the later part.
+
+    Raises:
+        DamagedPartError: a part cannot be read.
     """
     closed = [_Cursor(fs, part, columns, schema) for part in parts]
     ends = [cursor.last for cursor in closed]
@@ -48,7 +60,7 @@ class _Cursor:
         self._fs = fs
         self._columns = columns
         self._types = schema
-        with open_parquet(fs, part) as parquet:
+        with _reading(part), open_parquet(fs, part) as parquet:
             statistics = [group.column(0).statistics for group in _row_groups(parquet.metadata)]
         self.first = int(statistics[0].min)
         self.last = int(statistics[-1].max)
@@ -58,7 +70,7 @@ class _Cursor:
     def until(self, end: int) -> Iterator[pa.Table]:
         """The rows with a position below `end` that have not been given yet."""
         if self._batches is None:
-            self._batches = self._read()
+            self._batches = map(self._conformed, self._read())
         while True:
             table, self._rest = self._rest or next(self._batches, None), None
             if table is None:
@@ -71,11 +83,11 @@ class _Cursor:
                 return
 
     def _read(self) -> Iterator[pa.Table]:
-        with open_parquet(self._fs, self.part) as parquet:
+        with _reading(self.part), open_parquet(self._fs, self.part) as parquet:
             names = set(parquet.schema_arrow.names)
             present = [name for name in self._columns if name in names]
             for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=present):
-                yield self._conformed(pa.Table.from_batches([batch]))
+                yield pa.Table.from_batches([batch])
 
     def _conformed(self, table: pa.Table) -> pa.Table:
         """`table` with all columns, in order, with the types that all parts agree on."""
@@ -85,8 +97,18 @@ class _Cursor:
             if name not in table.column_names:
                 arrays.append(pa.nulls(table.num_rows, wanted))
             else:
-                arrays.append(table[name] if wanted in (None, table[name].type) else table[name].cast(wanted))
+                # Not a safe cast: integers that become floats beside other rows' floats may lose their last digits.
+                same = wanted in (None, table[name].type)
+                arrays.append(table[name] if same else table[name].cast(wanted, safe=False))
         return pa.table(arrays, names=list(self._columns))
+
+
+@contextlib.contextmanager
+def _reading(part: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedPartError(part, str(error)) from error
 
 
 def _row_groups(metadata: Any) -> list[Any]:

@@ -14,11 +14,12 @@ the input that the positions count in.
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -26,20 +27,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from domyn_swarm.checkpoint.merge import in_order
+from domyn_swarm.checkpoint.merge import DamagedPartError, in_order
 from domyn_swarm.data.backends.base import Outputs
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
-from domyn_swarm.errors import CheckpointError
+from domyn_swarm.errors import JobError
 from domyn_swarm.helpers.io import filesystem, is_local, open_parquet, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+Marks: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+Positions: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
+"""From ids to the positions that they have in today's input, -1 where an id is gone."""
+
 PART_ROWS = 65_536
 PART_BYTES = 64 * 2**20
 ROW_GROUP_ROWS = 16_384
 _INPUT_KEY = b"domyn_swarm.input"
-_UNREADABLE = (pa.ArrowException, OSError, KeyError)
+_PART_NAME = re.compile(r"(\d{4,})-\d{6,}\.parquet")
+_UNREADABLE = (pa.ArrowException, OSError)
 
 
 @dataclass(frozen=True)
@@ -47,17 +54,15 @@ class DoneRows:
     """What the parts hold already.
 
     `finished[p]` tells whether the row at position p has its outputs; rows beyond its end have none. `failed` counts
-    rows that were tried and have none. `damaged` names the parts that cannot be read.
+    rows that were tried and have none. `types` has the output columns so far. `damaged` names the parts that cannot be
+    read. `fingerprint` is the store's.
     """
 
-    finished: np.ndarray[Any, np.dtype[np.bool_]] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
+    finished: Marks = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     failed: int = 0
+    types: pa.Schema = field(default_factory=lambda: pa.schema([]))
     damaged: tuple[str, ...] = ()
-
-    @property
-    def rows(self) -> int:
-        """Number of finished rows."""
-        return int(self.finished.sum())
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,42 +89,70 @@ class CheckpointStore:
 
     @cached_property
     def _run_number(self) -> int:
-        return 1 + max((int(_name(part).partition("-")[0]) for part in self.parts()), default=0)
+        numbers = (_PART_NAME.fullmatch(_name(part)) for part in self.parts())
+        return 1 + max((int(match[1]) for match in numbers if match), default=0)
 
     def parts(self) -> list[str]:
         """Paths of the parts, oldest first."""
-        folder = f"{self._root}/parts"
-        if not self.fs.isdir(folder):
-            return []
-        self.fs.invalidate_cache(folder)
-        return sorted(path for path in self.fs.ls(folder, detail=False) if path.endswith(".parquet"))
+        return sorted(self._sizes())
 
     def fingerprint(self) -> str:
-        """Changes whenever a part is added, removed or rewritten."""
-        return ";".join(f"{_name(part)}:{self.fs.size(part)}" for part in self.parts())
+        """Changes whenever a part is added, removed or rewritten at another size."""
+        return ";".join(f"{_name(part)}:{size}" for part, size in sorted(self._sizes().items()))
 
-    def done(self) -> DoneRows:
-        """Read which rows have finished. Damaged parts are counted out; `set_aside` moves them."""
-        finished = np.zeros(0, dtype=np.bool_)
-        failed: list[Any] = []
+    def _sizes(self) -> dict[str, int]:
+        folder = f"{self._root}/parts"
+        if not self.fs.isdir(folder):
+            return {}
+        self.fs.invalidate_cache(folder)
+        entries = self.fs.ls(folder, detail=True)
+        return {entry["name"]: entry["size"] for entry in entries if entry["name"].endswith(".parquet")}
+
+    def done(self, locate: Locate) -> DoneRows:
+        """Read which rows have finished; `locate` is asked where parts count in an earlier version of the input.
+
+        Damaged parts are counted out; `set_aside` moves them.
+        """
+        fingerprint = self.fingerprint()
+        finished, tried = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.bool_)
+        types = pa.schema([])
         damaged = []
         for part in self.parts():
             try:
-                with open_parquet(self.fs, part) as parquet:
-                    for batch in parquet.iter_batches(columns=[POSITION, f"{FAILURE}.type"]):
-                        positions, fine = _positions(batch)
-                        finished = _mark(finished, positions[fine])
-                        failed.append(positions[~fine])
-                    self._check_columns(parquet, part)
+                positions, fine, own = self._summary(part, locate)
+                types = _united([types, own])
             except _UNREADABLE:
                 damaged.append(_name(part))
-        tried = _mark(np.zeros(len(finished), dtype=np.bool_), np.concatenate([np.zeros(0, dtype=np.int64), *failed]))
-        tried[: len(finished)] &= ~finished
-        return DoneRows(finished, int(tried.sum()), tuple(damaged))
+                continue
+            finished = _mark(finished, positions[fine])
+            tried = _mark(tried, positions[~fine])
+        both = min(len(finished), len(tried))
+        failed = int(tried.sum()) - int((tried[:both] & finished[:both]).sum())
+        return DoneRows(finished, failed, types, tuple(damaged), fingerprint)
 
-    def _check_columns(self, parquet: pq.ParquetFile, part: str) -> None:
-        if self.id_col not in parquet.schema_arrow.names:
-            raise KeyError(part)
+    def _summary(self, part: str, locate: Locate) -> tuple[Positions, Marks, pa.Schema]:
+        """A part's positions that are in the input, which of them are free of failure, and its output columns."""
+        with open_parquet(self.fs, part) as parquet:
+            stale = self._input_of(parquet) != self.input_digest
+            table = parquet.read(columns=[self.id_col if stale else POSITION, f"{FAILURE}.type"])
+            types = self._types_in(parquet)
+        key = table.column(0).combine_chunks()
+        positions = np.asarray(locate(key) if stale else key, dtype=np.int64)
+        fine = table[FAILURE].combine_chunks().is_null().to_numpy(zero_copy_only=False)
+        known = positions >= 0
+        return positions[known], fine[known], types
+
+    def _input_of(self, parquet: pq.ParquetFile) -> str:
+        """The digest of the input that a part counts in.
+
+        Raises:
+            ArrowInvalid: the file is none of this store's parts.
+        """
+        schema = parquet.schema_arrow
+        digest = (schema.metadata or {}).get(_INPUT_KEY)
+        if digest is None or not {POSITION, self.id_col, FAILURE} <= set(schema.names):
+            raise pa.ArrowInvalid("not a part of this run")
+        return digest.decode()
 
     def set_aside(self, damaged: Iterable[str]) -> None:
         """Move damaged parts out of the way, so that their rows are computed again and nothing is lost to look at."""
@@ -161,24 +194,28 @@ class CheckpointStore:
                 write_page_checksum=True,
             )  # fmt: skip
 
-    def stale_parts(self) -> list[str]:
-        """Parts whose positions count in another input than today's."""
-        return [part for part in self.parts() if self._input_of(part) not in (None, self.input_digest)]
+    def rebase(self, locate: Locate) -> bool:
+        """Rewrite parts that count in an earlier version of the input; whether there were any.
 
-    def _input_of(self, part: str) -> str | None:
+        Each is rewritten whole or not at all, so a rebase that was cut off goes on with the parts that are left. Rows
+        whose ids are gone stay in their parts, at position -1, where nothing looks for them.
+        """
+        stale = [part for part in self.parts() if self._is_stale(part)]
+        for part in stale:
+            with open_parquet(self.fs, part) as parquet:
+                table = parquet.read()
+            positions = locate(table[self.id_col].combine_chunks())
+            self._write(
+                part, table.set_column(table.column_names.index(POSITION), POSITION, positions).sort_by(POSITION)
+            )
+        return bool(stale)
+
+    def _is_stale(self, part: str) -> bool:
         try:
             with open_parquet(self.fs, part) as parquet:
-                return (parquet.schema_arrow.metadata or {}).get(_INPUT_KEY, b"").decode()
+                return self._input_of(parquet) != self.input_digest
         except _UNREADABLE:
-            return None
-
-    def rebase(self, part: str, positions_of: Callable[[pa.Array[Any]], pa.Array[Any]]) -> None:
-        """Rewrite `part` with the positions that its ids have in today's input, -1 where an id is gone."""
-        with open_parquet(self.fs, part) as parquet:
-            table = parquet.read()
-        positions = positions_of(table[self.id_col].combine_chunks())
-        table = table.set_column(table.column_names.index(POSITION), POSITION, positions).sort_by(POSITION)
-        self._write(part, table)
+            return False
 
     def outputs(self) -> Outputs:
         """All finished rows in input order, one for each position.
@@ -195,28 +232,33 @@ class CheckpointStore:
             yield table.filter(pc.is_valid(table[FAILURE]))
 
     def _in_order(self, names: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
-        parts = self.parts()
         try:
-            yield from in_order(self.fs, parts, [*names, FAILURE], schema)
-        except pa.ArrowException as error:
-            raise CheckpointError(
-                f"A part of {self.path} is damaged: {error}", "Run the same command again."
+            yield from in_order(self.fs, self.parts(), [*names, FAILURE], schema)
+        except DamagedPartError as error:
+            self.set_aside([_name(error.part)])
+            raise JobError(
+                f"{error}; it is set aside in {self.path}/damaged, and its rows have to be computed again."
             ) from error
 
     def _schema(self) -> pa.Schema:
         """The output columns of all parts, each with a type that holds all of its values."""
-        schemas = []
-        for part in self.parts():
-            with open_parquet(self.fs, part) as parquet:
-                own = (POSITION, self.id_col, FAILURE)
-                schemas.append(pa.schema([field for field in parquet.schema_arrow if field.name not in own]))
+        schemas = [self._types_of(part) for part in self.parts()]
         declared = pa.schema([(name, pa.null()) for name in self._declared or (() if schemas else (DEFAULT_COLUMN,))])
-        merged = pa.unify_schemas([declared, *schemas], promote_options="permissive").remove_metadata()
+        merged = _united([declared, *schemas])
         # A row that failed before any dict came along left the default column behind, with nothing in it.
         if DEFAULT_COLUMN not in self._declared and len(merged) > 1 and DEFAULT_COLUMN in merged.names:
             at = merged.get_field_index(DEFAULT_COLUMN)
             merged = merged.remove(at) if pa.types.is_null(merged.field(at).type) else merged
         return merged
+
+    def _types_of(self, part: str) -> pa.Schema:
+        with open_parquet(self.fs, part) as parquet:
+            return self._types_in(parquet)
+
+    def _types_in(self, parquet: pq.ParquetFile) -> pa.Schema:
+        """The output columns of one part."""
+        own = (POSITION, self.id_col, FAILURE)
+        return pa.schema([field for field in parquet.schema_arrow if field.name not in own])
 
     def load(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the run's folder (`run.json`), or None when there is none."""
@@ -312,15 +354,11 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _positions(batch: pa.RecordBatch) -> tuple[Any, Any]:
-    """The positions that are in the input, and which of them are free of failure."""
-    positions = batch.column(0).to_numpy()
-    fine = batch.column(1).is_null().to_numpy(zero_copy_only=False)
-    known = positions >= 0
-    return (positions, fine) if known.all() else (positions[known], fine[known])
+def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    return pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
 
 
-def _mark(finished: Any, positions: Any) -> Any:
+def _mark(finished: Marks, positions: Positions) -> Marks:
     if len(positions) == 0:
         return finished
     last = int(positions.max())

@@ -63,11 +63,7 @@ class OutputColumns:
         else:
             columns, failures = self._unpacked(outputs)
         arrays = {name: self._array(name, values, failures) for name, values in columns.items()}
-        if failures:  # a row that fails in one column has no outputs at all
-            kept = pa.array([None if row in failures else row for row in range(len(outputs))], pa.int64())
-            arrays = {name: array.take(kept) for name, array in arrays.items()}
-        arrays[FAILURE] = failure_array(len(outputs), failures)
-        return pa.table(arrays)
+        return _with_failures(arrays, len(outputs), failures)
 
     def select(self, table: pa.Table, inputs: Sequence[str]) -> pa.Table:
         """The output columns of a table that a native method returned, which may hold its inputs as well.
@@ -80,7 +76,7 @@ class OutputColumns:
             raise ValueError(f"the returned frame has no column {missing[0]!r}; it has {', '.join(table.column_names)}")
         failures: dict[int, Failure] = {}
         arrays = {name: self._united(name, table.column(name), failures) for name in names}
-        return pa.table({**arrays, FAILURE: failure_array(table.num_rows, failures)})
+        return _with_failures(arrays, table.num_rows, failures)
 
     def _unpacked(self, outputs: Sequence[Any]) -> tuple[dict[str, Sequence[Any]], dict[int, Failure]]:
         rows: list[dict[str, Any]] = []
@@ -179,10 +175,11 @@ def _union(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     return united
 
 
-def failure_array(rows: int, failures: dict[int, Failure]) -> pa.Array[Any]:
-    """A column of FAILURE_TYPE: `failures` by row, null elsewhere."""
+def _with_failures(arrays: dict[str, Any], rows: int, failures: dict[int, Failure]) -> pa.Table:
+    """`arrays` and FAILURE as a table; a row that fails in one column has no outputs at all."""
     if not failures:
-        return pa.nulls(rows, FAILURE_TYPE)
+        return pa.table({**arrays, FAILURE: pa.nulls(rows, FAILURE_TYPE)})
+    fine = pa.array([None if row in failures else row for row in range(rows)], pa.int64())
     found = (failures.get(row) for row in range(rows))
-    values = [f and {"type": f.type, "message": f.message, "attempts": f.attempts} for f in found]
-    return pa.array(values, type=FAILURE_TYPE)
+    why = [failure and vars(failure) for failure in found]
+    return pa.table({name: array.take(fine) for name, array in arrays.items()} | {FAILURE: pa.array(why, FAILURE_TYPE)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import os
 import random
 import threading
@@ -84,14 +85,17 @@ def run_calls(
     A call that raises is tried again `limits.retries` times, unless the error says `retryable = False`; then its output
     is a `Failure`. When `stop` is set no further call starts, those in flight get GRACE_SECONDS, and the stream ends.
 
-    `opened` and `closed` run on the event loop before the first and after the last call.
+    `opened` and `closed` run on the event loop before the first and after the last call, if there is any.
 
     Raises:
         Exception: whatever `opened` raises.
     """
+    chunks = iter(chunks)
+    if (first := next(chunks, None)) is None:
+        return
     crew = _Crew(call, limits, stop, opened, closed)
     try:
-        yield from crew.results(iter(chunks))
+        yield from crew.results(itertools.chain([first], chunks))
     finally:
         crew.dismiss()
 

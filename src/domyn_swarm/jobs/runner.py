@@ -16,8 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.lock import locked
-from domyn_swarm.checkpoint.rebase import rebase
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
 from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
@@ -122,7 +122,8 @@ def run(spec: JobSpec, progress: Progress | None = None) -> RunResult:
     started = time.monotonic()
     with _run_dir(spec) as run_dir:
         plan = make_plan(spec, run_dir)
-        plan.job.preflight(spec)
+        if plan.pending:
+            plan.job.preflight(spec)
         with locked(plan.store):
             return _run_locked(plan, progress or Silent(), started)
 
@@ -179,27 +180,27 @@ def _execute(plan: Plan, meter: Meter) -> Artifact:
 
 def _prepared(plan: Plan) -> Plan:
     """The plan as it stands now that nobody else writes, with the folder put in order."""
-    spec, store, nodes = plan.spec, plan.store, dict(plan.nodes)
+    spec, store, nodes = plan.spec, plan.store, plan.nodes
     if not spec.resume:
         store.clear()
-    else:
-        check_identity(spec, store)
-        rebase(store, nodes["backend"], nodes["identified"])
-        nodes["done"] = store.done()
-        if damaged := nodes["done"].damaged:
-            store.set_aside(damaged)
-            logger.warning(
-                "%d damaged part(s) set aside in %s/damaged: %s", len(damaged), store.path, ", ".join(damaged)
-            )
-    return _plan(spec, plan.job, nodes)
+        return plan
+    check_identity(spec, store)
+    done: DoneRows = nodes["done"]
+    locate = locator(nodes["backend"], nodes["identified"], store.id_col)
+    if store.rebase(locate) or done.fingerprint != store.fingerprint():
+        done = store.done(locate)
+    if done.damaged:
+        store.set_aside(done.damaged)
+        names = ", ".join(done.damaged)
+        logger.warning("%d damaged part(s) set aside in %s/damaged: %s", len(done.damaged), store.path, names)
+    return _plan(spec, plan.job, {**nodes, "done": done})
 
 
 def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
     """`error` as one of ours, with how much is safe and how to go on."""
     if isinstance(error, CheckpointError):
         return error
-    kept = f"{meter.rows:,} rows of this run are kept in {plan.store.path}."
-    resume = f"{kept} Run the same command again to go on from there."
+    resume = f"{meter.rows:,} rows of this run are kept in {plan.store.path}. {_way_on(plan.spec)}"
     if not plan.spec.checkpointing:
         resume = "Nothing is kept, because checkpointing is off."
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
@@ -207,6 +208,11 @@ def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
     if isinstance(error, SwarmError):
         return type(error)(error.message, f"{error.hint}\n{resume}".strip())
     return JobError(f"{type(error).__name__}: {error}", resume)
+
+
+def _way_on(spec: JobSpec) -> str:
+    same = "the same command again" if spec.resume else "the same command without --no-resume"
+    return f"Run {same} to go on from there."
 
 
 @contextlib.contextmanager

@@ -63,12 +63,17 @@ def check_method(job: SwarmJob, spec: JobSpec) -> None:
 
 
 def transform(
-    job: SwarmJob, spec: JobSpec, batches: Iterable[JobBatch], columns: Columns, stop: threading.Event
+    job: SwarmJob,
+    spec: JobSpec,
+    batches: Iterable[JobBatch],
+    columns: Columns,
+    known: pa.Schema,
+    stop: threading.Event,
 ) -> Iterator[pa.Table]:
     """Tables of POSITION, the id column, the output columns and FAILURE: one row for each row that finished.
 
     Rows come as they finish, and a table without rows now and then while none do, so that whoever pulls can look at the
-    clock. With `on_error="fail"` the calls in flight are the last ones after a row failed.
+    clock. `known` are the types of output columns that earlier runs made. With `on_error="fail"` the calls in flight are the last ones after a row failed.
 
     Raises:
         JobError: a row failed and `on_error` is "fail".
@@ -78,7 +83,7 @@ def transform(
     results = run_calls(
         map(chunk_of, batches), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
     )
-    outputs = OutputColumns(columns.outputs, reserved=columns.kept)
+    outputs = OutputColumns(columns.outputs, reserved=columns.kept, known=known)
     failed: pa.Table | None = None
     for finished in results:
         table = _NOTHING if finished is None else _finished(*finished, columns, outputs)
