@@ -354,7 +354,7 @@ def _name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _united(schemas: Sequence[pa.Schema]) -> pa.Schema:
+def _united(schemas: list[pa.Schema]) -> pa.Schema:
     return pa.unify_schemas(schemas, promote_options="permissive").remove_metadata()
 
 

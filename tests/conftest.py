@@ -1,0 +1,82 @@
+"""What tests share: a folder to work in, the command as people type it, tables in and rows out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+JOBS = Path(__file__).with_name("jobs.py")
+SECRETS_AND_DEFAULTS = ("ENDPOINT", "DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test works in an empty folder of its own, without the settings of whoever runs it."""
+    monkeypatch.chdir(tmp_path)
+    for name in SECRETS_AND_DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def command() -> Command:
+    """Run `domyn-swarm` in the test's folder, as a process of its own."""
+
+    def run(*arguments: str, env: Mapping[str, str] | None = None, timeout: float = 120) -> Any:
+        return subprocess.run(
+            command_line(*arguments), check=False, capture_output=True, text=True, timeout=timeout,
+            env={**os.environ, **(env or {})},
+        )  # fmt: skip
+
+    return run
+
+
+def command_line(*arguments: str) -> list[str]:
+    """The console script of the environment that the tests run in."""
+    return [str(Path(sys.executable).with_name("domyn-swarm")), *arguments]
+
+
+def write(path: str | Path, columns: Mapping[str, Any] | pa.Table, **options: Any) -> str:
+    """Write a parquet file, folders included; returns its path."""
+    table = columns if isinstance(columns, pa.Table) else pa.table(dict(columns))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, **options)
+    return str(path)
+
+
+def rows(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a parquet file or directory, in order."""
+    return table(path).to_pylist()
+
+
+def table(path: str | Path) -> pa.Table:
+    """A parquet file, or the files of a directory by name, as one table."""
+    files: Sequence[Path] = sorted(Path(path).glob("*.parquet")) if Path(path).is_dir() else [Path(path)]
+    return pa.concat_tables(pq.read_table(file, partitioning=None) for file in files)
+
+
+def job(name: str) -> str:
+    """The reference to a job of tests/jobs.py."""
+    return f"{JOBS}:{name}"
+
+
+def tree() -> set[str]:
+    """Everything below the test's folder."""
+    return {str(path) for path in Path().rglob("*") if "__pycache__" not in path.parts}
+
+
+def stop(process: subprocess.Popen[Any], number: signal.Signals) -> None:
+    """Send a signal, unless the process has ended by itself."""
+    if process.poll() is None:
+        process.send_signal(number)

@@ -1,0 +1,146 @@
+"""The jobs that tests run: named for what they do to a row. Loaded by file, as a user's would be."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from domyn_swarm import SwarmJob
+
+
+class Upper(SwarmJob):
+    """One text in, one text out; in native mode, too."""
+
+    input_columns = ("text",)
+    output_columns = ("upper",)
+
+    async def transform_item(self, text: str) -> str:
+        return text.upper()
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> pa.Table:
+        table = pa.table(batch)
+        texts = table.column(input_cols[0]).to_pylist()
+        return pa.table({id_col: table.column(id_col), "upper": [text.upper() for text in texts]})
+
+
+class Length(SwarmJob):
+    """Plain `def`, with a parameter."""
+
+    input_columns = ("text",)
+    output_columns = ("length",)
+    plus: int = 0
+
+    def transform_item(self, text: str) -> int:
+        return len(text) + self.plus
+
+
+class Pair(SwarmJob):
+    """A tuple over two output columns."""
+
+    input_columns = ("text",)
+    output_columns = ("first", "length")
+
+    async def transform_item(self, text: str) -> tuple[str, int]:
+        return text[:1], len(text)
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
+        return [(text[:1], len(text)) for text in pa.table(batch).column(input_cols[0]).to_pylist()]
+
+
+class Facts(SwarmJob):
+    """A dict whose keys become columns."""
+
+    input_columns = ("text",)
+
+    async def transform_item(self, text: str) -> dict[str, Any]:
+        return {"words": text.split(), "length": len(text)}
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
+        texts = pa.table(batch).column(input_cols[0]).to_pylist()
+        return [{"words": text.split(), "length": len(text)} for text in texts]
+
+
+class Joined(SwarmJob):
+    """Several input columns: the item is a dict."""
+
+    input_columns = ("text", "number")
+    output_columns = ("joined",)
+
+    async def transform_item(self, item: dict[str, Any]) -> str:
+        return f"{item['text']}-{item['number']}"
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[str]:
+        return [f"{row['text']}-{row['number']}" for row in pa.table(batch).select(input_cols).to_pylist()]
+
+
+class Same(SwarmJob):
+    """The one input column as it is, whatever its type."""
+
+    output_columns = ("same",)
+
+    async def transform_item(self, value: Any) -> Any:
+        return value
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
+        return pa.table(batch).column(input_cols[0]).to_pylist()
+
+
+class Reverse(SwarmJob):
+    """A list of rows at a time."""
+
+    input_columns = ("text",)
+    output_columns = ("reversed",)
+
+    async def transform_items(self, texts: list[str]) -> list[str]:
+        return [text[::-1] for text in texts]
+
+
+class Picky(SwarmJob):
+    """Fails on rows whose text holds `bad`, unless the file `mended` exists; writes down each call in `calls`."""
+
+    input_columns = ("text",)
+    output_columns = ("upper",)
+    bad: str = "bad"
+    mended: str = "mended"
+    calls: str = "calls"
+
+    async def transform_item(self, text: str) -> str:
+        _write_down(self.calls, text)
+        if self.bad in text and not Path(self.mended).exists():
+            raise ValueError(f"cannot do {text!r}")
+        return text.upper()
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
+        outputs: list[Any] = []
+        for text in pa.table(batch).column(input_cols[0]).to_pylist():
+            _write_down(self.calls, text)
+            fails = self.bad in text and not Path(self.mended).exists()
+            outputs.append(ValueError(f"cannot do {text!r}") if fails else text.upper())
+        return outputs
+
+
+class Recorded(SwarmJob):
+    """Upper case, a little slow, with each call written down before it is made."""
+
+    input_columns = ("text",)
+    output_columns = ("upper",)
+    calls: str = "calls"
+    seconds: float = 0.0
+
+    def transform_item(self, text: str) -> str:
+        _write_down(self.calls, text)
+        time.sleep(self.seconds)
+        return text.upper()
+
+
+def _write_down(path: str, line: str) -> None:
+    """One append of one line is one step, whichever thread or process makes it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        os.write(descriptor, f"{line}\n".encode())
+    finally:
+        os.close(descriptor)
