@@ -73,8 +73,8 @@ def transform(
     """Tables of POSITION, the id column, the output columns and FAILURE: one row for each row that finished.
 
     Rows come as they finish, and a table without rows now and then while none do, so that whoever pulls can look at the
-    clock. `known` are the types of the output columns that earlier runs made. With `on_error="fail"` the calls in flight
-    are the last ones after a row failed.
+    clock. `known` are the types of the output columns that earlier runs made. With `on_error="fail"`, the calls
+    in flight when a row fails are the last ones.
 
     Raises:
         JobError: a row failed and `on_error` is "fail".
