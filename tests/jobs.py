@@ -123,6 +123,17 @@ class Picky(SwarmJob):
         return outputs
 
 
+class Numeric(SwarmJob):
+    """A number where the text is one, else the text: a column cannot be both."""
+
+    async def transform_item(self, value: str) -> int | str:
+        return int(value) if value.isdigit() else value
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
+        values = pa.table(batch).column(input_cols[0]).to_pylist()
+        return [int(value) if value.isdigit() else value for value in values]
+
+
 class Recorded(SwarmJob):
     """Upper case, a little slow, with each call written down before it is made."""
 

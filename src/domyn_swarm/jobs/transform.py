@@ -194,8 +194,14 @@ def _by_id(table: pa.Table, batch: JobBatch, id_col: str) -> pa.Table:
         raise ValueError(f"{table.num_rows} rows for {len(batch.ids)} ids")
     if id_col not in table.column_names:
         return table
-    order = pc.index_in(batch.ids, value_set=table[id_col].cast(batch.ids.type).combine_chunks())
+    ids = _storage(batch.ids)
+    order = pc.index_in(ids, value_set=_storage(table[id_col].combine_chunks()).cast(ids.type))
     if order.null_count:
         missing = batch.ids.filter(order.is_null())[0].as_py()
         raise ValueError(f"no row for {id_col} = {missing!r}")
     return table.take(order)
+
+
+def _storage(array: Any) -> Any:
+    """What an array of an extension type (UUIDs) is made of: engines hand it back as one or the other."""
+    return array.storage if isinstance(array, pa.ExtensionArray) else array

@@ -1,0 +1,48 @@
+"""Every case here runs on every installed backend, in compatibility and in native mode, against the same literals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from domyn_swarm import RunResult, make_spec, run
+from domyn_swarm.data.backends.registry import backend_names
+from tests.conftest import job
+
+Run = Callable[..., RunResult]
+
+
+@pytest.fixture(params=backend_names())
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of a registered backend; a new one joins the suite by being registered."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=["compatibility", "native"])
+def mode(request: pytest.FixtureRequest) -> str:
+    """How rows reach the job: as plain Python values, or as frames of the engine."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def run_job(backend: str, mode: str) -> Run:
+    """`run_job("Upper", input=..., ...)`: the JobSpec's fields, and the job's own input and output columns if unset."""
+
+    def run_it(name: str, **options: Any) -> RunResult:
+        from tests import jobs
+
+        job_class = getattr(jobs, name)
+        defaults = {
+            "output": "out.parquet",
+            "input_columns": list(job_class.input_columns),
+            "output_columns": list(job_class.output_columns),
+            "data_backend": backend,
+            "native_backend": mode == "native",
+        }
+        return run(make_spec({**defaults, "job": job(name), **options}))
+
+    return run_it
