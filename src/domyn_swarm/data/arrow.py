@@ -1,4 +1,4 @@
-"""Streams of Arrow batches: re-cutting them, putting outputs beside inputs, writing them as parquet.
+"""Streams of Arrow batches: reading and re-cutting them, putting outputs beside inputs, writing them as parquet.
 
 Backends whose frames are Arrow streams use these; an engine with its own streaming join and writer need not.
 """
@@ -13,16 +13,47 @@ import pyarrow.parquet as pq
 
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.errors import CheckpointError, ConfigurationError
-from domyn_swarm.helpers.io import filesystem, whole_directory, whole_file
+from domyn_swarm.helpers.io import filesystem, open_parquet, whole_directory, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from domyn_swarm.data.backends.base import Outputs
+    from domyn_swarm.helpers.io import InputFiles
 
+BATCH_BYTES = 32 * 2**20
 ROW_GROUP_ROWS = 131_072
 ROW_GROUP_BYTES = 64 * 2**20
 FILE_ROWS = 1_000_000
+
+
+def projected(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
+    """`schema` with `columns` only, in that order; all of it without any.
+
+    Raises:
+        ConfigurationError: there is no such column.
+    """
+    if missing := [column for column in columns or () if column not in schema.names]:
+        raise ConfigurationError(
+            f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(schema.names)}."
+        )
+    return pa.schema([schema.field(column) for column in columns or schema.names])
+
+
+def scan_files(files: InputFiles, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+    """`columns` of parquet files in order, in batches of at most `batch_size` rows and about BATCH_BYTES."""
+    for file in files.files:
+        with open_parquet(files.fs, file.path) as parquet:
+            size = min(batch_size, _rows_within(parquet.metadata, BATCH_BYTES))
+            for batch in parquet.iter_batches(batch_size=size, columns=list(columns)):
+                yield batch.select(list(columns))
+
+
+def _rows_within(metadata: pq.FileMetaData, most_bytes: int) -> int:
+    """How many average rows of this file, decoded, fit into `most_bytes`."""
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    row_bytes = sum(group.total_byte_size for group in groups) / max(1, metadata.num_rows)
+    return max(1, int(most_bytes / max(1.0, row_bytes)))
 
 
 class RowReader:

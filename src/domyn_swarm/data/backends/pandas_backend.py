@@ -8,25 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from domyn_swarm.data import arrow
 from domyn_swarm.data.backends.base import JobBatch, Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
+from domyn_swarm.data.filters import arrow_expression, parse_filters
+from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.errors import ConfigurationError, DataError
-from domyn_swarm.helpers.io import InputFiles, open_parquet
+
+if TYPE_CHECKING:
+    from domyn_swarm.helpers.io import InputFiles
 
 name = "pandas"
 
 Scan: TypeAlias = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 
 READ_KWARGS = ("columns", "filters", "dtype_backend", "storage_options")
-BATCH_BYTES = 32 * 2**20
 SCAN_ROWS = 65_536
 
 
@@ -53,16 +56,10 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
             f"--backend-read-kwargs: the pandas backend does not know {', '.join(map(repr, sorted(unknown)))}.",
             f"Known: {', '.join(READ_KWARGS)}.",
         )
-    found = cast("pa.Schema", files.schema)
-    columns = read_kwargs.get("columns") or found.names
-    if missing := [column for column in columns if column not in found.names]:
-        raise ConfigurationError(
-            f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(found.names)}."
-        )
-    kept = pa.schema([found.field(column) for column in columns])
+    kept = arrow.projected(cast("pa.Schema", files.schema), read_kwargs.get("columns"))
     dtype_backend = read_kwargs.get("dtype_backend")
     if not read_kwargs.get("filters"):
-        return Stream(kept, _parquet_scan(files), files.rows, dtype_backend)
+        return Stream(kept, partial(arrow.scan_files, files), files.rows, dtype_backend)
     return Stream(kept, _filtered_scan(files, read_kwargs["filters"]), None, dtype_backend)
 
 
@@ -98,16 +95,13 @@ def check_ids(frame: Stream, id_col: str) -> None:
         ids = batch.column(0)
         if ids.null_count:
             row = position + int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
-            raise DataError(f"--id-column: {id_col!r} is null in row {row:,} (rows count from 0).", _IDS_HINT)
+            raise null_id(id_col, row)
         hashes[position : position + len(ids)] = _hash(ids)
         position += len(ids)
     hashes.sort()
     twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     if len(twice):
         _refuse_duplicates(frame, id_col, twice)
-
-
-_IDS_HINT = "Ids must be non-null and unique. Mend the column, name another, or leave the flag out for generated ids."
 
 
 def _hash(ids: pa.Array[Any]) -> np.ndarray[Any, np.dtype[np.uint64]]:
@@ -123,8 +117,7 @@ def _refuse_duplicates(frame: Stream, id_col: str, hashes: np.ndarray[Any, np.dt
     ]
     counts = pd.Series([value for array in suspects for value in array.to_pylist()], dtype=object).value_counts()
     if len(repeated := counts[counts > 1]):
-        examples = ", ".join(f"{value!r} ({times} times)" for value, times in list(repeated.items())[:5])
-        raise DataError(f"--id-column: {id_col!r} has {len(repeated):,} duplicate ids: {examples}.", _IDS_HINT)
+        raise duplicate_ids(id_col, len(repeated), repeated.head(EXAMPLES).to_dict())
 
 
 def head(frame: Stream, rows: int) -> Stream:
@@ -207,50 +200,20 @@ def write(
     )
 
 
-def _parquet_scan(files: InputFiles) -> Scan:
-    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-        for file in files.files:
-            with open_parquet(files.fs, file.path) as parquet:
-                size = min(batch_size, _rows_within(parquet.metadata, BATCH_BYTES))
-                for batch in parquet.iter_batches(batch_size=size, columns=list(columns)):
-                    yield batch.select(list(columns))
-
-    return scan
-
-
-def _rows_within(metadata: pq.FileMetaData, most_bytes: int) -> int:
-    """How many average rows of this file, decoded, fit into `most_bytes`."""
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    row_bytes = sum(group.total_byte_size for group in groups) / max(1, metadata.num_rows)
-    return max(1, int(most_bytes / max(1.0, row_bytes)))
-
-
 def _filtered_scan(files: InputFiles, filters: Any) -> Scan:
-    try:
-        condition = pq.filters_to_expression(_as_tuples(filters))
-    except (ValueError, TypeError, AttributeError, pa.ArrowException) as error:
-        raise ConfigurationError(
-            f"--backend-read-kwargs: filters are not valid: {error}",
-            'Write [["column", "op", value], ...] with op one of ==, !=, <, >, <=, >=, in, not in.',
-        ) from None
+    schema = cast("pa.Schema", files.schema)
+    condition = arrow_expression(parse_filters(filters, schema))
 
     def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.dataset as ds  # noqa: PLC0415 - slow to import, and only filters need it
 
-        dataset = ds.dataset([file.path for file in files.files], schema=files.schema, filesystem=files.fs)
+        dataset = ds.dataset([file.path for file in files.files], schema=schema, filesystem=files.fs)
         scanner = dataset.scanner(
             columns=list(columns), filter=condition, batch_size=batch_size, batch_readahead=2, fragment_readahead=1
         )
         return (batch for batch in scanner.to_batches() if batch.num_rows)
 
     return scan
-
-
-def _as_tuples(filters: Any) -> Any:
-    """JSON has no tuples: [["a", ">", 1]] is a list of conditions, [[["a", ">", 1]], ...] a list of such lists."""
-    nested = isinstance(filters[0][0], (list, tuple))
-    groups = filters if nested else [filters]
-    return [[tuple(condition) for condition in group] for group in groups]
 
 
 def _read_with_pandas(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
