@@ -5,6 +5,7 @@ Backends whose frames are Arrow streams use these; an engine with its own stream
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,7 +17,7 @@ from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, open_parquet, whole_directory, whole_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from domyn_swarm.data.backends.base import Outputs
     from domyn_swarm.helpers.io import InputFiles
@@ -42,18 +43,44 @@ def projected(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
 
 def scan_files(files: InputFiles, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
     """`columns` of parquet files in order, in batches of at most `batch_size` rows and about BATCH_BYTES."""
+    size = min(batch_size, rows_within(files, BATCH_BYTES))
     for file in files.files:
         with open_parquet(files.fs, file.path) as parquet:
-            size = min(batch_size, _rows_within(parquet.metadata, BATCH_BYTES))
             for batch in parquet.iter_batches(batch_size=size, columns=list(columns)):
                 yield batch.select(list(columns))
 
 
-def _rows_within(metadata: pq.FileMetaData, most_bytes: int) -> int:
-    """How many average rows of this file, decoded, fit into `most_bytes`."""
-    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    row_bytes = sum(group.total_byte_size for group in groups) / max(1, metadata.num_rows)
-    return max(1, int(most_bytes / max(1.0, row_bytes)))
+def rows_within(files: InputFiles, most_bytes: int) -> int:
+    """How many average rows of the widest file, decoded, fit into `most_bytes`."""
+    widest = max((file.decoded_bytes / file.rows for file in files.files if file.rows), default=1.0)
+    return max(1, int(most_bytes / max(1.0, widest)))
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A stream of tables of one schema, made anew by each call of `tables`."""
+
+    schema: pa.Schema
+    tables: Callable[[], Iterator[pa.Table]]
+
+
+def without_views(table: pa.Table) -> pa.Table:
+    """`table` with plain strings, bytes and lists for their view types, which many kernels of Arrow lack."""
+    plain = pa.schema([field.with_type(_plain(field.type)) for field in table.schema])
+    return table if plain.equals(table.schema) else table.cast(plain)
+
+
+def _plain(dtype: pa.DataType) -> pa.DataType:
+    if dtype == pa.string_view():
+        return pa.string()
+    if dtype == pa.binary_view():
+        return pa.binary()
+    if isinstance(dtype, pa.StructType):
+        return pa.struct([field.with_type(_plain(field.type)) for field in dtype])
+    if isinstance(dtype, (pa.ListType, pa.LargeListType, pa.ListViewType, pa.LargeListViewType)):
+        make = pa.large_list if isinstance(dtype, (pa.LargeListType, pa.LargeListViewType)) else pa.list_
+        return make(dtype.value_field.with_type(_plain(dtype.value_type)))
+    return dtype
 
 
 class RowReader:
@@ -136,23 +163,16 @@ def check_writer_kwargs(write_kwargs: Mapping[str, Any]) -> None:
 
 
 def write_parquet(
-    tables: Iterator[pa.Table],
-    schema: pa.Schema,
-    path: str,
-    *,
-    directory: bool,
-    metadata: Mapping[str, str],
-    write_kwargs: Mapping[str, Any],
+    stream: Tables, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
 ) -> int:
     """Write one file, or a directory of files of FILE_ROWS rows, whole or not at all; returns the rows written."""
     fs, target = filesystem(path, write_kwargs.get("storage_options"))
-    kept = {key: value for key, value in (schema.metadata or {}).items() if key != b"pandas"}
-    schema = schema.with_metadata({**kept, **{key.encode(): value.encode() for key, value in metadata.items()}})
+    schema = stream.schema.with_metadata({key.encode(): value.encode() for key, value in metadata.items()})
+    reader = RowReader(stream.tables(), schema)
     fs.makedirs(target.rstrip("/").rpartition("/")[0] or ".", exist_ok=True)
     if not directory:
         with whole_file(fs, target) as file:
-            return _write_file(file, RowReader(tables, schema), schema, None, write_kwargs)
-    reader = RowReader(tables, schema)
+            return _write_file(file, reader, schema, None, write_kwargs)
     written = 0
     with whole_directory(fs, target.rstrip("/")) as folder:
         number = 0

@@ -32,12 +32,16 @@ REMOTE_READ_BYTES = 8 * 2**20
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file of the input. `digest` changes with the content: it covers the footer (parquet) or all bytes."""
+    """One file of the input. `digest` changes with the content: it covers the footer (parquet) or all bytes.
+
+    `decoded_bytes` is about what its rows take in memory, 0 when only reading tells.
+    """
 
     path: str
     size: int
     rows: int | None
     digest: str
+    decoded_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
 
     Raises:
         MissingDependencyError: the URL's protocol needs a package that is not installed.
-        DataError: the protocol is unknown.
+        DataError: the protocol is unknown, or it does not take the `storage_options`.
     """
     try:
         fs, on_fs = fsspec.core.url_to_fs(path, **(storage_options or {}))
@@ -77,6 +81,10 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
     except ValueError as error:
         raise DataError(
             f"{path}: {error}", "Use a local path or a URL that fsspec knows (s3://, gs://, ...)."
+        ) from None
+    except TypeError as error:
+        raise DataError(
+            f"{path}: storage_options {storage_options!r} are not taken: {error}", "Give an object that fsspec knows."
         ) from None
     return fs, str(on_fs)
 
@@ -159,7 +167,9 @@ def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
             digest = hashlib.sha256(file.read(length)).hexdigest()
             file.seek(0)
             parquet = pq.ParquetFile(file)
-            return InputFile(path, size, parquet.metadata.num_rows, f"{size}:{digest}"), parquet.schema_arrow
+            metadata = parquet.metadata
+            decoded = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+            return InputFile(path, size, metadata.num_rows, f"{size}:{digest}", decoded), parquet.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"--input: {path} is not a readable parquet file: {error}",
@@ -175,6 +185,9 @@ def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
     first = {field.name: field.type for field in schemas[0]}
     for path, schema in zip(paths, schemas, strict=True):
         here = {field.name: field.type for field in schema}
+        if len(here) < len(schema):
+            twice = next(name for name in here if schema.names.count(name) > 1)
+            raise DataError(f"--input: {path} has two columns {twice!r}.", "Each column needs a name of its own.")
         for name in first.keys() | here.keys():
             if first.get(name) != here.get(name):
                 raise DataError(

@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.data.arrow import write_parquet
+from domyn_swarm.data.arrow import Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, open_parquet
@@ -125,7 +125,7 @@ def write_artifact(
 
 def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec) -> int:
     """Write down the failed rows beside the output, or remove what an earlier run wrote; returns their number."""
-    fs, path = filesystem(spec.errors_path)
+    fs, path = filesystem(spec.errors_path, spec.backend_write_kwargs.get("storage_options"))
     failures = (table for table in _first_rows(store.failures(), rows) if table.num_rows)
     first = next(failures, None)
     if first is None:
@@ -134,7 +134,10 @@ def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec) -> int:
         return 0
     schema = pa.schema([first.schema.field(store.id_col), *FAILURE_TYPE])
     tables = (_flat(table, store.id_col, schema) for table in itertools.chain([first], failures))
-    return write_parquet(tables, schema, spec.errors_path, directory=False, metadata={}, write_kwargs={})
+    options = {"storage_options": spec.backend_write_kwargs.get("storage_options")}
+    return write_parquet(
+        Tables(schema, lambda: tables), spec.errors_path, directory=False, metadata={}, write_kwargs=options
+    )
 
 
 def _first_rows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:

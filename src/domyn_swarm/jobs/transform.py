@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from domyn_swarm.data.arrow import without_views
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
@@ -169,7 +170,9 @@ def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: Outpu
         return outputs.table([value] * rows)
     try:
         if (table := _as_table(value)) is not None:
-            return outputs.select(_by_id(table, batch, columns.id), [columns.id, POSITION, *columns.inputs])
+            return outputs.select(
+                _by_id(without_views(table), batch, columns.id), [columns.id, POSITION, *columns.inputs]
+            )
         values = list(value)
         if len(values) != rows:
             raise ValueError(f"{len(values)} outputs for {rows} rows")

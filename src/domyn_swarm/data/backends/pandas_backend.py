@@ -171,18 +171,11 @@ def to_pandas(frame: Stream, columns: Sequence[str], batch_size: int) -> Iterato
         yield batch.to_pandas(types_mapper=pd.ArrowDtype)
 
 
-def join(frame: Stream, outputs: Outputs, id_col: str, columns: Sequence[str]) -> Stream:
+def join(frame: Stream, outputs: Outputs, id_col: str, columns: Sequence[str]) -> arrow.Tables:
     """Two streams in input order, side by side."""
     wanted = list(dict.fromkeys([*columns, id_col, POSITION]))
-    joined = pa.schema([frame.schema.field(column) for column in columns])
-    for field in outputs.schema:
-        joined = joined.append(field)
-
-    def scan(_: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-        for table in arrow.beside(frame.scan(wanted, batch_size), outputs, id_col, columns):
-            yield from table.to_batches()
-
-    return replace(frame, schema=joined, scan=scan)
+    joined = pa.schema([*(frame.schema.field(column) for column in columns), *outputs.schema])
+    return arrow.Tables(joined, lambda: arrow.beside(frame.scan(wanted, SCAN_ROWS), outputs, id_col, columns))
 
 
 def check_write_kwargs(write_kwargs: Mapping[str, Any]) -> None:
@@ -191,13 +184,10 @@ def check_write_kwargs(write_kwargs: Mapping[str, Any]) -> None:
 
 
 def write(
-    frame: Stream, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
+    frame: arrow.Tables, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
 ) -> int:
     """Stream to parquet, row group by row group."""
-    tables = (pa.Table.from_batches([batch]) for batch in frame.scan(frame.schema.names, SCAN_ROWS))
-    return arrow.write_parquet(
-        tables, frame.schema, path, directory=directory, metadata=metadata, write_kwargs=write_kwargs
-    )
+    return arrow.write_parquet(frame, path, directory=directory, metadata=metadata, write_kwargs=write_kwargs)
 
 
 def _filtered_scan(files: InputFiles, filters: Any) -> Scan:
