@@ -18,8 +18,8 @@ from domyn_swarm.helpers.io import open_parquet
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-WINDOW_ROWS = 32_768
-BATCH_ROWS = 8_192
+WINDOW_ROWS = 65_536
+BATCH_ROWS = 32_768
 
 
 class DamagedPartError(Exception):

@@ -43,7 +43,7 @@ Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
 
 PART_ROWS = 65_536
 PART_BYTES = 64 * 2**20
-ROW_GROUP_ROWS = 16_384
+ROW_GROUP_ROWS = 32_768
 _INPUT_KEY = b"domyn_swarm.input"
 _PART_NAME = re.compile(r"(\d{4,})-\d{6,}\.parquet")
 _UNREADABLE = (pa.ArrowException, OSError)
@@ -227,9 +227,18 @@ class CheckpointStore:
         return Outputs(schema, lambda: (table.drop_columns(FAILURE) for table in self._in_order(names, schema)))
 
     def failures(self) -> Iterator[pa.Table]:
-        """POSITION, id and FAILURE of the rows that failed, in input order."""
+        """POSITION, id and FAILURE of the rows that failed, in input order. Reads footers only when there are none."""
+        if not any(map(self._has_failures, self.parts())):
+            return
         for table in self._in_order([POSITION, self.id_col], pa.schema([])):
             yield table.filter(pc.is_valid(table[FAILURE]))
+
+    def _has_failures(self, part: str) -> bool:
+        with open_parquet(self.fs, part) as parquet:
+            groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+        types = [column for column in columns if column.path_in_schema == f"{FAILURE}.type"]
+        return any(column.statistics.null_count < column.num_values for column in types)
 
     def _in_order(self, names: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
         try:

@@ -5,6 +5,7 @@ Backends whose frames are Arrow streams use these; an engine with its own stream
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +102,12 @@ class RowReader:
         self._rest = joined.slice(rows)
         return joined.slice(0, rows)
 
+    def is_empty(self) -> bool:
+        """Whether no row is left."""
+        while self._rest.num_rows == 0 and (table := next(self._tables, None)) is not None:
+            self._rest = table
+        return self._rest.num_rows == 0
+
 
 def beside(
     batches: Iterable[pa.RecordBatch], outputs: Outputs, id_col: str, columns: Sequence[str]
@@ -176,13 +183,11 @@ def write_parquet(
     written = 0
     with whole_directory(fs, target.rstrip("/")) as folder:
         number = 0
-        while True:
+        while number == 0 or not reader.is_empty():
             with whole_file(fs, f"{folder}/part-{number:05d}.parquet") as file:
-                rows = _write_file(file, reader, schema, FILE_ROWS, write_kwargs)
-            written += rows
+                written += _write_file(file, reader, schema, FILE_ROWS, write_kwargs)
             number += 1
-            if rows < FILE_ROWS:
-                return written
+    return written
 
 
 def _write_file(
@@ -190,13 +195,19 @@ def _write_file(
 ) -> int:
     group_rows = int(write_kwargs.get("row_group_size") or ROW_GROUP_ROWS)
     written = 0
-    with _open_writer(file, schema, write_kwargs) as writer:
+    writing: Future[None] | None = None
+    # One row group is written while the next one is read and joined.
+    with _open_writer(file, schema, write_kwargs) as writer, ThreadPoolExecutor(1) as thread:
         while most is None or written < most:
             group = _row_group(reader, group_rows if most is None else min(group_rows, most - written))
+            if writing is not None:
+                writing.result()
             if group.num_rows == 0:
                 break
-            writer.write_table(group.cast(schema), row_group_size=group.num_rows)
+            writing = thread.submit(writer.write_table, group.cast(schema), row_group_size=group.num_rows)
             written += group.num_rows
+        if writing is not None:
+            writing.result()
     return written
 
 
