@@ -26,7 +26,13 @@ def locked(store: CheckpointStore) -> Iterator[None]:
     Raises:
         CheckpointError: another process holds it; the message says which.
     """
-    store.fs.makedirs(store.lock_path.rpartition("/")[0], exist_ok=True)
+    try:
+        store.fs.makedirs(store.lock_path.rpartition("/")[0], exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"{store.path} cannot be made: {error}.",
+            "Give another --output or --checkpoint-dir, in a directory to write in.",
+        ) from None
     holder = _held_by_kernel(store) if store.is_local else _held_by_file(store)
     with holder:
         yield

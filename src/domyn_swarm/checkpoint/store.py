@@ -237,8 +237,8 @@ class CheckpointStore:
         with open_parquet(self.fs, part) as parquet:
             groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
         columns = [group.column(number) for group in groups for number in range(group.num_columns)]
-        types = [column for column in columns if column.path_in_schema == f"{FAILURE}.type"]
-        return any(column.statistics.null_count < column.num_values for column in types)
+        types = [column.statistics for column in columns if column.path_in_schema == f"{FAILURE}.type"]
+        return any(statistics is None or statistics.has_min_max for statistics in types)
 
     def _in_order(self, names: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
         try:
@@ -273,7 +273,7 @@ class CheckpointStore:
         """A JSON file of the run's folder (`run.json`), or None when there is none."""
         try:
             return msgspec.json.decode(self.fs.cat_file(f"{self._root}/{name}"), type=dict[str, Any])
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except msgspec.DecodeError:
             return None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Endpoints to send requests to.", no_args_is_help=True)
+app = typer.Typer(help="Endpoints to send requests to.", rich_markup_mode=None)
 
 
 @app.callback()

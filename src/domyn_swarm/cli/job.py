@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from domyn_swarm.cli.options import with_spec_options
+from domyn_swarm.cli.options import from_environment, with_spec_options
 from domyn_swarm.jobs.spec import DEFAULT_JOB
 
 if TYPE_CHECKING:
     from domyn_swarm.jobs.runner import Plan, RunResult
     from domyn_swarm.jobs.spec import JobSpec
 
-app = typer.Typer(help="Run jobs.", no_args_is_help=True)
+app = typer.Typer(help="Run jobs.", rich_markup_mode=None)
 
 
 @app.callback()
@@ -37,6 +37,7 @@ def submit(
     job_class = load_job_class(job)
     defaults = {
         **job_class.defaults,
+        **from_environment(),
         "input_columns": list(job_class.input_columns),
         "output_columns": list(job_class.output_columns),
     }

@@ -5,25 +5,31 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from typing import Any
 
 import typer
 
 from domyn_swarm import __version__
 from domyn_swarm.cli import endpoint, job
-from domyn_swarm.errors import SwarmError
+from domyn_swarm.errors import Interrupted, SwarmError
 
 app = typer.Typer(
     name="domyn-swarm",
     help="Run a function, most often an LLM call, over every row of a parquet dataset.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut off the names of flags
 )
 app.add_typer(job.app, name="job")
 app.add_typer(endpoint.app, name="endpoint")
 
 
+UsageError: Any = typer.BadParameter.__base__
+"""What typer raises for a flag that it cannot take; the package that it takes this class from varies."""
+
+
 @app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     *,
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log more, and show tracebacks."),
@@ -32,6 +38,9 @@ def root(
     if version:
         typer.echo(f"domyn-swarm {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("domyn_swarm").setLevel(level)
@@ -40,7 +49,14 @@ def root(
 def main() -> None:
     """Run the command line; errors of ours become one message and their exit status."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "domyn-swarm"
+        typer.echo(f"Error: {error.format_message()}\nSee {command} --help.", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):  # before or after the run, which has its own way to stop
+        typer.echo("Interrupted.", err=True)
+        sys.exit(Interrupted.exit_status)
     except SwarmError as error:
         if logging.getLogger("domyn_swarm").level == logging.DEBUG and error.__cause__ is not None:
             logging.getLogger("domyn_swarm").debug("caused by", exc_info=error.__cause__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import types
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ENVIRONMENT = {"endpoint": "ENDPOINT"}
+
+
+def from_environment() -> dict[str, str]:
+    """Options that the environment sets. They are no flags: what is typed for one run wins, in job kwargs too."""
+    return {name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
 
 
 def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -70,12 +76,11 @@ def _annotation(name: str, hint: Any) -> Any:
     kind, metavar = _typer_type(get_args(hint)[0])
     default = next(field.default for field in msgspec.structs.fields(JobSpec) if field.name == name)
     help_text = meta.description or ""
-    if isinstance(default, (str, int, float)) and not isinstance(default, bool):
+    if isinstance(default, bool):
+        default = meta.extra["flags"][0].split("/")[0 if default else 1]
+    if isinstance(default, (str, int, float)):
         help_text += f" (default: {default})"
-    option = typer.Option(
-        *meta.extra["flags"], help=help_text, metavar=metavar, envvar=ENVIRONMENT.get(name), show_envvar=False,
-        show_default=False,
-    )  # fmt: skip
+    option = typer.Option(*meta.extra["flags"], help=help_text, metavar=metavar, show_default=False)
     return Annotated[kind | None, option]
 
 

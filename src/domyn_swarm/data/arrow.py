@@ -35,6 +35,10 @@ def projected(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
     Raises:
         ConfigurationError: there is no such column.
     """
+    if columns is not None and not isinstance(columns, list):
+        raise ConfigurationError(
+            f"--backend-read-kwargs: columns is {columns!r}, no list of names.", f"Columns: {', '.join(schema.names)}."
+        )
     if missing := [column for column in columns or () if column not in schema.names]:
         raise ConfigurationError(
             f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(schema.names)}."
@@ -160,6 +164,11 @@ def filter_positions(batch: pa.RecordBatch, finished: Any) -> pa.RecordBatch:
 
 def check_writer_kwargs(write_kwargs: Mapping[str, Any]) -> None:
     """Raise ConfigurationError for keywords that pyarrow's parquet writer refuses."""
+    rows = write_kwargs.get("row_group_size")
+    if rows is not None and (type(rows) is not int or rows < 1):
+        raise ConfigurationError(
+            f"--backend-write-kwargs: row_group_size is {rows!r}.", "Give a number of rows, 1 or more."
+        )
     try:
         _open_writer(pa.BufferOutputStream(), pa.schema([("x", pa.int64())]), write_kwargs).close()
     except (TypeError, ValueError, OSError, pa.ArrowException) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 
 from domyn_swarm.errors import DataError, MissingDependencyError
 
@@ -128,6 +130,18 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
         footers = list(pool.map(lambda path: _footer(fs, path, found[path]), paths))
     _check_same_schema(paths, [schema for _, schema in footers])
     return InputFiles(fs, tuple(file for file, _ in footers), kind, footers[0][1], pattern)
+
+
+def is_named_by(pattern: str, path: str) -> bool:
+    """Whether a file at `path`, which has no protocol, is or would be among those that `pattern` names."""
+    for one in braceexpand(pattern):
+        _, on_fs = filesystem(one)
+        if any(char in on_fs for char in "*?["):
+            if re.match(glob_translate(on_fs), path):
+                return True
+        elif path == on_fs or path.startswith(f"{on_fs.rstrip('/')}/"):
+            return True
+    return False
 
 
 def _matches(fs: Any, path: str, pattern: str) -> list[tuple[str, int]]:

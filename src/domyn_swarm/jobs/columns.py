@@ -103,9 +103,10 @@ def check_kept_columns(
     outputs = output_columns or (DEFAULT_COLUMN,)
     if twice := [name for name in outputs if list(outputs).count(name) > 1]:
         raise ConfigurationError(f"--output-column: {twice[0]!r} is given twice.", "Give each column its own name.")
-    if clash := [name for name in outputs if name in (*kept, *INTERNAL)]:
+    if clash := [name for name in outputs if name in (*kept, id_col, *INTERNAL)]:
+        whose = "a column of the input already" if clash[0] in schema else "a name that this program uses"
         raise ConfigurationError(
-            f"--output-column: {clash[0]!r} is a column of the input already.",
+            f"--output-column: {clash[0]!r} is {whose}.",
             "Choose another name with --output-column, or leave the input's out with --output-mode replace.",
         )
     return list(dict.fromkeys(kept))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
 import itertools
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pyarrow.compute as pc
 from domyn_swarm.data.arrow import Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
 from domyn_swarm.errors import CheckpointError, ConfigurationError
-from domyn_swarm.helpers.io import filesystem, open_parquet
+from domyn_swarm.helpers.io import filesystem, is_named_by, open_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,20 +48,27 @@ def check_output(spec: JobSpec, files: InputFiles, run_dir: str) -> None:
     """
     fs, path = filesystem(spec.output, spec.backend_write_kwargs.get("storage_options"))
     path = path.rstrip("/")
-    _, pattern = filesystem(spec.input)
-    inputs = [file.path for file in files.files]
-    inside = any(one == path or one.startswith(f"{path}/") for one in inputs)
-    if type(fs) is type(files.fs) and (
-        inside or fnmatch.fnmatch(path, pattern) or path.startswith(f"{pattern.rstrip('/')}/")
-    ):
-        raise ConfigurationError(
-            f"--output: {spec.output!r} is the input, or among its files ({spec.input!r}).",
-            "Write somewhere else; an input is never changed.",
-        )
+    if type(fs) is type(files.fs):
+        _check_apart(spec, path, files)
     if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, run_dir):
         raise ConfigurationError(
             f"--output: {spec.output!r} exists, and another run or program wrote it.",
             "Give another path, or --overwrite to replace it.",
+        )
+
+
+def _check_apart(spec: JobSpec, path: str, files: InputFiles) -> None:
+    way_out = "Write somewhere else; an input is never changed."
+    around = any(one.path == path or one.path.startswith(f"{path}/") for one in files.files)
+    written = f"{path}/part-00000.parquet" if spec.output_is_directory else path
+    if around or is_named_by(spec.input, written):
+        raise ConfigurationError(
+            f"--output: {spec.output!r} is the input, or among its files ({spec.input!r}).", way_out
+        )
+    if is_named_by(spec.input, filesystem(spec.errors_path)[1]):
+        raise ConfigurationError(
+            f"--output: {spec.errors_path!r}, the file of failed rows, is among the input's files ({spec.input!r}).",
+            way_out,
         )
 
 
@@ -80,12 +86,13 @@ def run_dir_id(run_dir: str) -> str | None:
 
 
 def owner_of(spec: JobSpec) -> dict[str, str] | None:
-    """What an existing output's footer says of who wrote it; None when there is no output."""
+    """What an existing output's footer says of who wrote it; None when there is no output, or an empty directory."""
     fs, path = filesystem(spec.output, spec.backend_write_kwargs.get("storage_options"))
-    if not fs.exists(path):
+    files = fs.find(path)
+    if not files and not fs.isfile(path):
         return None
     try:
-        first = min(fs.find(path)) if fs.isdir(path) else path
+        first = min(files) if fs.isdir(path) else path
         with open_parquet(fs, first) as parquet:
             metadata = parquet.schema_arrow.metadata or {}
     except (pa.ArrowException, OSError, ValueError):

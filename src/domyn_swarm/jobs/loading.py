@@ -7,8 +7,10 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import traceback
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
@@ -17,6 +19,7 @@ from domyn_swarm.jobs.base import SwarmJob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
 
@@ -32,8 +35,9 @@ def load_job_class(reference: str) -> type[SwarmJob]:
     module = _load_file(where, reference) if where.endswith(".py") else _load_module(where, reference)
     job_class: Any = getattr(module, name, None)
     if job_class is None:
-        jobs = [key for key, value in vars(module).items() if _is_job(value) and value is not SwarmJob]
-        raise ConfigurationError(f"Job {reference!r}: {where} has no class {name!r}.", f"Jobs there: {_listed(jobs)}.")
+        raise ConfigurationError(
+            f"Job {reference!r}: {where} has no class {name!r}.", f"Jobs there: {_listed(_jobs_in(module))}."
+        )
     if not _is_job(job_class):
         raise ConfigurationError(
             f"Job {reference!r}: {name} is not a SwarmJob.", "Derive the class from domyn_swarm.SwarmJob."
@@ -41,13 +45,18 @@ def load_job_class(reference: str) -> type[SwarmJob]:
     if inspect.isabstract(job_class) or job_class is SwarmJob:
         missing = sorted(getattr(job_class, "__abstractmethods__", ())) or ["transform_item"]
         raise ConfigurationError(f"Job {reference!r}: {name} is abstract.", f"Write its {_listed(missing)}.")
+    for columns in ("input_columns", "output_columns"):
+        if isinstance(text := getattr(job_class, columns), str):  # each of its characters would be a column
+            raise ConfigurationError(
+                f"Job {reference!r}: {columns} = {text!r} is no tuple.", f"Write {columns} = ({text!r},)."
+            )
     checked: type[SwarmJob] = job_class
     return checked
 
 
 def job_fields(job_class: type[SwarmJob]) -> frozenset[str]:
     """Names of the parameters that the job's constructor takes."""
-    return frozenset(inspect.signature(job_class).parameters)
+    return frozenset(p.name for p in _parameters(job_class) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
 
 
 def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
@@ -57,8 +66,9 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
         ConfigurationError: a kwarg is unknown, missing or of the wrong type.
     """
     name, fields = job_class.__name__, job_fields(job_class)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in _parameters(job_class))
     for key in kwargs:
-        if key not in fields:
+        if key not in fields and not takes_any:
             near = difflib.get_close_matches(key, fields, 1)
             meant = f"Did you mean {near[0]!r}? " if near else ""
             raise ConfigurationError(
@@ -68,31 +78,65 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
         if "__dataclass_fields__" in vars(job_class):
             return msgspec.convert(dict(kwargs), job_class)
         return job_class(**kwargs)  # it has an __init__ of its own, which takes the values as JSON gives them
-    except (TypeError, ValueError) as error:  # msgspec.ValidationError is a ValueError
+    except msgspec.ValidationError as error:
         raise ConfigurationError(f"--job-kwargs: {name} cannot be made: {error}.", "Mend the JSON.") from None
+    except Exception as error:
+        raise ConfigurationError(
+            f"--job-kwargs: {name} cannot be made: {type(error).__name__}: {error}.", "Mend the JSON, or the class."
+        ) from error
 
 
 def _load_file(path: str, reference: str) -> ModuleType:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ConfigurationError(f"Job {reference!r}: there is no file {path}.", "Check the path.")
-    # Under its own name, so that its classes can be found again, but never in the place of another module.
-    known = sys.modules.get(file.stem)
-    taken = known is not None and getattr(known, "__file__", None) != str(file)
-    name = f"domyn_swarm_job_{file.stem}" if taken else file.stem
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ConfigurationError(f"Job {reference!r}: {path} is no Python file.", "Name a .py file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(file.parent))  # for its neighbours, as if it had been run
+    loader = _JobFile(_module_name(file), file)
+    known = sys.modules.get(loader.name)
+    if known is not None and known.__loader__ == loader:
+        return known
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        return _executed(loader, file)
+    except (Exception, SystemExit) as error:
         raise _import_refusal(reference, error) from error
+
+
+def _executed(loader: _JobFile, file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
+    module = importlib.util.module_from_spec(cast("ModuleSpec", spec))
+    sys.modules[loader.name] = module
+    folder = str(file.parent)
+    sys.path.insert(0, folder)  # for its neighbours, as if it had been run
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[loader.name]
+        raise
     finally:
-        sys.path.remove(str(file.parent))
+        sys.path.remove(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)  # for those that its methods import, but in the place of nobody else's
     return module
+
+
+def _module_name(file: Path) -> str:
+    """The file's own name, so that its classes can be found again, unless that is another module's."""
+    try:
+        found = importlib.util.find_spec(file.stem) if file.stem.isidentifier() else None
+        taken = found is not None and found.origin != str(file)
+    except ValueError:  # a module without a spec has the name
+        taken = True
+    return f"domyn_swarm_job_{file.stem}" if taken else file.stem
+
+
+class _JobFile(SourceFileLoader):
+    """One version of a file, equal to itself only. No bytecode: the folder stays as it is, no edit is overlooked."""
+
+    def __init__(self, name: str, file: Path) -> None:
+        super().__init__(name, str(file))
+        self.version = file.stat().st_mtime_ns  # loaders are equal when all of their attributes are
+
+    def path_stats(self, path: str) -> NoReturn:
+        raise OSError(path)
 
 
 def _load_module(name: str, reference: str) -> ModuleType:
@@ -106,18 +150,27 @@ def _load_module(name: str, reference: str) -> ModuleType:
                 f"Job {reference!r}: there is no module {name!r}.", "Check the name, or write path/to/file.py:Class."
             ) from None
         raise _import_refusal(reference, error) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _import_refusal(reference, error) from error
 
 
-def _import_refusal(reference: str, error: Exception) -> ConfigurationError:
-    where = ""
-    if error.__traceback__ is not None:
-        last = inspect.getinnerframes(error.__traceback__)[-1]
-        where = f" ({last.filename}, line {last.lineno})"
+def _import_refusal(reference: str, error: BaseException) -> ConfigurationError:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    # A syntax error has no frame in the file that holds it, and says itself where it is.
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if not isinstance(error, SyntaxError) else ""
     return ConfigurationError(
         f"Job {reference!r} cannot be imported: {type(error).__name__}: {error}{where}.", "Mend the module."
     )
+
+
+def _parameters(job_class: type[SwarmJob]) -> list[inspect.Parameter]:
+    return list(inspect.signature(job_class).parameters.values())
+
+
+def _jobs_in(module: ModuleType) -> list[str]:
+    names = dict.fromkeys([*vars(module), *getattr(module, "__all__", ())])  # some are imported when they are used
+    values = {name: getattr(module, name, None) for name in names}
+    return [name for name, value in values.items() if _is_job(value) and value is not SwarmJob]
 
 
 def _is_job(value: Any) -> bool:

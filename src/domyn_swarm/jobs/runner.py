@@ -146,17 +146,17 @@ def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
         return RunResult(spec.output, None, store.path, plan.rows, before, 0, 0, time.monotonic() - started)
     record = Record(store, spec)
     meter = Meter(progress)
-    record.begin()
     progress.started(plan.rows, before)
     try:
+        record.begin()
         artifact = _execute(plan, meter)
+        record.end("done", meter)
     except BaseException as error:
         interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
         record.end("interrupted" if interrupted else "failed", meter, error)
         raise _explained(error, plan, meter) from error
     finally:
         progress.finished()
-    record.end("done", meter)
     return RunResult(
         artifact.path, artifact.errors_path, store.path, artifact.rows, before, meter.rows - meter.failed,
         artifact.failed, time.monotonic() - started,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -150,7 +150,13 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
             "--no-resume and --no-checkpointing exclude each other: without checkpoints there is nothing to resume.",
             "Drop one of the two.",
         )
-    suffix = PurePosixPath(_split(spec.output)[1]).suffix
+    name = _split(spec.output)[1]
+    if name in ("", ".", ".."):
+        raise ConfigurationError(
+            f"--output: {spec.output!r} names no file and no folder of its own.",
+            "Name a file that ends in .parquet, or a directory to make.",
+        )
+    suffix = PurePosixPath(name).suffix
     if not spec.output_is_directory and suffix != ".parquet":
         raise ConfigurationError(
             f"--output: {spec.output!r} ends in {suffix!r}, but outputs are parquet only.",
@@ -170,8 +176,13 @@ def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job
     A job kwarg that names an option and no field of the job is that option (`{"max_concurrency": 8}`).
 
     Raises:
-        ConfigurationError: as `make_spec`.
+        ConfigurationError: as `make_spec`, and when `defaults` holds what is no option.
     """
+    if unknown := sorted(defaults.keys() - option_names()):
+        raise ConfigurationError(
+            f"Job {job!r}: its defaults hold {unknown[0]!r}, which is no option.",
+            f"Options: {', '.join(sorted(option_names()))}.",
+        )
     kwargs = dict(flags.get("job_kwargs") or {})
     options = option_names() - job_fields
     from_kwargs = {name: kwargs.pop(name) for name in list(kwargs) if name in options}
@@ -206,5 +217,11 @@ def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> Conf
     if field is None:
         return ConfigurationError(reason)
     name = field.group(1)
-    hint = f"Give {reason.removeprefix('Expected ').split(', got')[0]}." if reason.startswith("Expected") else ""
-    return ConfigurationError(f"{flag_of(name)}: {options.get(name)!r} is not valid: {reason}.", hint)
+    hint = get_type_hints(JobSpec)[name]
+    takes = ", ".join(get_args(hint)) if get_origin(hint) is Literal else _expected(reason)
+    return ConfigurationError(f"{flag_of(name)}: {options.get(name)!r} is not valid.", f"It takes: {takes}.")
+
+
+def _expected(reason: str) -> str:
+    """``Expected `int | null`, got `str` `` as `int`."""
+    return reason.removeprefix("Expected ").partition(", got")[0].replace("`", "").replace(" | null", "")

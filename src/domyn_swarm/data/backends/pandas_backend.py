@@ -30,6 +30,7 @@ name = "pandas"
 Scan: TypeAlias = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 
 READ_KWARGS = ("columns", "filters", "dtype_backend", "storage_options")
+DTYPE_BACKENDS = (None, "numpy_nullable", "pyarrow")
 SCAN_ROWS = 65_536
 
 
@@ -58,6 +59,11 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
         )
     kept = arrow.projected(cast("pa.Schema", files.schema), read_kwargs.get("columns"))
     dtype_backend = read_kwargs.get("dtype_backend")
+    if dtype_backend not in DTYPE_BACKENDS:
+        raise ConfigurationError(
+            f"--backend-read-kwargs: dtype_backend is {dtype_backend!r}.",
+            f"It takes: {', '.join(filter(None, DTYPE_BACKENDS))}.",
+        )
     if not read_kwargs.get("filters"):
         return Stream(kept, partial(arrow.scan_files, files), files.rows, dtype_backend)
     return Stream(kept, _filtered_scan(files, read_kwargs["filters"]), None, dtype_backend)

@@ -1,0 +1,535 @@
+"""What cannot work is refused: status 2, one message that names the culprit and the way out, and nothing is written."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from domyn_swarm.endpoint.demo import demo_server
+from tests.conftest import Command, command_line, job, rows, stop, tree, write
+
+JOB_FILES = {
+    "abstract.py": """
+        import abc
+        from domyn_swarm import SwarmJob
+        class Abstract(SwarmJob, abc.ABC):
+            @abc.abstractmethod
+            async def transform_item(self, item): ...
+    """,
+    "broken.py": """
+        from domyn_swarm import SwarmJob
+        raise RuntimeError("no licence")
+    """,
+    "unparsable.py": """
+        from domyn_swarm import SwarmJob
+        class Shout(SwarmJob:
+    """,
+    "leaving.py": """
+        import sys
+        sys.exit("usage: leaving.py FILE")
+    """,
+    "lacking.py": """
+        import nosuchlibrary
+    """,
+    "classes.py": """
+        from domyn_swarm import SwarmJob
+        class Nothing(SwarmJob):
+            input_columns = ("text",)
+        class Elsewhere:
+            pass
+        class Bare(SwarmJob):
+            input_columns = "text"
+            def transform_item(self, item): ...
+        class Required(SwarmJob):
+            input_columns = ("text",)
+            level: int
+            def transform_item(self, item): ...
+        class Defaulted(SwarmJob):
+            input_columns = ("text",)
+            defaults = {"max_concurency": 4}
+            def transform_item(self, item): ...
+        class Choosy(SwarmJob):
+            input_columns = ("text",)
+            def __init__(self, level: int = 0) -> None:
+                raise RuntimeError("no level suits")
+            def transform_item(self, item): ...
+    """,
+}
+
+
+@pytest.fixture(autouse=True)
+def prepared() -> None:
+    """A folder with inputs and job files, good ones and bad ones."""
+    table = pa.table({
+        "id": ["a", "b", "c", "d"],
+        "text": ["one", "two", "three", "four"],
+        "number": [1, 2, 3, 4],
+        "fraction": [0.5, 1.5, 2.5, 3.5],
+        "holes": ["a", "b", None, "d"],
+        "twins": ["a", "b", "a", "a"],
+    })  # fmt: skip
+    write("in.parquet", table)
+    write("taken.parquet", {"precious": [1]})
+    write("counted.parquet", {"_row_id": [7, 8], "text": ["a", "b"]})
+    write("ours.parquet", {"__position__": [7, 8], "text": ["a", "b"]})
+    write("twice.parquet", pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["text", "text"]))
+    write("parts/a.parquet", {"text": ["a"]})
+    write("parts/b.parquet", {"text": [1]})
+    write("good/a.parquet", {"text": ["a"]})
+    write("lines.csv", {"text": ["a"]})
+    Path("notes.parquet").write_text("these are notes, no parquet file, though they are long enough to be one")
+    whole = Path(write("cut.parquet", table)).read_bytes()
+    Path("cut.parquet").write_bytes(whole[:-20])
+    Path("nothing.parquet").touch()
+    Path("empty").mkdir()
+    for name, text in JOB_FILES.items():
+        lines = text.splitlines()[1:]
+        Path(name).write_text("\n".join(line[8:] for line in lines) + "\n")
+
+
+@dataclass(frozen=True)
+class Refused:
+    """The flags of `domyn-swarm job submit JOB --input in.parquet --output out.parquet`, and what the message says."""
+
+    what: str
+    flags: str
+    says: tuple[str, ...]
+    job: str = job("Upper")
+
+
+REFUSED = [
+    # Input
+    Refused("input that is not there", "--input gone.parquet", ("--input", "'gone.parquet' does not exist", "path")),
+    Refused("input that is text", "--input notes.parquet", ("--input", "notes.parquet is not a readable parquet file")),
+    Refused("input that was cut off", "--input cut.parquet", ("--input", "cut.parquet is not a", "was cut off")),
+    Refused("input of zero bytes", "--input nothing.parquet", ("--input", "nothing.parquet is not a", "no parquet")),
+    Refused("input that lies to be CSV", "--input lines.csv", ("--input", "lines.csv is not readable as csv")),
+    Refused("empty directory", "--input empty", ("--input", "'empty' holds no .parquet file", "another directory")),
+    Refused("glob without a match", "--input 'x*.parquet'", ("--input", "no file matches 'x*.parquet'", "quote it")),
+    Refused("one of a range missing", "--input 'in{,_2}.parquet'", ("--input", "'in_2.parquet' does not exist")),
+    Refused("unbalanced braces", "--input 'in{.parquet'", ("--input", "braces of 'in{.parquet'", "{000..127}")),
+    Refused("files of two formats", "--input '{in.parquet,lines.csv}'", ("--input", "mixes formats", "of one kind")),
+    Refused(
+        "files of two schemas",
+        "--input parts",
+        ("--input", "column 'text' is int64 in", "b.parquet but string in", "a.parquet", "same columns and types"),
+    ),
+    Refused("column name that occurs twice", "--input twice.parquet", ("twice.parquet has two columns 'text'", "name")),
+    Refused("protocol of no filesystem", "--input nosuch://x/in.parquet", ("nosuch://x/in.parquet", "s3://")),
+    Refused(
+        "storage options that are no object",
+        """--backend-read-kwargs '{"storage_options": 5}'""",
+        ("in.parquet", "storage_options", "object"),
+    ),
+    # Columns
+    Refused(
+        "input column that is not there",
+        "--input-column txt",
+        ("--input-column", "no column 'txt'", "id, text, number, fraction, holes, twins"),
+    ),
+    Refused("ambiguous input column", "", ("--input-column is missing", "id, text, number"), job("Same")),
+    Refused(
+        "bare text as the class's input columns",
+        "",
+        ("classes.py:Bare", "input_columns = 'text'", "('text',)"),
+        "classes.py:Bare",
+    ),
+    Refused("id column that is not there", "--id-column key", ("--id-column", "no column 'key'", "id, text, number")),
+    Refused("null among the ids", "--id-column holes", ("--id-column", "'holes' is null in row 2", "non-null")),
+    Refused(
+        "duplicate ids", "--id-column twins", ("--id-column", "'twins' has 1 duplicate ids: 'a' (3 times)", "unique")
+    ),
+    Refused("fractions as ids", "--id-column fraction", ("--id-column", "'fraction' is double", "integers, strings")),
+    Refused("input with a column _row_id", "--input counted.parquet", ("--input", "'_row_id'", "--id-column _row_id")),
+    Refused("input with a column of ours", "--input ours.parquet", ("--input", "'__position__'", "Rename")),
+    Refused("output column of the input", "--output-column number", ("--output-column", "'number'", "replace")),
+    Refused(
+        "output column with the name of generated ids",
+        "--output-column _row_id",
+        ("--output-column", "'_row_id'", "another name"),
+    ),
+    Refused(
+        "output column given twice",
+        "--output-column a --output-column a",
+        ("--output-column", "'a' is given twice", "its own name"),
+    ),
+    # JSON
+    Refused(
+        "job kwargs that are no JSON", "--job-kwargs '{plus: 1}'", ("--job-kwargs", "{plus: 1}", '{"key": "value"}')
+    ),
+    Refused("job kwargs that are no object", "--job-kwargs '[1]'", ("--job-kwargs", "not a JSON object", '{"key"')),
+    Refused("read kwargs that are no JSON", "--backend-read-kwargs x", ("--backend-read-kwargs", "'x'", '{"key"')),
+    Refused(
+        "read kwargs that are no object", "--backend-read-kwargs 1", ("--backend-read-kwargs", "not a JSON object")
+    ),
+    Refused("write kwargs that are no JSON", "--backend-write-kwargs x", ("--backend-write-kwargs", "'x'", '{"key"')),
+    Refused(
+        "write kwargs that are no object", "--backend-write-kwargs 1", ("--backend-write-kwargs", "not a JSON obj")
+    ),
+    Refused(
+        "unknown read kwarg",
+        """--backend-read-kwargs '{"colums": ["text"]}'""",
+        ("--backend-read-kwargs", "'colums'", "Known: columns, filters"),
+    ),
+    Refused(
+        "read kwarg that names a column that is not there",
+        """--backend-read-kwargs '{"columns": ["txt"]}'""",
+        ("--backend-read-kwargs", "no column 'txt'", "id, text, number"),
+    ),
+    Refused(
+        "read kwarg of the wrong type",
+        """--backend-read-kwargs '{"columns": 5}'""",
+        ("--backend-read-kwargs", "columns"),
+    ),
+    Refused(
+        "filters of the wrong type",
+        """--backend-read-kwargs '{"filters": {"number": 1}}'""",
+        ("--backend-read-kwargs", "filters", '[["column", "op", value], ...]'),
+    ),
+    Refused(
+        "filter on a column that is not there",
+        """--backend-read-kwargs '{"filters": [["nmber", ">", 1]]}'""",
+        ("--backend-read-kwargs", "nmber"),
+    ),
+    Refused(
+        "filter that compares a text with a number",
+        """--backend-read-kwargs '{"filters": [["text", ">", 1]]}'""",
+        ("--backend-read-kwargs", "filters"),
+    ),
+    Refused(
+        "unknown write kwarg",
+        """--backend-write-kwargs '{"compresion": "zstd"}'""",
+        ("--backend-write-kwargs", "'compresion'", "ParquetWriter"),
+    ),
+    Refused(
+        "unknown compression",
+        """--backend-write-kwargs '{"compression": "zip"}'""",
+        ("--backend-write-kwargs", "zip", "ParquetWriter"),
+    ),
+    Refused(
+        "row groups of no number of rows",
+        """--backend-write-kwargs '{"row_group_size": "many"}'""",
+        ("--backend-write-kwargs", "row_group_size"),
+    ),
+    # Job
+    Refused(
+        "unknown job kwarg",
+        """--job-kwargs '{"pluss": 1}'""",
+        ("--job-kwargs", "Length has no field 'pluss'", "Did you mean 'plus'?", "Fields: plus"),
+        job("Length"),
+    ),
+    Refused(
+        "job kwarg of the wrong type",
+        """--job-kwargs '{"plus": "many"}'""",
+        ("--job-kwargs", "Length", "Expected `int`, got `str`", "$.plus"),
+        job("Length"),
+    ),
+    Refused("job kwarg that is missing", "", ("--job-kwargs", "Required", "level"), "classes.py:Required"),
+    Refused(
+        "default that is no option",
+        "",
+        ("classes.py:Defaulted", "'max_concurency', which is no option", "max_concurrency"),
+        "classes.py:Defaulted",
+    ),
+    Refused("constructor that refuses", "", ("Choosy", "RuntimeError: no level suits"), "classes.py:Choosy"),
+    Refused("job without a class", "", ("classes.py", "names no class", "module:Class"), "classes.py"),
+    Refused("job of an unknown module", "", ("there is no module 'nosuch'", "file.py:Class"), "nosuch:Job"),
+    Refused("job of an unknown file", "", ("there is no file nosuch.py", "Check the path"), "nosuch.py:Job"),
+    Refused("job of an unknown class", "", ("no class 'Up'", "Jobs there:", "Upper, Length, Pair"), job("Up")),
+    Refused(
+        "job of an unknown class of the package",
+        "",
+        ("no class 'ChatJob'", "Jobs there: ", "ChatCompletionJob, CompletionJob"),
+        "domyn_swarm.jobs:ChatJob",
+    ),
+    Refused(
+        "class that is no job", "", ("Elsewhere is not a SwarmJob", "domyn_swarm.SwarmJob"), "classes.py:Elsewhere"
+    ),
+    Refused("abstract job", "", ("Abstract is abstract", "Write its transform_item"), "abstract.py:Abstract"),
+    Refused("SwarmJob itself", "", ("SwarmJob is abstract", "transform_item"), "domyn_swarm:SwarmJob"),
+    Refused("file that raises", "", ("RuntimeError: no licence", "broken.py, line 2"), "broken.py:Shout"),
+    Refused("module that raises", "", ("RuntimeError: no licence", "broken.py, line 2"), "broken:Shout"),
+    Refused("file with a syntax error", "", ("SyntaxError", "unparsable.py, line 2"), "unparsable.py:Shout"),
+    Refused("file that exits", "", ("SystemExit: usage", "leaving.py, line 2"), "leaving.py:Shout"),
+    Refused("file whose import is missing", "", ("nosuchlibrary", "lacking.py, line 1"), "lacking.py:Shout"),
+    Refused("module whose import is missing", "", ("nosuchlibrary", "lacking.py, line 1"), "lacking:Shout"),
+    Refused("job without a method", "", ("Nothing has neither transform_item nor", "Write"), "classes.py:Nothing"),
+    Refused(
+        "native mode for a job that has none",
+        "--native-backend",
+        ("--native-backend", "Length has no method transform_items_native", "leave the flag out"),
+        job("Length"),
+    ),
+    Refused(
+        "timeout for a plain def",
+        "--timeout 5",
+        ("--timeout", "Length.transform_item is a plain def", "async def"),
+        job("Length"),
+    ),
+    # Output
+    Refused("output that is CSV", "--output out.csv", ("--output", "'out.csv' ends in '.csv'", ".parquet")),
+    Refused("output that is JSON", "--output out.json", ("--output", "'out.json' ends in '.json'", ".parquet")),
+    Refused("output without a name", "--output ''", ("--output: '' names no file", ".parquet")),
+    Refused("output that is this folder", "--output .", ("--output: '.' names no file", ".parquet")),
+    Refused(
+        "output of another program", "--output taken.parquet", ("--output", "'taken.parquet' exists", "--overwrite")
+    ),
+    Refused("output that is the input", "--output in.parquet", ("--output", "'in.parquet' is the input", "else")),
+    Refused(
+        "output in the input's directory",
+        "--input good --output good/out.parquet",
+        ("--output", "'good/out.parquet' is the input, or among its files ('good')", "somewhere else"),
+    ),
+    Refused(
+        "output that the input's glob matches",
+        "--input 'i*.parquet' --output into.parquet",
+        ("--output", "'into.parquet' is the input, or among its files ('i*.parquet')", "somewhere else"),
+    ),
+    Refused(
+        "output that a glob with braces matches",
+        "--input '{in,i*}.parquet' --output into.parquet",
+        ("--output", "'into.parquet' is the input, or among its files ('{in,i*}.parquet')", "somewhere else"),
+    ),
+    Refused(
+        "output directory whose files the input's glob matches",
+        "--input 'good*/*.parquet' --output goods",
+        ("--output", "'goods' is the input, or among its files ('good*/*.parquet')", "somewhere else"),
+    ),
+    Refused(
+        "output whose errors file the input's glob matches",
+        "--input 'i*.parquet' --output into",
+        ("--output", "into.errors.parquet", "'i*.parquet'", "somewhere else"),
+    ),
+    Refused("output around the input", "--input good/a.parquet --output good", ("--output", "'good' is the input")),
+    Refused("output below a file", "--output notes.parquet/out.parquet", ("notes.parquet", "directory")),
+    Refused("output of no filesystem", "--output nosuch://x/out.parquet", ("nosuch://x", "s3://")),
+    # Options
+    Refused("limit of zero", "--limit 0", ("--limit: 0 is not valid", "It takes: int >= 1")),
+    Refused("limit below zero", "--limit -1", ("--limit: -1 is not valid", "It takes: int >= 1")),
+    Refused("limit that is no number", "--limit x", ("'--limit'", "integer", "See domyn-swarm job submit --help")),
+    Refused("no concurrency", "--max-concurrency 0", ("--max-concurrency: 0 is not valid", "It takes: int >= 1")),
+    Refused(
+        "native batches of nothing",
+        "--native-batch-size 0",
+        ("--native-batch-size: 0 is not valid", "It takes: int >= 1"),
+    ),
+    Refused("batches of nothing", "--batch-size 0", ("--batch-size: 0 is not valid", "It takes: int >= 1")),
+    Refused("fewer than no retries", "--retries -1", ("--retries: -1 is not valid", "It takes: int >= 0")),
+    Refused("no time at all", "--timeout 0", ("--timeout: 0.0 is not valid", "It takes: float > 0")),
+    Refused(
+        "no interval", "--checkpoint-interval 0", ("--checkpoint-interval: 0.0 is not valid", "It takes: float > 0")
+    ),
+    Refused(
+        "option of the wrong type among job kwargs",
+        """--job-kwargs '{"max_concurrency": "many"}'""",
+        ("--max-concurrency: 'many' is not valid", "It takes: int"),
+    ),
+    Refused("unknown --on-error", "--on-error ignore", ("--on-error: 'ignore' is not valid", "It takes: record, fail")),
+    Refused(
+        "unknown --output-mode",
+        "--output-mode merge",
+        ("--output-mode: 'merge' is not valid", "It takes: append, replace, io_only"),
+    ),
+    Refused("unknown backend", "--data-backend dask", ("--data-backend", "unknown backend 'dask'", "Known:", "pandas")),
+    Refused("tag with a slash", "--checkpoint-tag a/b", ("--checkpoint-tag", "'a/b' is not a plain name", "letters")),
+    Refused("tag that leaves the folder", "--checkpoint-tag ..", ("--checkpoint-tag", "'..' is not a plain name")),
+    Refused(
+        "neither resuming nor keeping",
+        "--no-resume --no-checkpointing",
+        ("--no-resume and --no-checkpointing exclude each other", "Drop one"),
+    ),
+    Refused("unknown flag", "--rows 5", ("No such option: --rows", "See domyn-swarm job submit --help")),
+    Refused("flag without its value", "--limit", ("--limit", "requires an argument", "--help")),
+    Refused("second job", "other.py:Job", ("extra argument", "other.py:Job", "--help")),
+    # Endpoint
+    Refused(
+        "no endpoint for a job that needs one",
+        "--input-column text",
+        ("--endpoint is missing", "ChatCompletionJob", "--endpoint demo"),
+        "domyn_swarm.jobs:ChatCompletionJob",
+    ),
+    *(
+        Refused(
+            f"endpoint {url}",
+            f"--input-column text --endpoint '{url}'",
+            ("--endpoint", f"'{url}' is not a URL", "http://host:port/v1"),
+            "domyn_swarm.jobs:ChatCompletionJob",
+        )
+        for url in ("localhost:8000", "ftp://localhost/v1", "http://", "http://[::1/v1")
+    ),
+    Refused(
+        "request parameter that the job sets itself",
+        """--input-column text --endpoint demo --job-kwargs '{"request": {"model": "x"}}'""",
+        ("--job-kwargs", "`request` holds model", "--model"),
+        "domyn_swarm.jobs:ChatCompletionJob",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.what)
+def test_what_cannot_work_is_refused_before_anything_is_written(case: Refused, command: Command) -> None:
+    before = contents()
+    arguments = [case.job, "--input", "in.parquet", "--output", "out.parquet", *shlex.split(case.flags)]
+    assert_refused(command("job", "submit", *arguments), *case.says)
+    assert contents() == before
+
+
+@pytest.mark.parametrize(("left_out", "flag"), [("--output", "--input"), ("--input", "--output")])
+def test_without_an_input_or_an_output_there_is_no_run(left_out: str, flag: str, command: Command) -> None:
+    before = contents()
+    assert_refused(command("job", "submit", job("Upper"), flag, "in.parquet"), f"{left_out} is missing", "command line")
+    assert contents() == before
+
+
+def test_an_output_of_another_program_is_replaced_with_overwrite(command: Command) -> None:
+    ran = submit(command, "Upper", "--output", "taken.parquet", "--overwrite", "--output-mode", "replace")
+    assert ran.returncode == 0
+    assert rows("taken.parquet")[0] == {"_row_id": 0, "upper": "ONE"}
+
+
+def test_an_output_of_another_run_is_replaced_only_with_overwrite(command: Command) -> None:
+    assert submit(command, "Upper", "--output-mode", "replace").returncode == 0
+    other = ("Length", "--output-mode", "replace", "--checkpoint-tag", "other")
+    before = contents()
+    assert_refused(submit(command, *other), "--output", "'out.parquet' exists, and another run", "--overwrite")
+    assert contents() == before
+    assert submit(command, *other, "--overwrite").returncode == 0
+    assert rows("out.parquet")[0] == {"_row_id": 0, "length": 3}
+
+
+def test_importing_a_job_file_leaves_no_bytecode_beside_it(command: Command) -> None:
+    submit(command, "classes.py:Nothing")
+    assert not list(Path().rglob("__pycache__"))
+
+
+def test_an_endpoint_that_nobody_serves_costs_no_row(command: Command) -> None:
+    url = f"http://127.0.0.1:{free_port()}/v1"
+    before = contents()
+    assert_refused(chat(command, "--endpoint", url), "--endpoint", url, "cannot be used", "Is the server up")
+    assert contents() == before
+
+
+def test_an_address_beside_the_endpoint_costs_no_row(command: Command) -> None:
+    with demo_server() as url:
+        before = contents()
+        wrong = url.replace("/v1", "/v2")
+        assert_refused(chat(command, "--endpoint", wrong), "--endpoint", wrong, "status 404", "ends in /v1")
+    assert contents() == before
+
+
+def test_a_model_that_the_endpoint_does_not_have_costs_no_row(command: Command) -> None:
+    with demo_server() as url:
+        before = contents()
+        ran = chat(command, "--endpoint", url, "--model", "gpt-nosuch")
+    assert_refused(ran, "--model", url, "no model 'gpt-nosuch'", "It lists: demo")
+    assert contents() == before
+
+
+def test_the_second_of_two_runs_on_one_folder_is_told_who_holds_it(command: Command) -> None:
+    write("in.parquet", {"text": [f"row {number}" for number in range(2000)]})
+    slow = ["--job-kwargs", '{"seconds": 0.05}', "--checkpoint-interval", "1000", "--max-concurrency", "1"]
+    arguments = [job("Recorded"), "--input", "in.parquet", "--output", "out.parquet", *slow]
+    first = subprocess.Popen(command_line("job", "submit", *arguments), stderr=subprocess.DEVNULL)
+    try:
+        while not Path("calls").exists():
+            assert first.poll() is None
+            time.sleep(0.05)
+        before = tree()
+        second = command("job", "submit", *arguments)
+        assert first.poll() is None
+        assert tree() == before
+    finally:
+        stop(first, signal.SIGTERM)
+        first.wait()
+    assert_refused(
+        second, "Another process", f"process {first.pid} on ", ".domyn-swarm/out.parquet", "--checkpoint-tag"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "difference"),
+    [
+        ("Length", ["--job-kwargs", '{"plus": 1}'], "job_kwargs = {}, now it is {'plus': 1}"),
+        ("Upper", [], "job = 'jobs.py:Length', now it is 'jobs.py:Upper'"),
+        ("Length", ["--input-column", "id"], "input_columns = ['text'], now it is ['id']"),
+        ("Length", ["--output-column", "size"], "output_columns = ['length'], now it is ['size']"),
+        ("Length", ["--id-column", "id"], "id_column = None, now it is 'id'"),
+        ("Length", ["--model", "large"], "model = None, now it is 'large'"),
+        (
+            "Length",
+            ["--backend-read-kwargs", '{"filters": [["number", ">", 1]]}'],
+            "filters = None, now it is [['number', '>', 1]]",
+        ),
+    ],
+    ids=["job kwargs", "class", "input columns", "output columns", "id column", "model", "filters"],
+)
+def test_a_folder_of_another_job_is_refused_with_the_difference_and_the_ways_out(
+    name: str, flags: list[str], difference: str, command: Command
+) -> None:
+    assert submit(command, "Length").returncode == 0
+    before = contents()
+    ran = submit(command, name, *flags)
+    assert_refused(ran, ".domyn-swarm/out.parquet", difference, "--no-resume", "--checkpoint-tag")
+    assert contents() == before
+
+
+def test_a_changed_input_under_generated_ids_is_refused(command: Command) -> None:
+    assert submit(command, "Upper").returncode == 0
+    write("in.parquet", {"text": ["zero", "one", "two", "three", "four"]})
+    before = contents()
+    ran = submit(command, "Upper")
+    assert_refused(
+        ran, "The input changed", ".domyn-swarm/out.parquet", "--no-resume", "--checkpoint-tag", "--id-column"
+    )
+    assert contents() == before
+
+
+def test_the_demo_endpoint_is_refused_a_port_that_is_taken(command: Command) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert_refused(command("endpoint", "demo", "--port", str(port)), f"--port: {port} cannot be used", "another")
+
+
+def submit(command: Command, name: str, *flags: str) -> Any:
+    reference = name if ":" in name else job(name)
+    return command("job", "submit", reference, "--input", "in.parquet", "--output", "out.parquet", *flags)
+
+
+def chat(command: Command, *flags: str) -> Any:
+    return submit(command, "domyn_swarm.jobs:ChatCompletionJob", "--input-column", "text", *flags)
+
+
+def assert_refused(ran: Any, *says: str) -> None:
+    message = ran.stderr
+    assert (ran.returncode, ran.stdout) == (2, ""), message
+    assert [line[:7] for line in message.splitlines() if line.startswith("Error: ")] == ["Error: "], message
+    assert message.startswith("Error: ")
+    assert "Traceback" not in message
+    assert [part for part in says if part not in message] == [], message
+
+
+def contents() -> dict[str, bytes | None]:
+    """Each file below the test's folder with its bytes, and each directory."""
+    return {
+        str(path): path.read_bytes() if path.is_file() else None
+        for path in Path().rglob("*")
+        if "__pycache__" not in path.parts
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
