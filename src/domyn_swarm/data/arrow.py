@@ -29,6 +29,15 @@ ROW_GROUP_BYTES = 64 * 2**20
 FILE_ROWS = 1_000_000
 
 
+def check_read_kwargs(backend: str, read_kwargs: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise ConfigurationError for a keyword that the backend's reader does not know."""
+    if unknown := sorted(read_kwargs.keys() - set(known)):
+        raise ConfigurationError(
+            f"--backend-read-kwargs: the {backend} backend does not know {', '.join(map(repr, unknown))}.",
+            f"Known: {', '.join(sorted(known))}.",
+        )
+
+
 def projected(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
     """`schema` with `columns` only, in that order; all of it without any.
 

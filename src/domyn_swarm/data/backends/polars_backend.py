@@ -58,11 +58,7 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Query:
             f"--input: the {name} backend reads parquet only, not {files.format}.", "Use --data-backend pandas."
         )
     known = {*OWN_READ_KWARGS, *(set(ENGINE_READ_KWARGS) & inspect.signature(pl.scan_parquet).parameters.keys())}
-    if unknown := read_kwargs.keys() - known:
-        raise ConfigurationError(
-            f"--backend-read-kwargs: the {name} backend does not know {', '.join(map(repr, sorted(unknown)))}.",
-            f"Known: {', '.join(sorted(known))}.",
-        )
+    arrow.check_read_kwargs(name, read_kwargs, known)
     schema = arrow.projected(files.schema, read_kwargs.get("columns"))
     options = {key: value for key, value in read_kwargs.items() if key not in OWN_READ_KWARGS}
     lazy = _scan(files, options)
