@@ -78,15 +78,14 @@ class Joined(SwarmJob):
 
 
 class Same(SwarmJob):
-    """The one input column as it is, whatever its type."""
+    """All input columns as they are, whatever their types."""
 
-    output_columns = ("same",)
-
-    async def transform_item(self, value: Any) -> Any:
-        return value
+    async def transform_item(self, item: dict[str, Any]) -> dict[str, Any]:
+        return {f"same_{name}": value for name, value in item.items()}
 
     def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
-        return pa.table(batch).column(input_cols[0]).to_pylist()
+        items = pa.table(batch).select(input_cols).to_pylist()
+        return [{f"same_{name}": value for name, value in item.items()} for item in items]
 
 
 class Reverse(SwarmJob):

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 from hamilton.function_modifiers import config
+from hamilton.function_modifiers.metadata import ray_remote_options
 
 from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows, FlushReport
@@ -25,6 +26,10 @@ from domyn_swarm.jobs.items import item_batches
 from domyn_swarm.jobs.meter import Meter
 from domyn_swarm.jobs.spec import JobSpec
 from domyn_swarm.jobs.transform import transform
+from domyn_swarm.jobs.worker import WorkerJob, flush_in_workers
+
+_waits = ray_remote_options(num_cpus=0)
+"""For nodes that run on a cluster, and mostly wait there: a small one could not spare the CPU."""
 
 
 def backend(data_backend: str) -> DataBackend:
@@ -87,24 +92,25 @@ def done__anew(store: CheckpointStore) -> DoneRows:
     return DoneRows()
 
 
+@_waits
 def pending(backend: DataBackend, limited: Frame, done: DoneRows) -> Frame:
     """The rows of `limited` that have no output yet, in input order."""
     return backend.exclude(limited, done.finished)
 
 
-@config.when(mode="items")
+@config.when(mode="items", where="driver")
 def as_pandas(backend: DataBackend, pending: Frame, columns: Columns, read_batch_size: int) -> Iterator[pd.DataFrame]:
     """`pending` as a stream of Arrow-backed pandas frames: position, id and input columns."""
     return backend.to_pandas(pending, columns.read, read_batch_size)
 
 
-@config.when(mode="items")
+@config.when(mode="items", where="driver")
 def batches__items(as_pandas: Iterator[pd.DataFrame], columns: Columns) -> Iterator[JobBatch]:
     """Batches of items: plain Python values, or dicts of them when there are several input columns."""
     return item_batches(as_pandas, columns)
 
 
-@config.when(mode="native")
+@config.when(mode="native", where="driver")
 def batches__native(
     backend: DataBackend, pending: Frame, columns: Columns, native_batch_size: int
 ) -> Iterator[JobBatch]:
@@ -112,20 +118,40 @@ def batches__native(
     return backend.iter_batches(pending, columns.id, columns.inputs, native_batch_size)
 
 
-def transformed(
+@config.when(where="driver")
+def transformed__driver(
     job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, done: DoneRows, stop: threading.Event
 ) -> Iterator[pa.Table]:
     """The job applied: tables of finished rows in the order in which they finish, failed ones among them."""
     return transform(job, spec, batches, columns, done.types, stop)
 
 
-def flushed(
+@config.when(where="workers")
+@_waits
+def transformed__workers(spec: JobSpec, columns: Columns, store: CheckpointStore, done: DoneRows) -> WorkerJob:
+    """The job as plain data, for workers to rebuild and to apply to the blocks that they are handed."""
+    return WorkerJob.of(spec, columns, store, done.types)
+
+
+@config.when(where="driver")
+def flushed__driver(
     store: CheckpointStore, transformed: Iterator[pa.Table], meter: Meter, checkpoint_interval: float
 ) -> FlushReport:
     """Every finished row in a durable part. This node pulls the stream."""
     return store.flush(map(meter, transformed), checkpoint_interval)
 
 
+@config.when(where="workers")
+@_waits
+def flushed__workers(
+    backend: DataBackend, pending: Frame, transformed: WorkerJob, identified: Frame, monitor: Any
+) -> FlushReport:
+    """Every finished row in a durable part, written by the worker that made it. This node hands out the blocks."""
+    locate = locator(backend, identified, transformed.columns.id)
+    return flush_in_workers(backend, pending, transformed, locate, monitor)
+
+
+@_waits
 def finalized(
     backend: DataBackend, store: CheckpointStore, limited: Frame, flushed: FlushReport, columns: Columns, spec: JobSpec
 ) -> Artifact:

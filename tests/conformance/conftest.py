@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +14,20 @@ from domyn_swarm.data.backends.registry import backend_names
 from tests.conftest import job
 
 Run = Callable[..., RunResult]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engines() -> Iterator[None]:
+    """What engines need that is slow to start: one local Ray for all cases, if Ray is installed."""
+    if importlib.util.find_spec("ray") is None:
+        yield
+        return
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(params=backend_names())

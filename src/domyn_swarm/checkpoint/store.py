@@ -3,7 +3,7 @@
     <checkpoint-dir>/<tag>/
         spec.json      the JobSpec of the newest run
         run.json       its state and counts, who runs it, and what the parts belong to
-        parts/         RRRR-NNNNNN.parquet: run number and part number; later parts win over earlier ones
+        parts/         RRRR-NNNNNN.parquet: run number (worker, where there are several) and part number; later runs win
         damaged/       parts that could not be read; their rows are computed again
         lock           held by the one process that writes here
 
@@ -14,6 +14,7 @@ the input that the positions count in.
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,7 +46,7 @@ PART_ROWS = 65_536
 PART_BYTES = 64 * 2**20
 ROW_GROUP_ROWS = 32_768
 _INPUT_KEY = b"domyn_swarm.input"
-_PART_NAME = re.compile(r"(\d{4,})-\d{6,}\.parquet")
+_PART_NAME = re.compile(r"(\d{4,})-(?:\w+-)?\d{6,}\.parquet")
 _UNREADABLE = (pa.ArrowException, OSError)
 
 
@@ -73,6 +74,9 @@ class FlushReport:
     failed: int = 0
     parts: int = 0
 
+    def __add__(self, other: FlushReport) -> FlushReport:
+        return FlushReport(self.rows + other.rows, self.failed + other.failed, self.parts + other.parts)
+
 
 class CheckpointStore:
     """The parts under `path`, for rows identified by `id_col` in the input with digest `input_digest`.
@@ -85,7 +89,14 @@ class CheckpointStore:
         self.id_col = id_col
         self.input_digest = input_digest
         self._declared = tuple(output_columns)
+        self._prefix = ""
         self.fs, self._root = filesystem(path)
+
+    def for_worker(self, name: str) -> CheckpointStore:
+        """This run's store for one of several processes that write parts at once; `name` keeps their parts apart."""
+        store = copy.copy(self)
+        vars(store).update(_run_number=self._run_number, _prefix=f"{name}-")
+        return store
 
     @cached_property
     def _run_number(self) -> int:
@@ -154,6 +165,14 @@ class CheckpointStore:
             raise pa.ArrowInvalid("not a part of this run")
         return digest.decode()
 
+    def settled(self, locate: Locate) -> Marks:
+        """Positions that are finished, or that failed in this very run: what is left needs another pass."""
+        settled = self.done(locate).finished
+        for part in self.parts():
+            if _name(part).startswith(f"{self._run_number:04d}-"):
+                settled = _mark(settled, self._summary(part, locate)[0])
+        return settled
+
     def set_aside(self, damaged: Iterable[str]) -> None:
         """Move damaged parts out of the way, so that their rows are computed again and nothing is lost to look at."""
         for name in damaged:
@@ -184,7 +203,7 @@ class CheckpointStore:
 
     def write_part(self, number: int, table: pa.Table) -> None:
         """Write part `number` of this run: `table`, sorted by POSITION."""
-        self._write(f"{self._root}/parts/{self._run_number:04d}-{number:06d}.parquet", table)
+        self._write(f"{self._root}/parts/{self._run_number:04d}-{self._prefix}{number:06d}.parquet", table)
 
     def _write(self, path: str, table: pa.Table) -> None:
         table = table.replace_schema_metadata({_INPUT_KEY: self.input_digest.encode()})

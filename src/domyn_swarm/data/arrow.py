@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from domyn_swarm.data.backends.base import Outputs
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.helpers.io import InputFile, InputFiles
 
 BATCH_BYTES = 32 * 2**20
 ROW_GROUP_ROWS = 131_072
@@ -57,11 +57,18 @@ def projected(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
 
 def scan_files(files: InputFiles, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
     """`columns` of parquet files in order, in batches of at most `batch_size` rows and about BATCH_BYTES."""
-    size = min(batch_size, rows_within(files, BATCH_BYTES))
     for file in files.files:
-        with open_parquet(files.fs, file.path) as parquet:
-            for batch in parquet.iter_batches(batch_size=size, columns=list(columns)):
-                yield batch.select(list(columns))
+        yield from scan_groups(files, file, range(len(file.groups)), columns, batch_size)
+
+
+def scan_groups(
+    files: InputFiles, file: InputFile, groups: Sequence[int], columns: Sequence[str], batch_size: int
+) -> Iterator[pa.RecordBatch]:
+    """The same for some row groups of one of the files."""
+    size = min(batch_size, rows_within(files, BATCH_BYTES))
+    with open_parquet(files.fs, file.path) as parquet:
+        for batch in parquet.iter_batches(batch_size=size, row_groups=list(groups), columns=list(columns)):
+            yield batch.select(list(columns))
 
 
 def rows_within(files: InputFiles, most_bytes: int) -> int:

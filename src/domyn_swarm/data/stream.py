@@ -56,21 +56,28 @@ def schema(frame: Stream) -> dict[str, str]:
 
 def with_row_id(frame: Stream, id_col: str | None) -> Stream:
     """Count rows while they stream by."""
+    return counted(frame, id_col, 0)
+
+
+def counted(frame: Stream, id_col: str | None, start: int) -> Stream:
+    """`with_row_id` for a stream whose first row is the input's row `start`."""
     counters = [POSITION] if id_col is not None else [POSITION, ROW_ID]
+    schema = pa.schema([*frame.schema, *(pa.field(counter, pa.int64()) for counter in counters)])
+    return replace(frame, schema=schema, scan=partial(_scan_counted, frame, schema, frozenset(counters), start))
 
-    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-        kept = [column for column in columns if column not in counters]
-        position = 0
-        for batch in frame.scan(kept or frame.schema.names[:1], batch_size):
-            counter = pa.array(np.arange(position, position + batch.num_rows))
-            position += batch.num_rows
-            yield pa.RecordBatch.from_arrays(
-                [counter if column in counters else batch.column(column) for column in columns],
-                schema=pa.schema([counted.field(column) for column in columns]),
-            )
 
-    counted = pa.schema([*frame.schema, *(pa.field(counter, pa.int64()) for counter in counters)])
-    return replace(frame, schema=counted, scan=scan)
+def _scan_counted(
+    frame: Stream, schema: pa.Schema, counters: frozenset[str], start: int, columns: Sequence[str], batch_size: int
+) -> Iterator[pa.RecordBatch]:
+    kept = [column for column in columns if column not in counters]
+    position = start
+    for batch in frame.scan(kept or frame.schema.names[:1], batch_size):
+        counter = pa.array(np.arange(position, position + batch.num_rows))
+        position += batch.num_rows
+        yield pa.RecordBatch.from_arrays(
+            [counter if column in counters else batch.column(column) for column in columns],
+            schema=pa.schema([schema.field(column) for column in columns]),
+        )
 
 
 def check_ids(frame: Stream, id_col: str) -> None:

@@ -36,13 +36,15 @@ REMOTE_READ_BYTES = 8 * 2**20
 class InputFile:
     """One file of the input. `digest` changes with the content: it covers the footer (parquet) or all bytes.
 
-    `decoded_bytes` is about what its rows take in memory, 0 when only reading tells.
+    `groups` has the rows of each row group, `decoded_bytes` is about what all rows take in memory; both are empty where
+    only reading tells.
     """
 
     path: str
     size: int
     rows: int | None
     digest: str
+    groups: tuple[int, ...] = ()
     decoded_bytes: int = 0
 
 
@@ -182,8 +184,12 @@ def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
             file.seek(0)
             parquet = pq.ParquetFile(file)
             metadata = parquet.metadata
-            decoded = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-            return InputFile(path, size, metadata.num_rows, f"{size}:{digest}", decoded), parquet.schema_arrow
+            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+            file_rows = tuple(group.num_rows for group in groups)
+            decoded = sum(group.total_byte_size for group in groups)
+            return InputFile(
+                path, size, metadata.num_rows, f"{size}:{digest}", file_rows, decoded
+            ), parquet.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"--input: {path} is not a readable parquet file: {error}",

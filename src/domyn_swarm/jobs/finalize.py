@@ -32,12 +32,11 @@ _SHAPING = ("output", "output_mode", "limit", "input_columns", "output_columns",
 
 @dataclass(frozen=True)
 class Artifact:
-    """The finished output: its rows, how many of them failed, and where the failures are written down."""
+    """The finished output: its rows, and how many of them failed."""
 
     path: str
     rows: int
     failed: int
-    errors_path: str | None = None
 
 
 def check_output(spec: JobSpec, files: InputFiles, run_dir: str) -> None:
@@ -127,7 +126,7 @@ def write_artifact(
         )  # fmt: skip
         if written != rows:
             raise CheckpointError(f"{written:,} rows were written for {rows:,} of the input.", "This is a bug.")
-    return Artifact(spec.output, rows, failed, spec.errors_path if failed else None)
+    return Artifact(spec.output, rows, failed)
 
 
 def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec) -> int:

@@ -46,8 +46,11 @@ class Meter:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Count the rows of `table`, and pass it on."""
-        failed = table.num_rows - table[FAILURE].null_count
-        self.rows += table.num_rows
-        self.failed += failed
-        self._progress.advanced(table.num_rows, failed)
+        self.advanced(table.num_rows, table.num_rows - table[FAILURE].null_count)
         return table
+
+    def advanced(self, rows: int, failed: int) -> None:
+        """Count rows that passed elsewhere."""
+        self.rows += rows
+        self.failed += failed
+        self._progress.advanced(rows, failed)

@@ -23,10 +23,11 @@ from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import Meter, Progress, Silent
 from domyn_swarm.jobs.record import Record, check_identity
-from domyn_swarm.jobs.transform import check_method, method_of
+from domyn_swarm.jobs.spec import anchored
+from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hamilton.driver import Driver
 
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 GRAPH = "domyn_dags.job"
 PLANNED = ("backend", "files", "source", "schema", "columns", "identified", "limited", "store", "done")
-ITEM_BATCH_ROWS = 32_768
 
 logger = logging.getLogger("domyn_swarm")
 
@@ -158,24 +158,35 @@ def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
     finally:
         progress.finished()
     return RunResult(
-        artifact.path, artifact.errors_path, store.path, artifact.rows, before, meter.rows - meter.failed,
-        artifact.failed, time.monotonic() - started,
+        spec.output, spec.errors_path if artifact.failed else None, store.path, artifact.rows, before,
+        artifact.rows - before - artifact.failed, artifact.failed, time.monotonic() - started,
     )  # fmt: skip
 
 
 def _execute(plan: Plan, meter: Meter) -> Artifact:
     """Pull the rows through, then write the output. Only the first needs care when it is interrupted."""
-    driver = _driver(plan.spec)
     stop = threading.Event()
-    inputs = {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}
-    with _on_signals(stop):
-        report = driver.execute(["flushed"], inputs=inputs, overrides=dict(plan.nodes))["flushed"]
-    if stop.is_set():
-        raise Interrupted("The run was asked to stop.")
-    with _on_signals(None):
-        overrides = {**plan.nodes, "flushed": report}
-        artifact: Artifact = driver.execute(["finalized"], inputs=inputs, overrides=overrides)["finalized"]
+    with _driver_for(plan, meter, stop) as (driver, inputs):
+        with _on_signals(stop):
+            report = driver.execute(["flushed"], inputs=inputs, overrides=dict(plan.nodes))["flushed"]
+        if stop.is_set():
+            raise Interrupted("The run was asked to stop.")
+        with _on_signals(None):
+            overrides = {**plan.nodes, "flushed": report}
+            artifact: Artifact = driver.execute(["finalized"], inputs=inputs, overrides=overrides)["finalized"]
     return artifact
+
+
+@contextlib.contextmanager
+def _driver_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[tuple[Driver, dict[str, Any]]]:
+    """The graph where its rows go through: in this process, or on an engine that has workers, if there is work."""
+    backend = plan.nodes["backend"]
+    if not (backend.distributed and plan.pending):
+        yield _driver(plan.spec), {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}
+        return
+    spec = anchored(plan.spec)
+    with backend.session(spec.ray_address, stop, meter.advanced) as session:
+        yield _driver(spec, "workers", session.adapters), {**_inputs(spec, plan.job), "monitor": session.monitor}
 
 
 def _prepared(plan: Plan) -> Plan:
@@ -238,17 +249,10 @@ def _on_signals(stop: threading.Event | None) -> Iterator[None]:
 
 def _inputs(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
     options = {name: getattr(spec, name) for name in spec.__struct_fields__}
-    return {**options, "spec": spec, "job": job, "read_batch_size": _read_batch_size(spec, job)}
+    return {**options, "spec": spec, "job": job, "read_batch_size": batch_rows(spec, job)}
 
 
-def _read_batch_size(spec: JobSpec, job: SwarmJob) -> int:
-    """Rows that are read at a time; a list method gets them all in one call."""
-    if spec.native_backend:
-        return spec.native_batch_size
-    return spec.batch_size if method_of(job, native=False) == "transform_items" else ITEM_BATCH_ROWS
-
-
-def _driver(spec: JobSpec) -> Driver:
+def _driver(spec: JobSpec, where: str = "driver", adapters: Sequence[Any] = ()) -> Driver:
     """The graph for `spec`: its config chooses among the nodes' variants."""
     os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")  # it would import polars wherever that is installed
     from hamilton import driver  # noqa: PLC0415
@@ -258,5 +262,7 @@ def _driver(spec: JobSpec) -> Driver:
         "ids": "generated" if spec.id_column is None else "given",
         "mode": "native" if spec.native_backend else "items",
         "checkpoints": "resumed" if spec.resume else "anew",
+        "where": where,
     }
-    return driver.Builder().with_modules(importlib.import_module(GRAPH)).with_config(config).build()
+    graph = importlib.import_module(GRAPH)
+    return driver.Builder().with_modules(graph).with_config(config).with_adapters(*adapters).build()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -76,6 +76,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         dict[str, Any], _option("--backend-write-kwargs", help="JSON object for the engine's parquet writer")
     ] = {}
 
+    ray_address: Annotated[
+        str | None,
+        _option(
+            "--ray-address", help="Ray cluster: auto, host:6379 or ray://host:10001, or $RAY_ADDRESS (default: local)"
+        ),
+    ] = None
+
     endpoint: Annotated[
         str | None,
         _option("--endpoint", help="URL of an OpenAI-compatible server, or $ENDPOINT; `demo` starts the bundled one"),
@@ -127,6 +134,21 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def output_is_directory(self) -> bool:
         """Whether the output is a directory of parquet files rather than one file."""
         return not PurePosixPath(_split(self.output)[1]).suffix or self.output.endswith("/")
+
+
+def anchored(spec: JobSpec) -> JobSpec:
+    """`spec` with its relative local paths made absolute, so that it means the same in another process's folder."""
+    names = ("input", "output", "checkpoint_dir")
+    paths = {name: _anchored(path) for name in names if (path := getattr(spec, name)) is not None}
+    where, colon, job_class = spec.job.rpartition(":")
+    job = f"{_anchored(where)}{colon}{job_class}" if where.endswith(".py") else spec.job
+    return msgspec.structs.replace(spec, **paths, job=job)
+
+
+def _anchored(path: str) -> str:
+    if "://" in path or PurePosixPath(path).is_absolute():
+        return path
+    return f"{Path.cwd()}/{path}" if not path.startswith("~") else str(Path(path).expanduser())
 
 
 def _split(path: str) -> tuple[str, str]:

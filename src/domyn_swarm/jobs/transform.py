@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.spec import JobSpec
 
 
+ITEM_BATCH_ROWS = 32_768
+
 _NOTHING = pa.table({FAILURE: pa.nulls(0, FAILURE_TYPE)})
 
 
@@ -47,6 +49,13 @@ def method_of(job: SwarmJob | type[SwarmJob], *, native: bool) -> str:
         )
     hint = "Add --native-backend." if has else "Write transform_item(self, item)."
     raise ConfigurationError(f"{job_name} has neither transform_item nor transform_items.", hint)
+
+
+def batch_rows(spec: JobSpec, job: SwarmJob) -> int:
+    """Rows that are read at a time; a method that takes a list or a frame gets them all in one call."""
+    if spec.native_backend:
+        return spec.native_batch_size
+    return spec.batch_size if method_of(job, native=False) == "transform_items" else ITEM_BATCH_ROWS
 
 
 def check_method(job: SwarmJob, spec: JobSpec) -> None:
@@ -135,11 +144,15 @@ def _row_chunk(batch: JobBatch) -> Chunk:
 
 
 def _list_chunk(batch: JobBatch) -> Chunk:
-    return Chunk(batch, iter([(None, batch.items)]), 1)
+    return _one_call(batch, batch.items)
 
 
 def _native_chunk(batch: JobBatch) -> Chunk:
-    return Chunk(batch, iter([(None, batch.batch)]), 1)
+    return _one_call(batch, batch.batch)
+
+
+def _one_call(batch: JobBatch, payload: Any) -> Chunk:
+    return Chunk(batch, iter([(None, payload)]), 1) if len(batch.ids) else Chunk(batch, iter(()), 0)
 
 
 def _finished(

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import pyarrow as pa
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     import numpy as np
     import pandas as pd
@@ -46,10 +48,12 @@ class Outputs:
 class DataBackend(Protocol):
     """An engine, as a module of functions (PEP 544). Frames are lazy: `read` opens, `write` and the iterators pull.
 
-    Every function keeps input order. The arguments are checked before: columns exist, ids are valid.
+    Every function keeps input order. The arguments are checked before: columns exist, ids are valid. A `distributed`
+    engine is a `DistributedBackend`.
     """
 
     name: str
+    distributed: bool
 
     def read(self, files: InputFiles, read_kwargs: Mapping[str, Any]) -> Frame:
         """Open the input. Raises ConfigurationError for a keyword that the engine's reader does not know."""
@@ -91,6 +95,70 @@ class DataBackend(Protocol):
         self, frame: Frame, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
     ) -> int:
         """Write parquet, whole or not at all, with `metadata` in the footers; returns the number of rows."""
+
+
+class BlockWorker(Protocol):
+    """What a distributed engine runs in its workers: see `domyn_swarm.jobs.worker`."""
+
+    def add(self, block: pa.Table | None) -> None:
+        """Queue a block; returns when it is taken in."""
+
+    def counts(self) -> tuple[int, int]:
+        """Rows that finished so far, and how many of them failed."""
+
+    def stop(self) -> None:
+        """Start no further call."""
+
+    def finish(self) -> Any:
+        """Wait for the blocks that were added, and say how it went."""
+
+
+class WorkerFactory(Protocol):
+    """Makes a worker in the process that calls it; it travels there as plain data.
+
+    `concurrency` is how many calls all workers together may have in flight.
+    """
+
+    @property
+    def concurrency(self) -> int: ...  # noqa: D102 - see above
+
+    def __call__(self, name: str, workers: int) -> BlockWorker:
+        """The worker `name`, one of `workers`."""
+
+
+class Monitor(Protocol):
+    """How a node that runs elsewhere keeps in touch with whoever started the run."""
+
+    def advanced(self, rows: int, failed: int) -> None:
+        """`rows` more have finished, `failed` of them without output."""
+
+    def stopped(self) -> bool:
+        """Whether the run was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """An engine that is up: the Hamilton adapters that run the graph on it, and a monitor that travels with nodes."""
+
+    adapters: list[Any]
+    monitor: Monitor
+
+
+class DistributedBackend(DataBackend, Protocol):
+    """An engine that applies the job in processes of its own."""
+
+    def distribute(
+        self, frame: Frame, columns: Sequence[str], make_worker: WorkerFactory, monitor: Monitor
+    ) -> tuple[list[Any], bool]:
+        """Stream the rows through workers: what those finished with, and whether any rows were lost with a worker.
+
+        Raises whatever ended a worker.
+        """
+
+    def session(
+        self, address: str | None, stop: threading.Event, advanced: Callable[[int, int], None]
+    ) -> AbstractContextManager[Session]:
+        """The engine, up for the time of a run."""
 
 
 def dtype_name(dtype: pa.DataType) -> str:

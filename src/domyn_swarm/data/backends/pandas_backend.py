@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from domyn_swarm.helpers.io import InputFiles
 
 __all__ = [
-    "check_ids", "check_write_kwargs", "count", "exclude", "head", "iter_batches", "join", "name", "read", "schema",
-    "to_pandas", "with_row_id", "write",
+    "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "head", "iter_batches", "join", "name",
+    "read", "schema", "to_pandas", "with_row_id", "write",
 ]  # fmt: skip
 
 name = "pandas"
+distributed = False
 
 READ_KWARGS = ("columns", "filters", "dtype_backend", "storage_options")
 DTYPE_BACKENDS = (None, "numpy_nullable", "pyarrow")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from domyn_swarm.helpers.io import InputFiles
 
 name = "polars"
+distributed = False
 
 SCAN_ROWS = 65_536
 OWN_READ_KWARGS = ("columns", "filters", "storage_options")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, cast
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from domyn_swarm.data.backends import pandas_backend, polars_backend
-    from domyn_swarm.data.backends.base import DataBackend
+    from domyn_swarm.data.backends import pandas_backend, polars_backend, ray_backend
+    from domyn_swarm.data.backends.base import DataBackend, DistributedBackend
 
     # The type checker compares each module with the protocol here, and names the function that is missing.
-    _CHECKED: tuple[DataBackend, ...] = (pandas_backend, polars_backend)
+    _CHECKED: tuple[DataBackend, ...] = (pandas_backend, polars_backend, ray_backend)
+    _CHECKED_AS_DISTRIBUTED: tuple[DistributedBackend, ...] = (ray_backend,)
 
 GROUP = "domyn_swarm.backends"
 """Entry-point group: name -> module. This package's own backends are registered the same way as anyone's."""

@@ -1,0 +1,169 @@
+"""A job in a process of its own: blocks of rows come in, parts go out. What engines run in their workers.
+
+A worker is the in-process pipeline again, fed from outside: one job, one event loop, one stream for as long as the
+worker lives, so a slow row holds back nobody here either, and parts are cut over the blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import pandas as pd
+
+from domyn_swarm.checkpoint.store import FlushReport
+from domyn_swarm.data.backends.base import JobBatch
+from domyn_swarm.data.columns import POSITION
+from domyn_swarm.errors import JobError
+from domyn_swarm.jobs.items import item_batches
+from domyn_swarm.jobs.loading import build_job, load_job_class
+from domyn_swarm.jobs.meter import Meter, Silent
+from domyn_swarm.jobs.pool import concurrency_for
+from domyn_swarm.jobs.transform import batch_rows, method_of, transform
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+    from domyn_swarm.checkpoint.store import CheckpointStore, Locate
+    from domyn_swarm.data.backends.base import DataBackend, DistributedBackend, Frame, Monitor
+    from domyn_swarm.jobs.columns import Columns
+    from domyn_swarm.jobs.spec import JobSpec
+
+BLOCKS_WAITING = 1
+PASSES = 5
+WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """Everything that a worker needs, as plain data that travels: the job itself is rebuilt from `spec` where it runs.
+
+    `store` is the run's folder, `known` are the types of output columns that earlier runs made. All workers together
+    have `concurrency` calls in flight.
+    """
+
+    spec: JobSpec
+    columns: Columns
+    store: CheckpointStore
+    known: pa.Schema
+    concurrency: int
+
+    @classmethod
+    def of(cls, spec: JobSpec, columns: Columns, store: CheckpointStore, known: pa.Schema) -> WorkerJob:
+        """The work that `spec` describes, all of it under one run number."""
+        job_class = load_job_class(spec.job)
+        method = getattr(job_class, method_of(job_class, native=spec.native_backend))
+        return cls(spec, columns, store.for_worker(""), known, concurrency_for(method, spec.max_concurrency))
+
+    def __call__(self, name: str, workers: int) -> Worker:
+        """The worker `name`, with its share of the calls in flight."""
+        spec = msgspec.structs.replace(self.spec, max_concurrency=max(1, self.concurrency // workers))
+        return Worker(replace(self, spec=spec, store=self.store.for_worker(name)))
+
+
+def flush_in_workers(
+    backend: DataBackend, pending: Frame, work: WorkerJob, locate: Locate, monitor: Monitor
+) -> FlushReport:
+    """Stream `pending` through workers until no row is left without a result.
+
+    Workers that die take with them what they had not made durable. The parts tell which rows those are, and another
+    pass computes them, so nothing has to be remembered of who had what.
+
+    Raises:
+        JobError: workers die in every pass.
+    """
+    engine = cast("DistributedBackend", backend)
+    report = FlushReport()
+    for _ in range(PASSES):
+        reports, lost = engine.distribute(pending, work.columns.read, work, monitor)
+        report = sum(reports, report)
+        if not lost or monitor.stopped():
+            return report
+        pending = backend.exclude(pending, work.store.settled(locate))
+    raise JobError(f"Workers were lost in each of {PASSES} passes over the rows.", "Look for the cause in Ray's logs.")
+
+
+class Worker:
+    """Takes blocks (tables of POSITION, the id and the input columns), applies the job, and writes parts of its own."""
+
+    def __init__(self, work: WorkerJob) -> None:
+        self._work = work
+        self._job = build_job(load_job_class(work.spec.job), work.spec.job_kwargs)
+        self._blocks: queue.Queue[pa.Table | None] = queue.Queue(BLOCKS_WAITING)
+        self._meter = Meter(Silent())
+        self._stop = threading.Event()
+        self._report = FlushReport()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="domyn-swarm-worker", daemon=True)
+        self._thread.start()
+
+    def add(self, block: pa.Table | None) -> None:
+        """Queue a block (None: the last one was); returns when it is taken in.
+
+        Raises:
+            BaseException: what ended the worker, if something did.
+        """
+        while self._thread.is_alive():
+            with contextlib.suppress(queue.Full):
+                return self._blocks.put(block, timeout=WAIT_SECONDS)
+        if self._error is not None:
+            raise self._error
+        return None
+
+    def counts(self) -> tuple[int, int]:
+        """Rows that finished so far, and how many of them failed."""
+        return self._meter.rows, self._meter.failed
+
+    def stop(self) -> None:
+        """Start no further call."""
+        self._stop.set()
+
+    def finish(self) -> FlushReport:
+        """Wait for the blocks that were added: every row that finished is durable then.
+
+        Raises:
+            BaseException: what ended the worker, if something did.
+        """
+        self.add(None)
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._report
+
+    def _run(self) -> None:
+        work = self._work
+        try:
+            tables = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._stop)
+            self._report = work.store.flush(map(self._meter, tables), work.spec.checkpoint_interval)
+        except BaseException as error:  # noqa: BLE001 - handed to whoever asks
+            self._error = error
+
+    def _batches(self) -> Iterator[JobBatch]:
+        rows = batch_rows(self._work.spec, self._job)
+        slices = (block.slice(at, rows) for block in self._arriving() for at in range(0, max(1, len(block)), rows))
+        if self._work.spec.native_backend:
+            return (_native(part, self._work.columns) for part in slices)
+        return item_batches((part.to_pandas(types_mapper=pd.ArrowDtype) for part in slices), self._work.columns)
+
+    def _arriving(self) -> Iterator[pa.Table]:
+        """The blocks; one without rows now and then while none comes, so that finished rows are not kept waiting."""
+        latest = self._blocks.get()
+        while latest is not None:
+            yield latest
+            nothing = latest.slice(0, 0)
+            try:
+                latest = self._blocks.get(timeout=WAIT_SECONDS)
+            except queue.Empty:
+                latest = nothing
+
+
+def _native(block: pa.Table, columns: Columns) -> JobBatch:
+    keys = block.select([columns.id, POSITION]).combine_chunks()
+    frame: Any = block.select(list(dict.fromkeys([columns.id, *columns.inputs])))
+    return JobBatch(keys[columns.id].combine_chunks(), keys[POSITION].combine_chunks(), batch=frame)
