@@ -1,0 +1,45 @@
+"""A fourth backend, as somebody else would write it: plain pyarrow, one module, one entry point, the same suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from domyn_swarm.data.backends.base import JobBatch
+from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.stream import (
+    Stream,
+    check_ids,
+    check_write_kwargs,
+    count,
+    exclude,
+    head,
+    join,
+    read_parquet,
+    schema,
+    to_pandas,
+    with_row_id,
+    write,
+)
+from domyn_swarm.helpers.io import InputFiles
+
+__all__ = [
+    "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "head", "iter_batches", "join", "name",
+    "read", "schema", "to_pandas", "with_row_id", "write",
+]  # fmt: skip
+
+name = "toy-arrow"
+distributed = False
+
+
+def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
+    return read_parquet(files, read_kwargs)
+
+
+def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
+    columns = list(dict.fromkeys([id_col, *input_cols]))
+    for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
+        table = pa.Table.from_batches([batch.select(columns)])
+        yield JobBatch(batch.column(id_col), batch.column(POSITION), batch=table)
