@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,9 @@ def run_job(backend: str, mode: str) -> Run:
         from tests import jobs
 
         job_class = getattr(jobs, name)
+        # Workers may have another folder than the test.
+        files = {field: str(Path(field).absolute()) for field in ("calls", "mended") if hasattr(job_class, field)}
+        options["job_kwargs"] = {**files, **options.get("job_kwargs", {})}
         defaults = {
             "output": "out.parquet",
             "input_columns": list(job_class.input_columns),

@@ -39,7 +39,7 @@ class Artifact:
     failed: int
 
 
-def check_output(spec: JobSpec, files: InputFiles, run_dir: str) -> None:
+def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore) -> None:
     """Refuse an output that would damage something.
 
     Raises:
@@ -49,7 +49,7 @@ def check_output(spec: JobSpec, files: InputFiles, run_dir: str) -> None:
     path = path.rstrip("/")
     if type(fs) is type(files.fs):
         _check_apart(spec, path, files)
-    if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, run_dir):
+    if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, store):
         raise ConfigurationError(
             f"--output: {spec.output!r} exists, and another run or program wrote it.",
             "Give another path, or --overwrite to replace it.",
@@ -71,17 +71,13 @@ def _check_apart(spec: JobSpec, path: str, files: InputFiles) -> None:
         )
 
 
-def _is_ours(owner: dict[str, str], run_dir: str) -> bool:
-    return RUN_KEY in owner and owner[RUN_KEY] == run_dir_id(run_dir)
+def _is_ours(owner: dict[str, str], store: CheckpointStore) -> bool:
+    return RUN_KEY in owner and owner[RUN_KEY] == run_id(store)
 
 
-def run_dir_id(run_dir: str) -> str | None:
-    """The id of the run whose folder `run_dir` is; None when there was none yet."""
-    fs, path = filesystem(run_dir)
-    try:
-        return str(msgspec.json.decode(fs.cat_file(f"{path}/run.json"))["run_id"])
-    except (OSError, msgspec.DecodeError, KeyError):
-        return None
+def run_id(store: CheckpointStore) -> str | None:
+    """The id of the run whose folder `store` is; None when there was none yet."""
+    return (store.load("run.json") or {}).get("run_id")
 
 
 def owner_of(spec: JobSpec) -> dict[str, str] | None:
@@ -119,7 +115,7 @@ def write_artifact(
     failed = _write_errors(store, rows, spec)
     if (owner_of(spec) or {}).get(CONTENT_KEY) != key:
         joined = backend.join(limited, store.outputs(), columns.id, columns.kept)
-        metadata = {RUN_KEY: run_dir_id(store.path) or "", CONTENT_KEY: key}
+        metadata = {RUN_KEY: run_id(store) or "", CONTENT_KEY: key}
         written = backend.write(
             joined, spec.output, directory=spec.output_is_directory, metadata=metadata,
             write_kwargs=spec.backend_write_kwargs,

@@ -96,7 +96,7 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     nodes = _driver(spec).execute([*PLANNED], inputs={**_inputs(spec, job), "run_dir": run_dir})
     backend: DataBackend = nodes["backend"]
     backend.check_write_kwargs(spec.backend_write_kwargs)
-    check_output(spec, nodes["files"], run_dir)
+    check_output(spec, nodes["files"], nodes["store"])
     if spec.resume:
         check_identity(spec, nodes["store"])
     return _plan(spec, job, nodes)
