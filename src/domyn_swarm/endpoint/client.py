@@ -6,6 +6,7 @@ It makes one request and says exactly how it failed; whoever calls it owns the r
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
 from datetime import UTC, datetime
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 MESSAGE_CHARS = 300
 RETRYABLE_STATUS = frozenset({408, 409, 429})
+
+_NO_JSON = (ValueError, RecursionError)
+"""What msgspec raises for malformed JSON, for text that is not UTF-8, and for nesting without end."""
 
 
 class EndpointClient:
@@ -87,34 +91,55 @@ class EndpointClient:
             async with self._session.request(method, f"{self.base_url}/{path}", data=body) as response:
                 content = await response.read()
                 if response.status >= 400:
-                    raise _refusal(what, response.status, content, response.headers.get("Retry-After"))
+                    said = self._without_key(content)
+                    raise _refusal(what, response.status, said, response.headers.get("Retry-After"))
+        except aiohttp.ConnectionTimeoutError:
+            raise EndpointError(f"{what}: no connection within {CONNECT_SECONDS:g} s.") from None
         except TimeoutError:
             raise EndpointError(f"{what}: no answer within {self._timeout.total:g} s.") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a key that no header can carry
             raise EndpointError(f"{what}: {type(error).__name__}: {error}") from None
         try:
             return msgspec.json.decode(content, type=dict[str, Any])
-        except msgspec.DecodeError as error:
-            raise EndpointError(f"{what}: the answer is not a JSON object: {error}") from None
+        except _NO_JSON as error:
+            raise EndpointError(
+                f"{what}: the answer is not a JSON object: {type(error).__name__}: {error}", status=response.status
+            ) from None
+
+    def _without_key(self, content: bytes) -> bytes:
+        """`content` without the key, which a server may repeat when it refuses it."""
+        return content.replace(self._api_key.encode(), b"***") if self._api_key else content
 
 
 def normalised(url: str) -> str:
     """`url` without a trailing slash, and with `/v1` when it has no path.
 
     Raises:
-        ConfigurationError: it is no http or https URL.
+        ConfigurationError: it is no http or https URL, or more than an address.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    url = url.strip()
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # is checked when it is asked for
+    except ValueError:
+        parts = urlsplit("")
+    if "@" in parts.netloc:
         raise ConfigurationError(
-            f"--endpoint: {url!r} is not a URL.", "Write http://host:port/v1, or `demo` for the bundled endpoint."
+            "--endpoint: the URL holds a user name or a password, which would be written down with the run.",
+            "Leave them out; a key is read from DOMYN_SWARM_API_KEY or OPENAI_API_KEY.",
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"--endpoint: {url!r} is not a URL of an endpoint.",
+            "Write http://host:port/v1, or `demo` for the bundled endpoint.",
         )
     return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
 
 
 def api_key_from_environment() -> str | None:
     """DOMYN_SWARM_API_KEY, else OPENAI_API_KEY. A key never travels in a flag, a file of a run, or a message."""
-    return os.environ.get("DOMYN_SWARM_API_KEY") or os.environ.get("OPENAI_API_KEY") or None
+    values = (os.environ.get(name, "").strip() for name in ("DOMYN_SWARM_API_KEY", "OPENAI_API_KEY"))
+    return next(filter(None, values), None)
 
 
 def check_endpoint(url: str, timeout: float = 5.0) -> list[str]:
@@ -165,7 +190,7 @@ def _refusal(what: str, status: int, content: bytes, retry_after: str | None) ->
         said = msgspec.json.decode(content)
         said = said.get("error", said) if isinstance(said, dict) else said
         said = said.get("message", said) if isinstance(said, dict) else said
-    except msgspec.DecodeError:
+    except _NO_JSON:
         said = content.decode(errors="replace")
     text = str(said).strip()
     text = f"{text[:MESSAGE_CHARS]}…" if len(text) > MESSAGE_CHARS else text
@@ -182,10 +207,10 @@ def _seconds(retry_after: str | None) -> float | None:
     if retry_after is None:
         return None
     try:
-        return max(0.0, float(retry_after))
+        seconds = float(retry_after)
     except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
-        return None
+        try:
+            seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

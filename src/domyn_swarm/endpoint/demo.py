@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 MODEL = "demo"
 SHOWN_WORDS = 6
+SHUTDOWN_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,26 +79,32 @@ def demo_server(settings: DemoSettings | None = None, port: int = 0) -> Iterator
 
 
 def serve(settings: DemoSettings, port: int, announce: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C; `announce` gets the base URL once the server listens.
+    """Serve until Ctrl-C or SIGTERM; `announce` gets the base URL once the server listens.
 
     Raises:
         ConfigurationError: the port is taken.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt), demo_server(settings, port) as url:
         announce(url)
         threading.Event().wait()
 
 
 async def _started(settings: DemoSettings, port: int) -> tuple[web.AppRunner, str]:
-    runner = web.AppRunner(_Demo(settings).app(), access_log=None)
+    runner = web.AppRunner(_Demo(settings).app(), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     site = web.TCPSite(runner, HOST, port)
     try:
         await site.start()
     except OSError as error:
         await runner.cleanup()
-        raise ConfigurationError(f"--port: {port} cannot be used: {error.strerror}.", "Choose another.") from None
+        raise ConfigurationError(f"--port: {port} cannot be used: {_reason(error)}.", "Choose another.") from None
     return runner, f"http://{HOST}:{runner.addresses[0][1]}/v1"
+
+
+def _reason(error: OSError) -> str:
+    """Its plain text: asyncio puts the address, which the message has already, into `strerror`."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 class _Demo:
@@ -123,14 +132,14 @@ class _Demo:
 
     async def _chat(self, request: web.Request) -> web.Response:
         def reply(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-            prompt = str(body["messages"][-1]["content"])
+            prompt = _text(body["messages"][-1]["content"])
             return prompt, {"message": {"role": "assistant", "content": answer(prompt)}}
 
         return await self._answered(request, "chat.completion", reply)
 
     async def _complete(self, request: web.Request) -> web.Response:
         def reply(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-            prompt = str(body["prompt"])
+            prompt = _text(body["prompt"])
             return prompt, {"text": answer(prompt)}
 
         return await self._answered(request, "text_completion", reply)
@@ -151,7 +160,7 @@ class _Demo:
         try:
             body = msgspec.json.decode(await request.read(), type=dict[str, Any])
             prompt, choice = reply(body)
-        except (msgspec.DecodeError, KeyError, IndexError, TypeError) as error:
+        except (ValueError, RecursionError, LookupError, TypeError) as error:
             self._stats.failed += 1
             return _error(400, f"The request is not valid: {type(error).__name__}: {error}")
         self._stats.answered += 1
@@ -172,6 +181,13 @@ class _Demo:
             return self._allowed_from - now
         self._allowed_from = now + 1.0 / self._settings.rate_limit
         return 0.0
+
+
+def _text(content: Any) -> str:
+    """A text, or a list of parts as it stands."""
+    if not isinstance(content, (str, list)):
+        raise TypeError(f"a text is needed, not {content!r:.40}")
+    return str(content)
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

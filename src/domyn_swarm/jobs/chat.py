@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 DEMO = "demo"
 REQUEST_SECONDS = 600.0
 LISTED_MODELS = 10
+SHOWN_CHARS = 300
 
 
 class ItemError(ValueError):
@@ -62,16 +63,17 @@ class EndpointJob(SwarmJob):
         Raises:
             EndpointError: the endpoint does not list its models.
         """
-        self._resources = contextlib.AsyncExitStack()
-        url = self._resources.enter_context(demo_server()) if spec.endpoint in (None, DEMO) else spec.endpoint
-        client = EndpointClient(
-            str(url),
-            api_key=api_key_from_environment(),
-            timeout=spec.timeout or REQUEST_SECONDS,
-            concurrency=spec.max_concurrency or ASYNC_CONCURRENCY,
-        )
-        self._client = await self._resources.enter_async_context(client)
-        self._model = spec.model or _choose_model(spec, await client.models())
+        async with contextlib.AsyncExitStack() as resources:
+            url = resources.enter_context(demo_server()) if spec.endpoint in (None, DEMO) else spec.endpoint
+            client = EndpointClient(
+                str(url),
+                api_key=api_key_from_environment(),
+                timeout=max(REQUEST_SECONDS, 2 * (spec.timeout or 0)),  # --timeout is kept by whoever makes the call
+                concurrency=spec.max_concurrency or ASYNC_CONCURRENCY,
+            )
+            self._client = await resources.enter_async_context(client)
+            self._model = spec.model or _choose_model(spec, await client.models())
+            self._resources = resources.pop_all()
 
     async def close(self) -> None:
         """Disconnect."""
@@ -86,7 +88,8 @@ class EndpointJob(SwarmJob):
         match await self._client.post(path, {"model": self._model, **self.request, **content}):
             case {"choices": [dict() as choice, *_]}:
                 return choice
-        raise EndpointError(f"POST {path}: the answer has no choices.")
+            case answer:  # some servers put their errors here
+                raise EndpointError(f"POST {path}: the answer has no choices: {answer!r:.{SHOWN_CHARS}}", status=200)
 
 
 class ChatCompletionJob(EndpointJob):
@@ -163,13 +166,19 @@ def _messages(item: Any) -> list[dict[str, Any]]:
 def _message(message: Any, number: int) -> dict[str, Any]:
     if not isinstance(message, dict):
         raise ItemError(f"message {number} is {_kind(message)}, not a role and a content")
-    # Parquet gives every message of a list the fields of all of them, and servers refuse nulls that they do not know.
-    given = {name: value for name, value in message.items() if value is not None}
+    given: dict[str, Any] = _without_nulls(message)
     if not isinstance(given.get("role"), str):
         raise ItemError(f"message {number} has no role")
     if "content" not in given and "tool_calls" not in given:
         raise ItemError(f"message {number} has no content")
     return given
+
+
+def _without_nulls(value: Any) -> Any:
+    """Parquet gives every dict of a list the keys of all of them, and servers refuse nulls that they do not know."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _kind(value: Any) -> str:

@@ -8,12 +8,15 @@
 - A `Failure`, or an exception instance, is that row's failure. So is whatever fits none of the above.
 
 A column's type is what Arrow infers, and widens as rows need it (null to anything, int to float, structs to the union
-of their fields). A value whose type cannot be united with the column's is that row's failure.
+of their fields). A value whose type cannot be united with the column's, or that would not be the same value in it, is
+that row's failure. A dict without keys, of which nothing more is known, becomes null: parquet has no type for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -21,11 +24,19 @@ import pyarrow as pa
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 MESSAGE_CHARS = 2000
 
 _ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "null": pa.types.is_null,
+    "text": lambda dtype: pa.types.is_string(dtype) or pa.types.is_large_string(dtype),
+    "bytes": lambda dtype: pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype),
+    "decimal": pa.types.is_decimal,
+    "float": pa.types.is_floating,
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +50,13 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException, attempts: int = 1) -> Failure:
         """The failure that `error` is."""
-        return cls(type(error).__name__, (str(error) or repr(error))[:MESSAGE_CHARS], attempts)
+        try:
+            message = str(error) or repr(error)
+        except Exception:  # noqa: BLE001 - the job's own code, which may break as any other of it
+            message = "(an error that cannot be shown)"
+        # Half of a surrogate pair cannot be stored.
+        message = message[:MESSAGE_CHARS].encode(errors="backslashreplace").decode()
+        return cls(type(error).__name__, message, attempts)
 
 
 class OutputColumns:
@@ -52,6 +69,7 @@ class OutputColumns:
     def __init__(self, names: Sequence[str], reserved: Sequence[str] = (), known: pa.Schema | None = None) -> None:
         self._names = tuple(names)
         self._reserved = frozenset(reserved)
+        self._fine: set[str] = set()  # keys that have been found to be good names
         self._types: dict[str, pa.DataType] = {field.name: field.type for field in known or ()}
 
     def table(self, outputs: Sequence[Any]) -> pa.Table:
@@ -69,13 +87,20 @@ class OutputColumns:
         """The output columns of a table that a native method returned, which may hold its inputs as well.
 
         Raises:
-            ValueError: an output column is missing.
+            ValueError: an output column is missing, or cannot be one.
         """
-        names = self._names or tuple(name for name in table.column_names if name not in inputs)
-        if missing := [name for name in names if name not in table.column_names]:
-            raise ValueError(f"the returned frame has no column {missing[0]!r}; it has {', '.join(table.column_names)}")
+        has = table.column_names
+        names = self._names or tuple(name for name in has if name not in inputs)
+        if not names:
+            raise ValueError(f"the returned frame has no column of outputs; it has {', '.join(has)}")
+        for name in names:
+            if has.count(name) != 1:
+                what = "two columns" if name in has else "no column"
+                raise ValueError(f"the returned frame has {what} {name!r}; it has {', '.join(has)}")
+            if not self._names and (wrong := self._wrong_with(name)):
+                raise ValueError(f"the returned frame has a column {wrong}")
         failures: dict[int, Failure] = {}
-        arrays = {name: self._united(name, table.column(name), failures) for name in names}
+        arrays = {name: self._column(name, table.column(name), failures) for name in names}
         return _with_failures(arrays, table.num_rows, failures)
 
     def _unpacked(self, outputs: Sequence[Any]) -> tuple[dict[str, Sequence[Any]], dict[int, Failure]]:
@@ -93,7 +118,7 @@ class OutputColumns:
     def _named(self, output: Any) -> dict[str, Any]:
         if isinstance(output, Failure):
             raise _Unfit(output)
-        if isinstance(output, Exception):
+        if isinstance(output, BaseException):
             raise _Unfit(Failure.of(output))
         if isinstance(output, dict):
             return self._by_name(output)
@@ -110,44 +135,68 @@ class OutputColumns:
             if missing := [name for name in self._names if name not in output]:
                 raise _misfit(f"no key {missing[0]!r}; the keys are {list(output)}")
             return {name: output[name] for name in self._names}
-        for name in output:
-            if not isinstance(name, str) or name.startswith("__") or name in self._reserved:
-                why = "is an input column" if name in self._reserved else "is no name for a column"
-                raise _misfit(f"key {name!r} {why}; choose another, or use --output-mode replace")
+        if not output.keys() <= self._fine:
+            for name in output:
+                if wrong := self._wrong_with(name):
+                    raise _misfit(f"a key {wrong}")
+            self._fine.update(output)
         return output
+
+    def _wrong_with(self, name: Any) -> str:
+        """Why `name` cannot be an output column; empty when it can."""
+        if name in self._reserved:
+            return f"{name!r}, which the input has; choose another, or --output-mode replace"
+        with contextlib.suppress(UnicodeEncodeError):
+            if isinstance(name, str) and not name.startswith("__") and name.encode():
+                return ""
+        return f"{name!r}, which is no name for a column"
 
     def _array(self, name: str, values: Sequence[Any], failures: dict[int, Failure]) -> Any:
         try:
-            array = pa.array(values, from_pandas=False)
+            if _are_alike(values):
+                return self._united(name, pa.array(values, from_pandas=False))
         except _ARROW_REFUSALS:
-            return self._row_by_row(name, values, failures)
-        return self._united(name, array, failures)
+            pass
+        return self._row_by_row(name, values, failures)
 
-    def _united(self, name: str, array: Any, failures: dict[int, Failure]) -> Any:
-        """`array` as the column's type, which grows to take it in; values that do not fit become failures."""
-        known = self._types.get(name)
-        if known is None or array.type == known:
-            self._types[name] = array.type
-            return array
+    def _column(self, name: str, column: Any, failures: dict[int, Failure]) -> Any:
         try:
-            self._types[name] = _union(known, array.type)
-            return array.cast(self._types[name])
+            return self._united(name, column)
         except _ARROW_REFUSALS:
-            self._types[name] = known
-            return self._row_by_row(name, array.to_pylist(), failures)
+            return self._row_by_row(name, column.to_pylist(), failures)
 
-    def _row_by_row(self, name: str, values: Sequence[Any], failures: dict[int, Failure]) -> pa.Array[Any]:
+    def _united(self, name: str, array: Any) -> Any:
+        """`array` as the column's type, which grows to take it in. Raises one of _ARROW_REFUSALS when it cannot."""
+        if array.type != self._types.get(name):
+            dtype = _union(self._types.get(name, pa.null()), array.type)
+            array = array if array.type == dtype else array.cast(dtype)
+            self._types[name] = dtype
+        return array
+
+    def _row_by_row(self, name: str, values: Sequence[Any], failures: dict[int, Failure]) -> Any:
+        fits = [self._takes(name, value) for value in values]
+        dtype = self._types.get(name, pa.null())
         kept: list[Any] = []
         for row, value in enumerate(values):
-            try:
-                dtype = pa.array([value]).type
-                self._types[name] = _union(self._types.get(name, pa.null()), dtype)
+            if fits[row] and _holds(dtype, value):
                 kept.append(value)
-            except _ARROW_REFUSALS:
+            elif fits[row] and _holds(dtype, bare := _without_empty(value)):
+                kept.append(bare)
+            else:
                 wanted = self._types.get(name, "anything that Arrow can hold")
                 failures[row] = _misfit(f"column {name!r} is {wanted}, the output is {_shown(value)}").failure
                 kept.append(None)
-        return pa.array(kept, type=self._types.get(name, pa.null()))
+        return pa.array(kept, type=dtype, from_pandas=False)
+
+    def _takes(self, name: str, value: Any) -> bool:
+        """Whether the column's type, which grows for it, can hold `value`."""
+        try:
+            dtype = pa.array([value], from_pandas=False).type
+            if dtype != self._types.get(name):
+                self._types[name] = _union(self._types.get(name, pa.null()), dtype)
+        except _ARROW_REFUSALS:
+            return False
+        return True
 
 
 class _Unfit(Exception):  # noqa: N818 - control flow within this module
@@ -165,14 +214,57 @@ def _shown(value: Any) -> str:
 
 
 def _needs_unpacking(kind: type) -> bool:
-    return issubclass(kind, (dict, tuple, Failure, Exception))
+    return issubclass(kind, (dict, tuple, Failure, BaseException))
+
+
+def _are_alike(values: Sequence[Any]) -> bool:
+    """Whether Arrow can be left to find their type. Of a mixture it cuts times to dates, and turns true into 1.0."""
+    kinds = {*map(type, values)} - {type(None)}
+    if kinds and all(issubclass(kind, datetime) for kind in kinds):
+        return len({value.tzinfo is None for value in values if value is not None}) == 1
+    return len(kinds) <= 1 or kinds == {int, float}
+
+
+def _holds(dtype: pa.DataType, value: Any) -> bool:
+    try:
+        pa.array([value], type=dtype, from_pandas=False)
+    except _ARROW_REFUSALS:
+        return False
+    return True
+
+
+def _without_empty(value: Any) -> Any:
+    """`value` with null for each dict without keys."""
+    if isinstance(value, dict):
+        return {name: _without_empty(inner) for name, inner in value.items()} or None
+    return [_without_empty(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _union(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds both. Raises ArrowTypeError when there is none."""
+    """The type that holds the values of both, as they are. Raises ArrowTypeError when there is none."""
+    if pa.types.is_timestamp(one) and pa.types.is_timestamp(other) and one.tz and other.tz:
+        other = pa.timestamp(other.unit, one.tz)  # the same moments
     schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
     united: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    return united
+    kinds = {_kind(one), _kind(other)} - {"null"}
+    if kinds in ({"text", "bytes"}, {"decimal", "float"}):
+        raise pa.ArrowTypeError(f"{one} and {other}")
+    return _storable(united)
+
+
+def _kind(dtype: pa.DataType) -> str:
+    for kind, is_kind in _KINDS.items():
+        if is_kind(dtype):
+            return kind
+    return "other"
+
+
+def _storable(dtype: pa.DataType) -> pa.DataType:
+    """`dtype` with null for each struct without fields."""
+    if pa.types.is_struct(dtype):
+        fields = [field.with_type(_storable(field.type)) for field in dtype]
+        return pa.struct(fields) if fields else pa.null()
+    return pa.list_(_storable(dtype.value_type)) if pa.types.is_list(dtype) else dtype
 
 
 def _with_failures(arrays: dict[str, Any], rows: int, failures: dict[int, Failure]) -> pa.Table:

@@ -8,12 +8,13 @@ the chunk in hand one by one; a row costs no task, no lock and no queue, and a s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
+import math
 import os
 import random
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -31,6 +32,9 @@ POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
 FIRST_BACKOFF = 0.1
 MOST_BACKOFF = 30.0
+
+_ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What a call may raise that is no row's failure, but somebody's wish to end."""
 
 
 @dataclass(eq=False)
@@ -84,11 +88,12 @@ def run_calls(
 
     A call that raises is tried again `limits.retries` times, unless the error says `retryable = False`; then its output
     is a `Failure`. When `stop` is set no further call starts, those in flight get GRACE_SECONDS, and the stream ends.
+    When `chunks` breaks it is the same, and then its error is raised: what finished comes out first.
 
     `opened` and `closed` run on the event loop before the first and after the last call, if there is any.
 
     Raises:
-        Exception: whatever `opened` raises.
+        BaseException: whatever `chunks`, `opened` or `closed` raises, and a call's SystemExit or KeyboardInterrupt.
     """
     chunks = iter(chunks)
     if (first := next(chunks, None)) is None:
@@ -119,14 +124,16 @@ class _Crew:
         self._chunk = Chunk(None, iter(()), 0)
         self._waiting: deque[Chunk] = deque()
         self._ended = False  # no further chunk will come
-        self._halted = False  # no further call may start
+        self._halted = threading.Event()  # no further call may start
         self._cancelled = False
         self._error: BaseException | None = None
         self._room = threading.Event()  # the crew wants a chunk, or is done
         self._lock = threading.Lock()
         self._loop = asyncio.new_event_loop()
-        self._more = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._more = asyncio.Event()  # look for a chunk again
+        self._more_for_threads = threading.Condition()
+        self._hurry = asyncio.Event()  # the same as `_halted`, for those who wait to try again
+        self._tasks: list[asyncio.Task[Any]] = []
         self._thread = threading.Thread(target=self._main, name="domyn-swarm-calls", daemon=True)
         self._thread.start()
 
@@ -134,21 +141,26 @@ class _Crew:
 
     def results(self, chunks: Iterator[Chunk]) -> Iterator[Finished | None]:
         underway: deque[Chunk] = deque()
+        broken: Exception | None = None
         while self._thread.is_alive():
             self._room.clear()
-            fed = self._feed(chunks, underway)
+            fed = False
+            try:
+                fed = self._feed(chunks, underway)
+            except Exception as error:  # noqa: BLE001 - raised when what finished is out
+                broken = error
             yield from _finished(underway)
-            if self._stop.is_set():
-                self._halted = True
+            if broken or self._stop.is_set():
                 break
             if not fed and not self._room.wait(POLL_SECONDS):
                 yield None
+        self._halt()
         self._thread.join(GRACE_SECONDS)
         self._cancel()
         self._thread.join(1.0)
         yield from _finished(underway)
-        if self._error is not None:
-            raise self._error
+        if cause := broken or self._error:
+            raise cause
 
     def _feed(self, chunks: Iterator[Chunk], underway: deque[Chunk]) -> bool:
         """Whether another chunk was fed: one at a time, so that a fast crew cannot keep results from being pulled."""
@@ -165,38 +177,53 @@ class _Crew:
 
     def dismiss(self) -> None:
         """End the thread, whatever it does: the consumer has what it wants, or broke."""
-        self._ended = True
+        self._halt()
         self._cancel()
-        self._wake()
         self._thread.join(GRACE_SECONDS)
 
-    def _cancel(self) -> None:
-        if not self._thread.is_alive():
-            return
-        self._cancelled = True
-        try:
-            self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._tasks])
-        except RuntimeError:  # the loop closed in between
-            return
+    def _halt(self) -> None:
+        self._ended = True
+        self._halted.set()
+        self._wake()
+        self._on_loop(self._hurry.set)
 
     def _wake(self) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._more.set)
-        except RuntimeError:
-            return
+        self._on_loop(self._more.set)
+        with self._more_for_threads:
+            self._more_for_threads.notify_all()
+
+    def _cancel(self) -> None:
+        self._cancelled = True
+        self._on_loop(lambda: [task.cancel() for task in self._tasks])
+
+    def _on_loop(self, step: Callable[[], Any]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
+            self._loop.call_soon_threadsafe(step)
 
     # The thread of the event loop.
 
     def _main(self) -> None:
         try:
             with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                runner.run(self._work_all())
+                self._run(runner)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that pulls
             self._error = error
         finally:
             self._room.set()
 
+    def _run(self, runner: asyncio.Runner) -> None:
+        try:
+            runner.run(self._work_all())
+        except asyncio.CancelledError:
+            if not self._cancelled:
+                raise
+        finally:
+            # From here on the runner cancels what is left, after an interrupt in a call.
+            self._cancelled = True
+            self._halt()
+
     async def _work_all(self) -> None:
+        self._tasks = [task for task in [asyncio.current_task()] if task]
         await self._opened()
         try:
             worker = self._work if inspect.iscoroutinefunction(self._call) else self._work_in_thread
@@ -226,20 +253,17 @@ class _Crew:
 
     async def _work(self) -> None:
         call = self._timed if self._limits.timeout else self._call
+        stopped, halted = self._stop.is_set, self._halted.is_set
         chunk: Chunk | None = self._chunk
         while chunk is not None:
             keys, outputs = chunk.keys, chunk.outputs
             for key, payload in chunk.entries:
-                if self._halted:
+                if stopped() or halted():
                     return
                 try:
                     output = await call(payload)
-                except Exception as error:  # noqa: BLE001 - a row's error is its failure, whatever it is
+                except BaseException as error:  # noqa: BLE001 - a row's error is its failure, whatever it is
                     output = await self._again(call, payload, error)
-                except asyncio.CancelledError as error:
-                    if self._cancelled:
-                        raise
-                    output = Failure.of(error)  # the job's own affair
                 keys.append(key)
                 outputs.append(output)
             chunk = await self._advance(chunk)
@@ -253,16 +277,25 @@ class _Crew:
                 raise TimeoutError(f"no output after {self._limits.timeout:g} s") from None
             raise
 
-    async def _again(self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: Exception) -> Any:
+    async def _again(self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: BaseException) -> Any:
         attempts = 1
-        while attempts <= self._limits.retries and getattr(error, "retryable", True) and not self._stop.is_set():
-            await asyncio.sleep(_backoff(attempts, error))
+        while not self._is_final(error, attempts):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), _backoff(attempts, error))
+            if self._stop.is_set() or self._halted.is_set():
+                break
             attempts += 1
             try:
                 return await call(payload)
-            except Exception as next_error:  # noqa: BLE001
+            except BaseException as next_error:  # noqa: BLE001
                 error = next_error
         return Failure.of(error, attempts)
+
+    def _is_final(self, error: BaseException, attempts: int) -> bool:
+        """Whether the row has failed for good. Raises `error` when it is not the row's own."""
+        if isinstance(error, _ENDINGS) or (self._cancelled and isinstance(error, asyncio.CancelledError)):
+            raise error
+        return attempts > self._limits.retries or not getattr(error, "retryable", True)
 
     async def _work_in_thread(self) -> None:
         done = self._loop.create_future()
@@ -273,8 +306,7 @@ class _Crew:
                 self._work_blocking()
             except BaseException as caught:  # noqa: BLE001
                 error = caught
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(_settle, done, error)
+            self._on_loop(lambda: _settle(done, error))
 
         # A daemon thread, because a call that hangs must not keep the process from ending.
         threading.Thread(target=work, daemon=True).start()
@@ -284,13 +316,27 @@ class _Crew:
         chunk: Chunk | None = self._chunk
         while chunk is not None:
             for key, payload in chunk.entries:
-                if self._stop.is_set() or self._cancelled:
+                if self._stop.is_set() or self._halted.is_set():
                     return
                 output = self._call_blocking(payload)
                 with self._lock:
                     chunk.keys.append(key)
                     chunk.outputs.append(output)
-            chunk = asyncio.run_coroutine_threadsafe(self._advance(chunk), self._loop).result()
+            chunk = self._advance_in_thread(chunk)
+
+    def _advance_in_thread(self, seen: Chunk) -> Chunk | None:
+        """The same as `_advance`. Threads do not ask the loop, which may be gone before them."""
+        with self._more_for_threads:
+            while self._chunk is seen:
+                if self._waiting:
+                    self._chunk = self._waiting.popleft()
+                elif self._ended:
+                    return None
+                else:
+                    self._room.set()
+                    self._more_for_threads.wait()
+        self._room.set()
+        return self._chunk
 
     def _call_blocking(self, payload: Any) -> Any:
         attempts = 0
@@ -298,10 +344,11 @@ class _Crew:
             attempts += 1
             try:
                 return self._call(payload)
-            except Exception as error:  # noqa: BLE001
-                if attempts > self._limits.retries or not getattr(error, "retryable", True) or self._stop.is_set():
+            except BaseException as error:  # noqa: BLE001
+                if self._is_final(error, attempts) or self._halted.wait(_backoff(attempts, error)):
                     return Failure.of(error, attempts)
-                time.sleep(_backoff(attempts, error))
+                if self._stop.is_set():
+                    return Failure.of(error, attempts)
 
 
 def _finished(underway: deque[Chunk]) -> Iterator[Finished]:
@@ -313,11 +360,14 @@ def _finished(underway: deque[Chunk]) -> Iterator[Finished]:
             yield chunk.source, keys, outputs
 
 
-def _backoff(attempt: int, error: Exception) -> float:
-    """Seconds before the next try: what the error asks for, else exponential with full jitter."""
-    asked: float | None = getattr(error, "retry_after", None)
-    longest: float = min(MOST_BACKOFF, FIRST_BACKOFF * 2.0 ** (attempt - 1))
-    return asked if asked is not None else longest * (0.5 + random.random() / 2)  # noqa: S311 - jitter, no secret
+def _backoff(attempt: int, error: BaseException) -> float:
+    """Seconds before the next try: what the error asks for, else exponential with jitter."""
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # it may be anything
+        asked = float(getattr(error, "retry_after", None))  # type: ignore[arg-type]
+        if math.isfinite(asked):
+            return min(max(0.0, asked), threading.TIMEOUT_MAX)
+    longest: float = min(MOST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt - 1, 30))
+    return longest * (0.5 + random.random() / 2)  # noqa: S311 - jitter, no secret
 
 
 def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:

@@ -1,0 +1,464 @@
+"""The client of OpenAI-compatible endpoints, against real sockets: what it sends, and how it says what went wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from domyn_swarm.endpoint.client import EndpointClient, api_key_from_environment, check_endpoint, normalised
+from domyn_swarm.endpoint.demo import demo_server
+from domyn_swarm.errors import ConfigurationError, EndpointError
+
+KEY = "sk-never-to-be-seen-4711"
+PATIENCE = 30.0  # seconds for an answer that comes at once
+
+Handler = Callable[[Any], Awaitable[web.StreamResponse]]
+Models = Sequence[str] | Callable[[], web.Response]
+
+
+@dataclass
+class Server:
+    """A server on loopback: where it is, and what it got."""
+
+    url: str = ""
+    bodies: list[Any] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    connections: set[Any] = field(default_factory=set)
+
+
+@contextlib.contextmanager
+def serving(handler: Handler, models: Models = ("small", "large")) -> Iterator[Server]:
+    """Serve in a thread: GET models lists `models`, or is what they return; a POST is `handler`'s with its JSON."""
+    server = Server()
+    runners: list[web.AppRunner] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        server.connections.add(request.transport and request.transport.get_extra_info("peername"))
+        server.headers.append(dict(request.headers))
+        if request.method == "POST":
+            server.bodies.append(await request.json())
+            return await handler(server.bodies[-1])
+        if callable(models):
+            return models()
+        return web.json_response({"data": [{"id": name} for name in models]})
+
+    async def start() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", handle)
+        runners.append(web.AppRunner(app, shutdown_timeout=0.1))
+        await runners[0].setup()
+        await web.TCPSite(runners[0], "127.0.0.1", 0).start()
+        server.url = f"http://127.0.0.1:{runners[0].addresses[0][1]}/v1"
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        asyncio.run_coroutine_threadsafe(start(), loop).result()
+        yield server
+    finally:
+        asyncio.run_coroutine_threadsafe(runners[0].cleanup(), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@contextlib.contextmanager
+def raw_server(reply: Callable[[socket.socket], None]) -> Iterator[str]:
+    """Hand each connection to `reply` once the request's headers are there, then close it; yields the URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):  # the listener is closed
+            while True:
+                connection = listener.accept()[0]
+                with connection, contextlib.suppress(OSError):
+                    while b"\r\n\r\n" not in connection.recv(65536):
+                        pass
+                    reply(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def answering(response: Callable[[], web.Response]) -> Handler:
+    async def handler(_body: Any) -> web.Response:
+        return response()
+
+    return handler
+
+
+def post(url: str, *, key: str | None = None, timeout: float = PATIENCE, payload: Any = None) -> dict[str, Any]:
+    async def ask() -> dict[str, Any]:
+        async with EndpointClient(url, api_key=key, timeout=timeout, concurrency=1) as client:
+            return await client.post("chat/completions", payload or {})
+
+    return asyncio.run(ask())
+
+
+def refusal(url: str, *, key: str | None = None, timeout: float = PATIENCE) -> EndpointError:
+    """The error that a request ends with."""
+    with pytest.raises(EndpointError) as raised:
+        post(url, key=key, timeout=timeout)
+    return raised.value
+
+
+def refusal_of(**response: Any) -> EndpointError:
+    """The error that a response ends with."""
+    with serving(answering(lambda: web.Response(**response))) as server:
+        return refusal(server.url)
+
+
+def closed_port() -> str:
+    """The URL of a port where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+
+
+def reset(connection: socket.socket) -> None:
+    """Break the connection off in the middle of the body."""
+    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"choices": [')
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+# Requests.
+
+
+def test_a_request_is_json_and_so_is_its_answer() -> None:
+    with serving(answering(lambda: web.json_response({"choices": [{"text": "ünï"}]}))) as server:
+        assert post(server.url, payload={"prompt": "héllo", "n": 1, "x": None}) == {"choices": [{"text": "ünï"}]}
+    assert server.bodies == [{"prompt": "héllo", "n": 1, "x": None}]
+    assert server.headers[0]["Content-Type"] == "application/json"
+
+
+def test_connections_are_reused_and_no_more_than_calls_may_be_in_flight() -> None:
+    answers = iter(range(1000))
+
+    async def handler(_body: Any) -> web.Response:
+        await asyncio.sleep(0.001)
+        return web.json_response({"n": 1}, status=500 if next(answers) % 5 == 0 else 200)
+
+    async def ask(url: str) -> list[Any]:
+        async with EndpointClient(url, timeout=PATIENCE, concurrency=8) as client:
+            requests = (client.post("completions", {"row": row}) for row in range(200))
+            return await asyncio.gather(*requests, return_exceptions=True)
+
+    with serving(handler) as server:
+        answered = asyncio.run(ask(server.url))
+    assert len(server.bodies) == 200
+    assert sum(isinstance(answer, EndpointError) for answer in answered) == 40
+    assert 1 <= len(server.connections) <= 8
+
+
+def test_the_key_is_sent_as_a_bearer_token() -> None:
+    with serving(answering(lambda: web.json_response({}))) as server:
+        post(server.url, key=KEY)
+        post(server.url)
+    assert [headers.get("Authorization") for headers in server.headers] == [f"Bearer {KEY}", None]
+
+
+def test_models_are_listed_by_name() -> None:
+    async def ask(url: str) -> list[str]:
+        async with EndpointClient(url, timeout=PATIENCE, concurrency=1) as client:
+            return await client.models()
+
+    with demo_server() as url:
+        assert asyncio.run(ask(url)) == ["demo"]
+
+
+def test_a_client_that_is_not_open_says_so() -> None:
+    client = EndpointClient("http://127.0.0.1:1", timeout=PATIENCE, concurrency=1)
+    with pytest.raises(RuntimeError, match="the client is not open: use `async with`"):
+        asyncio.run(client.post("completions", {}))
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable"),
+    [
+        (400, False), (401, False), (403, False), (404, False), (408, True), (409, True), (413, False), (422, False),
+        (429, True), (500, True), (502, True), (503, True), (504, True), (529, True),
+    ],
+)  # fmt: skip
+def test_a_status_tells_whether_asking_again_can_help(status: int, *, retryable: bool) -> None:
+    error = refusal_of(status=status)
+    assert (error.status, error.retryable, error.retry_after) == (status, retryable, None)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("3", 3.0), ("0.25", 0.25), ("-5", 0.0), ("soon", None), ("", None), ("nan", None), ("inf", None), ("1e999", None),
+     ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Wed, 99 Oct 2015 07:28:00 GMT", None)],
+)  # fmt: skip
+def test_retry_after_is_how_many_seconds_to_wait(header: str, seconds: float | None) -> None:
+    assert refusal_of(status=429, headers={"Retry-After": header}).retry_after == seconds
+
+
+def test_retry_after_may_be_a_date() -> None:
+    header = format_datetime(datetime.now(UTC) + timedelta(seconds=100), usegmt=True)
+    assert 40 < (refusal_of(status=503, headers={"Retry-After": header}).retry_after or 0) <= 100
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error": {"message": "no such model", "type": "x"}}', "no such model"),
+        (b'{"error": "no such model"}', "no such model"),
+        (b'{"object": "error", "message": "no such model"}', "no such model"),
+        (b'{"detail": "Not Found"}', "{'detail': 'Not Found'}"),
+        (b'["odd"]', "['odd']"),
+        (b"  upstream is down\n", "upstream is down"),
+        (b"", "no message"),
+        (b"   ", "no message"),
+        (b'{"error": ', '{"error":'),
+        (b"\xff\xfe", "��"),
+        (b'{"error": "\xff"}', '{"error": "�"}'),
+        (b"x" * 300, "x" * 300),
+        (b"x" * 301, "x" * 300 + "…"),
+        (b'{"error": {"message": "' + b"y" * 5000 + b'"}}', "y" * 300 + "…"),
+        (b"[" * 100_000, "[" * 300 + "…"),
+    ],
+    ids=lambda value: repr(value[:25]),
+)
+def test_an_error_has_what_the_server_says_of_it(body: bytes, message: str) -> None:
+    assert str(refusal_of(status=400, body=body)) == f"POST chat/completions: status 400: {message}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"choices": [', b"", b"[1]", b"null", b"<html>", b'{"a": "\xff"}', b'{"a": ' + b"[" * 100_000],
+    ids=lambda body: repr(body[:10]),
+)
+def test_an_answer_that_is_no_json_object_is_an_error_that_may_be_tried_again(body: bytes) -> None:
+    error = refusal_of(body=body)
+    assert error.message.startswith("POST chat/completions: the answer is not a JSON object: ")
+    assert (error.status, error.retryable) == (200, True)
+
+
+@pytest.mark.parametrize(
+    ("reply", "name"),
+    [
+        (reset, "Client"),
+        (lambda connection: connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "ClientResponse"),
+        (lambda connection: connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n{}"), "ClientPayload"),
+        (lambda connection: None, "ServerDisconnectedError: "),
+    ],
+    ids=["reset in mid-body", "garbage", "cut off", "closed"],
+)
+def test_a_connection_that_breaks_is_an_error_that_may_be_tried_again(
+    reply: Callable[[socket.socket], None], name: str
+) -> None:
+    with raw_server(reply) as url:
+        error = refusal(url)
+    assert str(error).startswith(f"POST chat/completions: {name}")
+    assert (error.status, error.retryable, error.retry_after) == (0, True, None)
+
+
+def test_an_endpoint_that_is_not_there_is_an_error_that_names_its_address() -> None:
+    url = closed_port()
+    error = refusal(url)
+    assert str(error).startswith("POST chat/completions: ClientConnectorError: Cannot connect to host 127.0.0.1:")
+    assert (error.status, error.retryable) == (0, True)
+
+
+def test_an_endpoint_that_hangs_is_an_error_when_the_time_is_up() -> None:
+    async def handler(_body: Any) -> web.Response:
+        await asyncio.sleep(PATIENCE)
+        return web.Response()
+
+    with serving(handler) as server:
+        error = refusal(server.url, timeout=0.25)
+    assert str(error) == "POST chat/completions: no answer within 0.25 s."
+    assert (error.status, error.retryable) == (0, True)
+
+
+def test_an_answer_that_trickles_in_for_too_long_is_an_error_too() -> None:
+    stop = threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        while not stop.wait(0.01):
+            connection.sendall(b" ")
+
+    with raw_server(trickle) as url:
+        error = refusal(url, timeout=0.25)
+        stop.set()
+    assert str(error) == "POST chat/completions: no answer within 0.25 s."
+
+
+# The key.
+
+
+@pytest.mark.parametrize("lead", [0, 290], ids=["whole", "where the message is cut"])
+@pytest.mark.parametrize("quoted", [True, False], ids=["in JSON", "as text"])
+def test_a_server_that_repeats_the_key_does_not_get_it_into_the_error(lead: int, *, quoted: bool) -> None:
+    text = "." * lead + f"bad key {KEY}"
+    body = {"error": {"message": text}}
+    response = (lambda: web.json_response(body, status=401)) if quoted else lambda: web.Response(text=text, status=401)
+    with serving(answering(response)) as server:
+        error = refusal(server.url, key=KEY)
+    assert "bad key" in str(error) or lead
+    for shown in (str(error), repr(error), repr(error.args)):
+        assert KEY[:8] not in shown
+
+
+def test_the_key_stands_in_no_error_whatever_goes_wrong() -> None:
+    urls = [closed_port(), "http://127.0.0.1:1/v1", "http://no-such-host.invalid/v1"]
+    with raw_server(reset) as resetting, serving(answering(lambda: web.Response(text="[]"))) as server:
+        errors = [refusal(url, key=KEY) for url in [*urls, resetting, server.url]]
+    assert not any(KEY in str(error) + repr(error) for error in errors)
+
+
+def test_the_key_does_not_stand_in_the_client() -> None:
+    client = EndpointClient("http://127.0.0.1:1", api_key=KEY, timeout=1, concurrency=1)
+    assert KEY not in str(client) + repr(client)
+
+
+def test_a_key_that_no_header_can_carry_is_an_error_without_it() -> None:
+    with serving(answering(lambda: web.json_response({}))) as server:
+        error = refusal(server.url, key=f"{KEY}\nX-Evil: 1")
+    assert KEY not in str(error)
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("environment", "key"),
+    [
+        ({}, None),
+        ({"DOMYN_SWARM_API_KEY": "a"}, "a"),
+        ({"OPENAI_API_KEY": "b"}, "b"),
+        ({"DOMYN_SWARM_API_KEY": "a", "OPENAI_API_KEY": "b"}, "a"),
+        ({"DOMYN_SWARM_API_KEY": "", "OPENAI_API_KEY": "b"}, "b"),
+        ({"DOMYN_SWARM_API_KEY": " \n", "OPENAI_API_KEY": " b\r\n"}, "b"),
+        ({"DOMYN_SWARM_API_KEY": "", "OPENAI_API_KEY": ""}, None),
+    ],
+)
+def test_the_key_comes_from_the_environment_our_own_name_first(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], key: str | None
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert api_key_from_environment() == key
+
+
+# The check before a run.
+
+KEY_HINT = "Set DOMYN_SWARM_API_KEY (or OPENAI_API_KEY) to a key that it takes."
+ADDRESS_HINT = "The address of an OpenAI-compatible server mostly ends in /v1."
+SERVER_HINT = "Is the server up, and is this its address?"
+
+
+def test_the_check_lists_the_models_and_sends_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serving(answering(web.Response)) as server:
+        assert check_endpoint(server.url) == ["small", "large"]
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_the_check_works_inside_a_running_event_loop() -> None:
+    async def notebook(url: str) -> list[str]:
+        return check_endpoint(url)
+
+    with demo_server() as url:
+        assert asyncio.run(notebook(url)) == ["demo"]
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "message", "hint"),
+    [
+        (401, "no key", "GET models: status 401: no key", KEY_HINT),
+        (403, "", "GET models: status 403: no message", KEY_HINT),
+        (404, "nothing here", "GET models: status 404: nothing here", ADDRESS_HINT),
+        (503, "loading", "GET models: status 503: loading", SERVER_HINT),
+        (200, '{"data": "many"}', "GET models: the answer has no list of models.", SERVER_HINT),
+    ],
+)
+def test_the_check_refuses_an_endpoint_that_does_not_list_models(
+    status: int, text: str, message: str, hint: str
+) -> None:
+    models = lambda: web.Response(status=status, text=text)  # noqa: E731
+    with serving(answering(web.Response), models) as server, pytest.raises(ConfigurationError) as refused:
+        check_endpoint(server.url)
+    assert str(refused.value) == f"--endpoint: {server.url} cannot be used: {message}\n{hint}"
+
+
+def test_the_check_refuses_an_endpoint_that_is_not_there() -> None:
+    url = closed_port()
+    with pytest.raises(ConfigurationError, match=f"--endpoint: {url} cannot be used: GET models: ClientConnectorError"):
+        check_endpoint(url)
+
+
+def test_the_check_refuses_an_endpoint_that_does_not_answer_in_time() -> None:
+    stop = threading.Event()
+    with raw_server(lambda _: stop.wait(PATIENCE) and None) as url:
+        with pytest.raises(ConfigurationError, match=r"cannot be used: GET models: no answer within 0\.25 s"):
+            check_endpoint(url, timeout=0.25)
+        stop.set()
+
+
+def test_entries_without_a_name_are_no_models() -> None:
+    odd = {"data": [{"id": "a"}, {"name": "b"}, "c", None, {"id": 7}]}
+    with serving(answering(web.Response), lambda: web.json_response(odd)) as server:
+        assert check_endpoint(server.url) == ["a", "7"]
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("http://host", "http://host/v1"),
+        ("http://host/", "http://host/v1"),
+        ("https://host:8443", "https://host:8443/v1"),
+        ("http://host/v1", "http://host/v1"),
+        ("http://host/v1/", "http://host/v1"),
+        ("https://host/a/b/", "https://host/a/b"),
+        ("http://[::1]:8000", "http://[::1]:8000/v1"),
+        (" http://host/v1\n", "http://host/v1"),
+    ],
+)
+def test_an_address_without_a_path_gets_the_usual_one(url: str, base: str) -> None:
+    assert normalised(url) == base
+    assert normalised(base) == base
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "", "host", "host:8000", "ftp://host", "http://", "http:///v1", "http://:80", "http://[bad", "http://host:port",
+        "http://host:99999", "file:///etc/passwd", "http://host/v1?key=x", "http://host/v1#x",
+    ],
+)  # fmt: skip
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        normalised(url)
+    assert str(refused.value) == (
+        f"--endpoint: {url!r} is not a URL of an endpoint.\n"
+        "Write http://host:port/v1, or `demo` for the bundled endpoint."
+    )
+
+
+def test_an_address_with_a_password_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        normalised(f"https://me:{KEY}@host/v1")
+    assert str(refused.value) == (
+        "--endpoint: the URL holds a user name or a password, which would be written down with the run.\n"
+        "Leave them out; a key is read from DOMYN_SWARM_API_KEY or OPENAI_API_KEY."
+    )
