@@ -5,8 +5,9 @@ JobSpec) that it is made from. Nodes that pass rows on are lazy: `flushed` pulls
 the nodes do stands in `domyn_swarm`; which rooms they pass through stands here, in data order.
 """
 
+import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pandas as pd
@@ -121,7 +122,7 @@ def batches__native(
 @config.when(where="driver")
 def transformed__driver(
     job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, done: DoneRows, stop: threading.Event
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """The job applied: tables of finished rows in the order in which they finish, failed ones among them."""
     return transform(job, spec, batches, columns, done.types, stop)
 
@@ -135,10 +136,11 @@ def transformed__workers(spec: JobSpec, columns: Columns, store: CheckpointStore
 
 @config.when(where="driver")
 def flushed__driver(
-    store: CheckpointStore, transformed: Iterator[pa.Table], meter: Meter, checkpoint_interval: float
+    store: CheckpointStore, transformed: Generator[pa.Table, None, None], meter: Meter, checkpoint_interval: float
 ) -> FlushReport:
     """Every finished row in a durable part. This node pulls the stream."""
-    return store.flush(map(meter, transformed), checkpoint_interval)
+    with contextlib.closing(transformed) as tables:
+        return store.flush(map(meter, tables), checkpoint_interval)
 
 
 @config.when(where="workers")

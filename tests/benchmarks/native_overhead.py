@@ -85,14 +85,14 @@ def main() -> None:
         for backend in arguments.backends:
             seconds: dict[str, list[float]] = {"alone": [], "job": []}
             for pair in range(arguments.pairs):
-                for name in seconds:
+                for name, times in seconds.items():
                     start = time.perf_counter()
                     if name == "job":
                         whole_job(backend, source, target)
                     else:
                         ALONE[backend](source, target)
-                    seconds[name].append(time.perf_counter() - start)
-                    rate = arguments.rows / seconds[name][-1]
+                    times.append(time.perf_counter() - start)
+                    rate = arguments.rows / times[-1]
                     print(f"{pair + 1}  {backend:<8}{name:<7}{rate:>12,.0f} rows/s")
                     target.unlink()
                 shutil.rmtree(Path(folder, ".domyn-swarm"))

@@ -70,7 +70,7 @@ class _Cursor:
     def until(self, end: int) -> Iterator[pa.Table]:
         """The rows with a position below `end` that have not been given yet."""
         if self._batches is None:
-            self._batches = map(self._conformed, self._read())
+            self._batches = (conformed(table, self._columns, self._types) for table in self._read())
         while True:
             table, self._rest = self._rest or next(self._batches, None), None
             if table is None:
@@ -89,18 +89,19 @@ class _Cursor:
             for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=present):
                 yield pa.Table.from_batches([batch])
 
-    def _conformed(self, table: pa.Table) -> pa.Table:
-        """`table` with all columns, in order, with the types that all parts agree on."""
-        arrays: list[Any] = []
-        for name in self._columns:
-            wanted = self._types.field(name).type if name in self._types.names else None
-            if name not in table.column_names:
-                arrays.append(pa.nulls(table.num_rows, wanted))
-            else:
-                # Not a safe cast: integers that become floats beside other rows' floats may lose their last digits.
-                same = wanted in (None, table[name].type)
-                arrays.append(table[name] if same else table[name].cast(wanted, safe=False))
-        return pa.table(arrays, names=list(self._columns))
+
+def conformed(table: pa.Table, columns: Sequence[str], types: pa.Schema) -> pa.Table:
+    """`table` with all `columns`, in order, those in `types` with these types, nulls where it has none."""
+    arrays: list[Any] = []
+    for name in columns:
+        wanted = types.field(name).type if name in types.names else None
+        if name not in table.column_names:
+            arrays.append(pa.nulls(table.num_rows, wanted))
+        else:
+            # Not a safe cast: integers that become floats beside other rows' floats may lose their last digits.
+            same = wanted in (None, table[name].type)
+            arrays.append(table[name] if same else table[name].cast(wanted, safe=False))
+    return pa.table(arrays, names=list(columns))
 
 
 @contextlib.contextmanager

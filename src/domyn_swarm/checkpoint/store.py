@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from domyn_swarm.checkpoint.merge import DamagedPartError, in_order
+from domyn_swarm.checkpoint.merge import DamagedPartError, conformed, in_order
 from domyn_swarm.data.backends.base import Outputs
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
 from domyn_swarm.errors import JobError
@@ -98,6 +98,10 @@ class CheckpointStore:
         vars(store).update(_run_number=self._run_number, _prefix=f"{name}-")
         return store
 
+    def begin(self) -> None:
+        """Fix this run's number, for all processes that the store travels to, before any of them writes."""
+        _ = self._run_number
+
     @cached_property
     def _run_number(self) -> int:
         numbers = (_PART_NAME.fullmatch(_name(part)) for part in self.parts())
@@ -165,12 +169,22 @@ class CheckpointStore:
             raise pa.ArrowInvalid("not a part of this run")
         return digest.decode()
 
+    def rows_of_this_run(self) -> int:
+        """Rows that this run has made durable."""
+        rows = 0
+        for part in self._parts_of_this_run():
+            with open_parquet(self.fs, part) as parquet:
+                rows += parquet.metadata.num_rows
+        return rows
+
+    def _parts_of_this_run(self) -> list[str]:
+        return [part for part in self.parts() if _name(part).startswith(f"{self._run_number:04d}-")]
+
     def settled(self, locate: Locate) -> Marks:
         """Positions that are finished, or that failed in this very run: what is left needs another pass."""
         settled = self.done(locate).finished
-        for part in self.parts():
-            if _name(part).startswith(f"{self._run_number:04d}-"):
-                settled = _mark(settled, self._summary(part, locate)[0])
+        for part in self._parts_of_this_run():
+            settled = _mark(settled, self._summary(part, locate)[0])
         return settled
 
     def set_aside(self, damaged: Iterable[str]) -> None:
@@ -370,7 +384,8 @@ class _Parts:
             self.report = writing.result()
 
     def _write(self, tables: list[pa.Table], report: FlushReport) -> FlushReport:
-        table = pa.concat_tables(tables, promote_options="permissive")
+        types = _united([table.schema for table in tables])
+        table = pa.concat_tables([conformed(table, types.names, types) for table in tables])
         if not (np.diff(table[POSITION].to_numpy()) > 0).all():
             table = table.sort_by(POSITION)
         self._store.write_part(report.parts + 1, table)

@@ -63,4 +63,4 @@ class SwarmJob:
         """Acquire what the job needs while it runs; called once in each process, inside the event loop."""
 
     async def close(self) -> None:
-        """Release what `open` acquired; always called."""
+        """Release what `open` acquired; always called after it, unless it raised."""

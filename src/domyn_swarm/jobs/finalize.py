@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 RUN_KEY = "domyn_swarm.run"
 CONTENT_KEY = "domyn_swarm.content"
-_SHAPING = ("output", "output_mode", "limit", "input_columns", "output_columns", "backend_write_kwargs")
+_SHAPING = ("output_mode", "limit", "input_columns", "output_columns", "backend_write_kwargs")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from domyn_swarm.jobs.outputs import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
 
 Finished: TypeAlias = tuple[Any, list[Any], list[Any]]
 """Calls of one chunk that finished: the chunk's source, the calls' keys, and as many outputs."""
@@ -83,7 +83,7 @@ def run_calls(
     stop: threading.Event,
     opened: Callable[[], Awaitable[None]],
     closed: Callable[[], Awaitable[None]],
-) -> Iterator[Finished | None]:
+) -> Generator[Finished | None, None, None]:
     """Make every call of `chunks` and yield them as they finish; None about every POLL_SECONDS in which none did.
 
     A call that raises is tried again `limits.retries` times, unless the error says `retryable = False`; then its output

@@ -148,13 +148,14 @@ def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
     meter = Meter(progress)
     progress.started(plan.rows, before)
     try:
+        store.begin()
         record.begin()
         artifact = _execute(plan, meter)
         record.end("done", meter)
     except BaseException as error:
         interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
         record.end("interrupted" if interrupted else "failed", meter, error)
-        raise _explained(error, plan, meter) from error
+        raise _explained(error, plan) from error
     finally:
         progress.finished()
     return RunResult(
@@ -207,11 +208,11 @@ def _prepared(plan: Plan) -> Plan:
     return _plan(spec, plan.job, {**nodes, "done": done})
 
 
-def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
+def _explained(error: BaseException, plan: Plan) -> BaseException:
     """`error` as one of ours, with how much is safe and how to go on."""
     if isinstance(error, CheckpointError):
         return error
-    resume = f"{meter.rows:,} rows of this run are kept in {plan.store.path}. {_way_on(plan.spec)}"
+    resume = f"{_kept(plan.store)} {_way_on(plan.spec)}"
     if not plan.spec.checkpointing:
         resume = "Nothing is kept, because checkpointing is off."
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
@@ -219,6 +220,13 @@ def _explained(error: BaseException, plan: Plan, meter: Meter) -> BaseException:
     if isinstance(error, SwarmError):
         return type(error)(error.message, f"{error.hint}\n{resume}".strip())
     return JobError(f"{type(error).__name__}: {error}", resume)
+
+
+def _kept(store: CheckpointStore) -> str:
+    try:
+        return f"{store.rows_of_this_run():,} rows of this run are kept in {store.path}."
+    except Exception:  # noqa: BLE001 - what broke the run may keep its folder from being read, and is what has to be told
+        return f"What finished is kept in {store.path}."
 
 
 def _way_on(spec: JobSpec) -> str:

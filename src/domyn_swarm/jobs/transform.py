@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from domyn_swarm.jobs.pool import Chunk, Limits, concurrency_for, run_calls
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
     from domyn_swarm.data.backends.base import JobBatch
     from domyn_swarm.jobs.base import SwarmJob
@@ -79,7 +80,7 @@ def transform(
     columns: Columns,
     known: pa.Schema,
     stop: threading.Event,
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Tables of POSITION, the id column, the output columns and FAILURE: one row for each row that finished.
 
     Rows come as they finish, and a table without rows now and then while none do, so that whoever pulls can look at the
@@ -96,12 +97,13 @@ def transform(
     )
     outputs = OutputColumns(columns.outputs, reserved=columns.kept, known=known)
     failed: pa.Table | None = None
-    for finished in results:
-        table = _NOTHING if finished is None else _finished(*finished, columns, outputs)
-        yield table
-        if spec.on_error == "fail" and failed is None and table[FAILURE].null_count < table.num_rows:
-            failed = table.filter(pc.is_valid(table[FAILURE]))
-            stop.set()
+    with contextlib.closing(results):
+        for finished in results:
+            table = _NOTHING if finished is None else _finished(*finished, columns, outputs)
+            yield table
+            if spec.on_error == "fail" and failed is None and table[FAILURE].null_count < table.num_rows:
+                failed = table.filter(pc.is_valid(table[FAILURE]))
+                stop.set()
     if failed is not None:
         raise _row_failed(failed, columns.id)
 

@@ -56,10 +56,10 @@ class WorkerJob:
 
     @classmethod
     def of(cls, spec: JobSpec, columns: Columns, store: CheckpointStore, known: pa.Schema) -> WorkerJob:
-        """The work that `spec` describes, all of it under one run number."""
+        """The work that `spec` describes."""
         job_class = load_job_class(spec.job)
         method = getattr(job_class, method_of(job_class, native=spec.native_backend))
-        return cls(spec, columns, store.for_worker(""), known, concurrency_for(method, spec.max_concurrency))
+        return cls(spec, columns, store, known, concurrency_for(method, spec.max_concurrency))
 
     def __call__(self, name: str, workers: int) -> Worker:
         """The worker `name`, with its share of the calls in flight."""
@@ -139,8 +139,9 @@ class Worker:
     def _run(self) -> None:
         work = self._work
         try:
-            tables = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._stop)
-            self._report = work.store.flush(map(self._meter, tables), work.spec.checkpoint_interval)
+            results = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._stop)
+            with contextlib.closing(results) as tables:
+                self._report = work.store.flush(map(self._meter, tables), work.spec.checkpoint_interval)
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks
             self._error = error
 
