@@ -14,10 +14,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from domyn_swarm.data.backends.registry import backend_names
+
 JOBS = Path(__file__).with_name("jobs.py")
 SECRETS_AND_DEFAULTS = ("ENDPOINT", "DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend", action="append", help="run the conformance suite on this backend; repeatable"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A backend that is registered and cannot be imported fails the suite: nothing is skipped."""
+    if "backend" in metafunc.fixturenames:
+        metafunc.parametrize("backend", metafunc.config.getoption("--backend") or backend_names(), scope="session")
 
 
 @pytest.fixture(autouse=True)

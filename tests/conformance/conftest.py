@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,9 +17,9 @@ Run = Callable[..., RunResult]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def engines() -> Iterator[None]:
-    """What engines need that is slow to start: one local Ray for all cases, if Ray is installed."""
-    if importlib.util.find_spec("ray") is None:
+def engines(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What engines need that is slow to start: one local Ray for all cases."""
+    if "ray" not in (request.config.getoption("--backend") or backend_names()):
         yield
         return
     os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -29,13 +28,6 @@ def engines() -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(params=backend_names())
-def backend(request: pytest.FixtureRequest) -> str:
-    """The name of a registered backend; a new one joins the suite by being registered."""
-    name: str = request.param
-    return name
 
 
 @pytest.fixture(params=["compatibility", "native"])
