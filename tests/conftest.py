@@ -23,9 +23,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--backend", action="append", help="run the conformance suite on this backend; repeatable"
-    )
+    parser.addoption("--backend", action="append", help="run the conformance suite on this backend; repeatable")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
