@@ -60,6 +60,12 @@ class Plan:
         return store
 
     @property
+    def in_workers(self) -> bool:
+        """Whether the rows go through the engine's workers, and not through this process."""
+        backend: DataBackend = self.nodes["backend"]
+        return backend.distributed and self.pending > 0
+
+    @property
     def method(self) -> str:
         """The job's method that will be called."""
         return method_of(self.job, native=self.spec.native_backend)
@@ -124,6 +130,8 @@ def run(spec: JobSpec, progress: Progress | None = None) -> RunResult:
         plan = make_plan(spec, run_dir)
         if plan.pending:
             plan.job.preflight(spec)
+        if plan.in_workers:
+            plan.nodes["backend"].check_address(spec.ray_address)
         with locked(plan.store):
             return _run_locked(plan, progress or Silent(), started)
 
@@ -181,12 +189,11 @@ def _execute(plan: Plan, meter: Meter) -> Artifact:
 @contextlib.contextmanager
 def _driver_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[tuple[Driver, dict[str, Any]]]:
     """The graph where its rows go through: in this process, or on an engine that has workers, if there is work."""
-    backend = plan.nodes["backend"]
-    if not (backend.distributed and plan.pending):
+    if not plan.in_workers:
         yield _driver(plan.spec), {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}
         return
     spec = anchored(plan.spec)
-    with backend.session(spec.ray_address, stop, meter.advanced) as session:
+    with plan.nodes["backend"].session(spec.ray_address, stop, meter.advanced) as session:
         yield _driver(spec, "workers", session.adapters), {**_inputs(spec, plan.job), "monitor": session.monitor}
 
 

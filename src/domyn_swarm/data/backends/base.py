@@ -123,7 +123,7 @@ class WorkerFactory(Protocol):
     def concurrency(self) -> int: ...  # noqa: D102 - see above
 
     def __call__(self, name: str, workers: int) -> BlockWorker:
-        """The worker `name`, one of `workers`."""
+        """The worker `name`, which no other worker of the run has, one of `workers` at a time."""
 
 
 class Monitor(Protocol):
@@ -154,6 +154,9 @@ class DistributedBackend(DataBackend, Protocol):
 
         Raises whatever ended a worker.
         """
+
+    def check_address(self, address: str | None) -> None:
+        """Raise ConfigurationError when nobody answers at `address`."""
 
     def session(
         self, address: str | None, stop: threading.Event, advanced: Callable[[int, int], None]

@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import threading
 import time
+import uuid
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
@@ -50,6 +52,7 @@ SPLIT_ROWS = 65_536
 SPLIT_BYTES = 32 * 2**20
 BLOCKS_IN_FLIGHT = 2
 POLL_SECONDS = 0.3
+CONNECT_SECONDS = 10
 _LOSSES = (RayActorError, ObjectLostError)
 
 logger = logging.getLogger("domyn_swarm")
@@ -238,7 +241,6 @@ class _Crew:
         self.lost = False
         self._make_worker = make_worker
         self._monitor = monitor
-        self._spawned = 0
         self._reported = (0, 0)
         self._last_report = 0.0
         self._calls: dict[ray.ObjectRef[Any], Any] = {}
@@ -246,9 +248,10 @@ class _Crew:
         self._actors = [self._spawn() for _ in range(self._size)]
 
     def _spawn(self) -> Any:
-        self._spawned += 1
+        # Parts bear this name: no two workers of a run may share one, in whatever pass they work.
+        worker = uuid.uuid4().hex[:12]
         options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 8, "scheduling_strategy": "SPREAD"}
-        return ray.remote(_Actor).options(**options).remote(self._make_worker, f"w{self._spawned:03d}", self._size)
+        return ray.remote(_Actor).options(**options).remote(self._make_worker, worker, self._size)
 
     def feed(self, block: ray.ObjectRef[Any]) -> bool:
         """Hand a block to the actor with the fewest, once one has room; false when the run was asked to stop."""
@@ -368,12 +371,35 @@ def session(address: str | None, stop: threading.Event, advanced: Callable[[int,
             ray.shutdown()
 
 
+def check_address(address: str | None) -> None:
+    """Refuse a cluster that nobody answers for, before anything is written: Ray itself would end the process.
+
+    Raises:
+        ConfigurationError: it is no address, or there is no answer.
+    """
+    cluster = _chosen(address)
+    if cluster in ("local", "auto"):
+        return
+    host, _, port = cluster.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConfigurationError(
+            f"--ray-address: {cluster} cannot be used: {error}.",
+            "Is the cluster up? An address is auto, host:6379 or ray://host:10001.",
+        ) from None
+
+
+def _chosen(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
 def _connect(address: str | None) -> bool:
     """Whether Ray was connected to here, so that it has to be left again."""
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _chosen(address)
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     if local:
         logger.info("starting a local Ray; --ray-address or RAY_ADDRESS names a cluster")

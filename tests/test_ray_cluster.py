@@ -1,0 +1,172 @@
+"""Ray for real: two nodes on this machine, workers and nodes and drivers that are killed, a client's address."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import Command, command_line, job, rows, stop, tree, write
+
+pytestmark = pytest.mark.slow
+
+CLIENT_PORT = 25079
+ROWS = 6000
+TEXTS = [f"row {number}" for number in range(ROWS)]
+EXPECTED = [{"text": text, "upper": text.upper()} for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def settings() -> dict[str, str]:
+    return {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.fixture
+def cluster(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head without a CPU for work, as clusters have, and two nodes of one CPU each."""
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": CLIENT_PORT}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster.add_node(num_cpus=1)
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+def submit(address: str, *more: str, seconds: float = 0.01) -> list[str]:
+    calls = Path("calls").absolute()
+    kwargs = f'{{"seconds": {seconds}, "calls": "{calls}"}}'
+    return [
+        "job", "submit", job("Recorded"), "--input", "in.parquet", "--output", "out.parquet", "--data-backend", "ray",
+        "--ray-address", address, "--job-kwargs", kwargs, "--checkpoint-interval", "0.5", "--max-concurrency", "8",
+        *more,
+    ]  # fmt: skip
+
+
+def started(arguments: list[str]) -> subprocess.Popen[str]:
+    write("in.parquet", {"text": TEXTS}, row_group_size=250)
+    return subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def calls() -> Counter[str]:
+    return Counter(Path("calls").read_text().splitlines() if Path("calls").exists() else [])
+
+
+def durable() -> set[str]:
+    parts = Path(".domyn-swarm/out.parquet/parts").glob("*.parquet")
+    return {TEXTS[row] for part in parts for row in pq.read_table(part)["_row_id"].to_pylist()}
+
+
+def wait_for_durable(count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(durable()) < count:
+        assert time.monotonic() < deadline, "the job makes no progress"
+        time.sleep(0.1)
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, (out, err)
+    assert rows("out.parquet") == EXPECTED
+
+
+def pids_of_workers() -> list[int]:
+    """The processes of the actors that hold jobs."""
+    found = subprocess.run(["pgrep", "-f", r"^ray::_Actor"], check=False, capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
+def test_a_worker_that_is_killed_costs_only_what_it_had_not_made_durable(cluster: Any) -> None:
+    process = started(submit(cluster.address))
+    try:
+        wait_for_durable(500)
+        kept = durable()
+        os.kill(pids_of_workers()[0], signal.SIGKILL)
+        finish(process)
+    finally:
+        stop(process, signal.SIGKILL)
+    assert set(calls()) == set(TEXTS)
+    assert [text for text in kept if calls()[text] > 1] == []
+
+
+def test_a_node_that_is_killed_costs_only_what_it_had_not_made_durable(cluster: Any) -> None:
+    process = started(submit(cluster.address))
+    try:
+        wait_for_durable(500)
+        kept = durable()
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        finish(process)
+    finally:
+        stop(process, signal.SIGKILL)
+    assert set(calls()) == set(TEXTS)
+    assert [text for text in kept if calls()[text] > 1] == []
+
+
+def test_a_driver_that_is_killed_resumes(cluster: Any, command: Command) -> None:
+    process = started(submit(cluster.address))
+    wait_for_durable(500)
+    process.kill()
+    process.communicate()
+    _wait_until_nobody_works()
+    kept, seen = durable(), calls()
+    again = command(*submit(cluster.address))
+    assert again.returncode == 0, again.stderr
+    assert rows("out.parquet") == EXPECTED
+    assert kept & set(calls() - seen) == set()
+
+
+def test_an_interrupt_reaches_the_workers_and_what_they_finished_is_kept(cluster: Any, command: Command) -> None:
+    process = started(submit(cluster.address))
+    wait_for_durable(100)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Run the same command again" in err
+    assert set(calls()) == durable()
+    assert command(*submit(cluster.address)).returncode == 0
+    assert rows("out.parquet") == EXPECTED
+    assert max(calls().values()) == 1
+
+
+def test_the_address_of_a_client(cluster: Any, command: Command) -> None:
+    write("in.parquet", {"text": TEXTS[:100]})
+    done = command(*submit(f"ray://127.0.0.1:{CLIENT_PORT}"))
+    assert done.returncode == 0, done.stderr
+    assert rows("out.parquet") == EXPECTED[:100]
+
+
+def test_two_cpus_are_enough_fresh_and_resuming(settings: dict[str, str], command: Command) -> None:
+    write("in.parquet", {"text": TEXTS[:300]}, row_group_size=10)
+    environment = {**settings, "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
+    first = command(*submit("local", "--limit", "200", seconds=0), env=environment, timeout=240)
+    assert first.returncode == 0, first.stderr
+    second = command(*submit("local", seconds=0), env=environment, timeout=240)
+    assert second.returncode == 0, second.stderr
+    assert "done before  200" in second.stdout
+    assert rows("out.parquet") == EXPECTED[:300]
+
+
+def test_a_cluster_that_does_not_answer_is_refused(settings: dict[str, str], command: Command) -> None:
+    write("in.parquet", {"text": ["a"]})
+    done = command(*submit("127.0.0.1:1"), env=settings, timeout=240)
+    assert done.returncode == 2
+    assert "--ray-address: 127.0.0.1:1 cannot be used" in done.stderr
+    assert tree() == {"in.parquet"}
+
+
+def _wait_until_nobody_works() -> None:
+    deadline = time.monotonic() + 60
+    while pids_of_workers():
+        assert time.monotonic() < deadline, "workers outlive their driver"
+        time.sleep(0.2)
