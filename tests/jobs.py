@@ -97,6 +97,9 @@ class Reverse(SwarmJob):
     async def transform_items(self, texts: list[str]) -> list[str]:
         return [text[::-1] for text in texts]
 
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[str]:
+        return [text[::-1] for text in pa.table(batch).column(input_cols[0]).to_pylist()]
+
 
 class Picky(SwarmJob):
     """Fails on rows whose text holds `bad`, unless the file `mended` exists; writes down each call in `calls`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from domyn_swarm import make_spec
 from domyn_swarm.data.backends.registry import backend_names, load_backend
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 
@@ -45,3 +46,9 @@ def test_a_broken_install_is_not_taken_for_a_missing_engine(folder: Path, monkey
     _registered("broken", "import something_that_the_engine_needs", folder, monkeypatch)
     with pytest.raises(ModuleNotFoundError, match="something_that_the_engine_needs"):
         load_backend("broken")
+
+
+@pytest.mark.parametrize(("alias", "name"), [("pd", "pandas"), ("pl", "polars"), ("pandas", "pandas")])
+def test_aliases(alias: str, name: str) -> None:
+    assert load_backend(alias).name == name
+    assert make_spec({"input": "in.parquet", "output": "out.parquet", "data_backend": alias}).data_backend == name

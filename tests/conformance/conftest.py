@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from domyn_swarm import RunResult, make_spec, run
 from domyn_swarm.data.backends.registry import backend_names
+from domyn_swarm.errors import SwarmError
 from tests.conftest import job
 
 Run = Callable[..., RunResult]
@@ -22,7 +22,6 @@ def engines(request: pytest.FixtureRequest) -> Iterator[None]:
     if "ray" not in (request.config.getoption("--backend") or backend_names()):
         yield
         return
-    os.environ["RAY_AUTH_MODE"] = "disabled"
     import ray
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
@@ -58,3 +57,15 @@ def run_job(backend: str, mode: str) -> Run:
         return run(make_spec({**defaults, "job": job(name), **options}))
 
     return run_it
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """A case that is `refused_by` a backend has to be refused there, and to pass everywhere else."""
+    mark = pyfuncitem.get_closest_marker("refused_by")
+    if mark is None or pyfuncitem.callspec.params["backend"] not in mark.args:
+        return (yield)
+    with pytest.raises(SwarmError) as refused:
+        yield
+    assert refused.value.exit_status == 2
+    return True

@@ -7,9 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from domyn_swarm import make_spec
 from domyn_swarm.errors import DataError
+from domyn_swarm.jobs.runner import make_plan
 from tests.conformance.conftest import Run
-from tests.conftest import rows, table, write
+from tests.conftest import job, rows, table, write
 
 ABC = [{"text": "a", "upper": "A"}, {"text": "b", "upper": "B"}, {"text": "c", "upper": "C"}]
 
@@ -88,6 +90,70 @@ def test_reading_only_some_columns(run_job: Run) -> None:
     write("in.parquet", {"text": ["a", "b", "c"], "heavy": ["x" * 100] * 3})
     run_job("Upper", input="in.parquet", backend_read_kwargs={"columns": ["text"]})
     assert rows("out.parquet") == ABC
+
+
+FILTERS = {
+    "one": [["number", ">", 1]],
+    "and": [["number", ">=", 2], ["text", "!=", "d"]],
+    "or": [[["text", "==", "b"]], [["text", "==", "c"]]],
+    "in": [["text", "in", ["b", "c"]]],
+    "not in": [["text", "not in", ["a", "d"]]],
+}
+
+
+@pytest.mark.parametrize("filters", FILTERS.values(), ids=FILTERS.keys())
+def test_filters_decide_which_rows_there_are(run_job: Run, filters: object) -> None:
+    write("in/0.parquet", {"text": ["a", "b"], "number": [1, 2]})
+    write("in/1.parquet", {"text": ["c", "d"], "number": [3, 0]})
+    options = {"input": "in", "output_mode": "replace", "backend_read_kwargs": {"filters": filters}}
+    result = run_job("Upper", **options)
+    assert rows("out.parquet") == [{"_row_id": 0, "upper": "B"}, {"_row_id": 1, "upper": "C"}]
+    assert (result.rows, result.done_now) == (2, 2)
+    assert run_job("Upper", **options).done_before == 2
+
+
+def test_a_filter_that_no_row_passes(run_job: Run) -> None:
+    write("in.parquet", {"text": ["a"], "number": [1]})
+    run_job("Upper", input="in.parquet", backend_read_kwargs={"filters": [["number", ">", 1]]})
+    assert rows("out.parquet") == []
+
+
+@pytest.mark.refused_by("polars", "ray", "toy-arrow", reason="only pandas reads other formats, for debugging")
+@pytest.mark.parametrize(
+    ("name", "content"), [("in.csv", "text\na\nb\nc\n"), ("in.jsonl", '{"text":"a"}\n{"text":"b"}\n{"text":"c"}\n')]
+)
+def test_csv_and_json_lines_as_input(run_job: Run, name: str, content: str) -> None:
+    Path(name).write_text(content)
+    run_job("Upper", input=name)
+    assert rows("out.parquet") == ABC
+
+
+def test_the_schema_names_types_alike(run_job: Run, backend: str) -> None:
+    write("in.parquet", SCHEMA_TABLE)
+    plan = make_plan(make_spec({"job": job("Upper"), "input": "in.parquet", "output": "out.parquet",
+                                "input_columns": ["text"], "data_backend": backend}))  # fmt: skip
+    assert list(plan.nodes["schema"].items()) == [
+        ("text", "string"),
+        ("large", "string"),
+        ("category", "string"),
+        ("small", "int8"),
+        ("at", "timestamp[ms, tz=UTC]"),
+        ("messages", "list<struct<role: string>>"),
+        ("bytes", "binary"),
+    ]
+
+
+SCHEMA_TABLE = pa.table(
+    {
+        "text": ["a"],
+        "large": pa.array(["a"], pa.large_string()),
+        "category": pa.array(["a"]).dictionary_encode(),
+        "small": pa.array([1], pa.int8()),
+        "at": pa.array([0], pa.timestamp("ms", "UTC")),
+        "messages": pa.array([[{"role": "user"}]]),
+        "bytes": [b"x"],
+    }
+)
 
 
 def test_an_id_column_that_is_an_input_too(run_job: Run) -> None:

@@ -60,6 +60,12 @@ def test_named_output_columns_choose_among_the_keys_of_a_dict(run_job: Run) -> N
     assert rows("out.parquet") == [{"text": "to be", "length": 5}]
 
 
+def test_a_method_that_takes_lists(run_job: Run) -> None:
+    write("in.parquet", {"text": [f"text {number}" for number in range(10)]})
+    run_job("Reverse", input="in.parquet", batch_size=3)
+    assert [row["reversed"] for row in rows("out.parquet")] == [f"text {number}"[::-1] for number in range(10)]
+
+
 @pytest.mark.parametrize("output", ["out", "out.dir/"])
 def test_a_directory(run_job: Run, output: str) -> None:
     write("in.parquet", {"text": ["a", "b"]})

@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from domyn_swarm.data.arrow import check_parquet
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.stream import (
@@ -35,6 +36,7 @@ distributed = False
 
 
 def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
+    check_parquet(name, files)
     return read_parquet(files, read_kwargs)
 
 

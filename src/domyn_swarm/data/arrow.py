@@ -29,6 +29,15 @@ ROW_GROUP_BYTES = 64 * 2**20
 FILE_ROWS = 1_000_000
 
 
+def check_parquet(backend: str, files: InputFiles) -> pa.Schema:
+    """The schema of parquet files; raises ConfigurationError for files of another format."""
+    if files.schema is None:
+        raise ConfigurationError(
+            f"--input: the {backend} backend reads parquet only, not {files.format}.", "Use --data-backend pandas."
+        )
+    return files.schema
+
+
 def check_read_kwargs(backend: str, read_kwargs: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise ConfigurationError for a keyword that the backend's reader does not know."""
     if unknown := sorted(read_kwargs.keys() - set(known)):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
+from domyn_swarm.data.backends.registry import canonical
 from domyn_swarm.errors import ConfigurationError
 
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
@@ -167,6 +168,7 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
         spec = msgspec.convert(dict(options), JobSpec)
     except msgspec.ValidationError as error:
         raise _refusal(error, options) from None
+    spec = msgspec.structs.replace(spec, data_backend=canonical(spec.data_backend))
     if not spec.checkpointing and not spec.resume:
         raise ConfigurationError(
             "--no-resume and --no-checkpointing exclude each other: without checkpoints there is nothing to resume.",

@@ -54,18 +54,15 @@ class Query:
 
 def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Query:
     """Local files through polars' own scan; on other filesystems Arrow's batches feed the query."""
-    if files.schema is None:
-        raise ConfigurationError(
-            f"--input: the {name} backend reads parquet only, not {files.format}.", "Use --data-backend pandas."
-        )
+    found = arrow.check_parquet(name, files)
     known = {*OWN_READ_KWARGS, *(set(ENGINE_READ_KWARGS) & inspect.signature(pl.scan_parquet).parameters.keys())}
     arrow.check_read_kwargs(name, read_kwargs, known)
-    schema = arrow.projected(files.schema, read_kwargs.get("columns"))
+    schema = arrow.projected(found, read_kwargs.get("columns"))
     options = {key: value for key, value in read_kwargs.items() if key not in OWN_READ_KWARGS}
     lazy = _scan(files, options)
     rows = files.rows
     if read_kwargs.get("filters"):
-        lazy, rows = lazy.filter(_expression(parse_filters(read_kwargs["filters"], files.schema))), None
+        lazy, rows = lazy.filter(_expression(parse_filters(read_kwargs["filters"], found))), None
     return Query(lazy.select(schema.names), schema, rows, arrow.rows_within(files, arrow.BATCH_BYTES))
 
 

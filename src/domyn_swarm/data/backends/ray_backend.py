@@ -74,10 +74,7 @@ class Splits:
 
 def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Splits:
     """Row groups, gathered to about SPLIT_ROWS rows; one split under filters, which decide what the positions are."""
-    if files.schema is None:
-        raise ConfigurationError(
-            f"--input: the {name} backend reads parquet only, not {files.format}.", "Use --data-backend pandas."
-        )
+    arrow.check_parquet(name, files)
     arrow.check_read_kwargs(name, read_kwargs, READ_KWARGS)
     whole = stream.read_parquet(files, read_kwargs)
     if read_kwargs.get("filters"):
@@ -356,6 +353,7 @@ def session(address: str | None, stop: threading.Event, advanced: Callable[[int,
     """
     owned = _connect(address)
     relay: Any = ray.remote(_Relay).options(num_cpus=0, max_concurrency=8).remote()
+    ray.get(relay.stopped.remote())  # an actor whose handle travels before it has started may be taken for forgotten
     ended = threading.Event()
     thread = threading.Thread(target=_pump, args=(relay, stop, advanced, ended), daemon=True)
     thread.start()

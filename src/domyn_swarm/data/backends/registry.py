@@ -20,6 +20,15 @@ GROUP = "domyn_swarm.backends"
 """Entry-point group: name -> module. This package's own backends are registered the same way as anyone's."""
 
 
+ALIASES = {"pd": "pandas", "pl": "polars"}
+"""Other names that a backend goes by."""
+
+
+def canonical(name: str) -> str:
+    """The backend's own name."""
+    return ALIASES.get(name, name)
+
+
 def backend_names() -> list[str]:
     """The names of all installed backends, sorted."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
@@ -32,6 +41,7 @@ def load_backend(name: str) -> DataBackend:
         ConfigurationError: no backend has that name; the message lists those that there are.
         MissingDependencyError: its library is not installed; the hint is the command that installs it.
     """
+    name = canonical(name)
     entry = next(iter(entry_points(group=GROUP, name=name)), None)
     if entry is None:
         raise ConfigurationError(f"--data-backend: unknown backend {name!r}.", f"Known: {', '.join(backend_names())}.")
