@@ -349,6 +349,7 @@ FLAGS = {
     "--batch-size": "64",
     "--backend-read-kwargs": None,
     "--backend-write-kwargs": None,
+    "--ray-address": "local",
     "--endpoint": None,
     "--model": "the first that the endpoint lists",
     "--max-concurrency": "32 for async methods, else one per core",

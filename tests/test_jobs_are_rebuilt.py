@@ -19,7 +19,7 @@ import domyn_swarm
 from domyn_swarm import JobSpec, SwarmError, SwarmJob, make_spec
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.jobs.loading import build_job, job_fields, load_job_class
-from domyn_swarm.jobs.spec import DEFAULT_JOB, resolve
+from domyn_swarm.jobs.spec import DEFAULT_JOB, anchored, resolve
 from tests.conftest import job
 
 
@@ -361,6 +361,7 @@ EVERYTHING = {
     "batch_size": 7,
     "backend_read_kwargs": {"filters": [["a", ">", 1]]},
     "backend_write_kwargs": {"compression": "snappy"},
+    "ray_address": "auto",
     "endpoint": "http://localhost:8000/v1",
     "model": "large",
     "max_concurrency": 8,
@@ -450,3 +451,18 @@ def test_a_job_is_no_dataclass_twice() -> None:
     """)  # fmt: skip
     assert built(f"{path}:Decorated", level=2).level == 2
     assert issubclass(load_job_class(f"{path}:Decorated"), SwarmJob)
+
+
+def test_an_anchored_spec_means_the_same_in_another_folder(folder: Path) -> None:
+    options = {"job": "jobs/a.py:Job", "input": "in_*.parquet", "output": "out/", "checkpoint_dir": "/runs"}
+    spec = anchored(make_spec(options))
+    assert spec.job == f"{folder}/jobs/a.py:Job"
+    assert spec.input == f"{folder}/in_*.parquet"
+    assert spec.output == f"{folder}/out/"
+    assert spec.checkpoint_dir == "/runs"
+    assert anchored(spec) == spec
+
+
+def test_anchoring_leaves_urls_and_modules_alone() -> None:
+    spec = make_spec({"job": "package.jobs:Job", "input": "s3://bucket/in", "output": "s3://bucket/out.parquet"})
+    assert anchored(spec) == spec

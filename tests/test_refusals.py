@@ -178,7 +178,7 @@ REFUSED = [
     Refused(
         "unknown read kwarg",
         """--backend-read-kwargs '{"colums": ["text"]}'""",
-        ("--backend-read-kwargs", "'colums'", "Known: columns, filters"),
+        ("--backend-read-kwargs", "'colums'", "Known: columns, dtype_backend, filters"),
     ),
     Refused(
         "read kwarg that names a column that is not there",
