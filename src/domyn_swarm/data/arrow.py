@@ -5,7 +5,7 @@ Backends whose frames are Arrow streams use these; an engine with its own stream
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,7 @@ BATCH_BYTES = 32 * 2**20
 ROW_GROUP_ROWS = 131_072
 ROW_GROUP_BYTES = 64 * 2**20
 FILE_ROWS = 1_000_000
+SAMPLE_ROWS = 8192
 
 
 def check_parquet(backend: str, files: InputFiles) -> pa.Schema:
@@ -228,21 +229,30 @@ def _write_file(
     file: Any, reader: RowReader, schema: pa.Schema, most: int | None, write_kwargs: Mapping[str, Any]
 ) -> int:
     group_rows = int(write_kwargs.get("row_group_size") or ROW_GROUP_ROWS)
+    group = _row_group(reader, group_rows if most is None else min(group_rows, most))
+    options = {"use_dictionary": _repetitive(group), **write_kwargs}
     written = 0
-    writing: Future[None] | None = None
     # One row group is written while the next one is read and joined.
-    with _open_writer(file, schema, write_kwargs) as writer, ThreadPoolExecutor(1) as thread:
-        while most is None or written < most:
-            group = _row_group(reader, group_rows if most is None else min(group_rows, most - written))
-            if writing is not None:
-                writing.result()
-            if group.num_rows == 0:
-                break
+    with _open_writer(file, schema, options) as writer, ThreadPoolExecutor(1) as thread:
+        while group.num_rows:
             writing = thread.submit(writer.write_table, group.cast(schema), row_group_size=group.num_rows)
             written += group.num_rows
-        if writing is not None:
+            group = _row_group(reader, group_rows if most is None else min(group_rows, most - written))
             writing.result()
     return written
+
+
+def _repetitive(sample: pa.Table) -> list[str]:
+    """The columns whose first values repeat: a dictionary of different ones costs half of the time of writing."""
+    head = sample.slice(0, SAMPLE_ROWS)
+    names = [field.name for field in head.schema if any(is_one(field.type) for is_one in _SAMPLED)]
+    return [name for name in names if 2 * pc.count_distinct(head[name]).as_py() <= head.num_rows]
+
+
+_SAMPLED = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_integer,
+    pa.types.is_floating,
+)  # fmt: skip
 
 
 def _row_group(reader: RowReader, rows: int) -> pa.Table:
