@@ -29,7 +29,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A backend that is registered and cannot be imported fails the suite: nothing is skipped."""
     if "backend" in metafunc.fixturenames:
-        metafunc.parametrize("backend", metafunc.config.getoption("--backend") or backend_names(), scope="session")
+        metafunc.parametrize("backend", _selected(metafunc.config), scope="session")
+
+
+@pytest.fixture(scope="session")
+def backends(request: pytest.FixtureRequest) -> list[str]:
+    """The backends that the suite runs on: all that are registered, unless some are asked for."""
+    return _selected(request.config)
+
+
+def _selected(config: pytest.Config) -> list[str]:
+    return config.getoption("--backend") or backend_names()
 
 
 @pytest.fixture(autouse=True)

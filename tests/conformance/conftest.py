@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from domyn_swarm import RunResult, make_spec, run
-from domyn_swarm.data.backends.registry import backend_names
 from domyn_swarm.errors import SwarmError
 from tests.conftest import job
 
@@ -17,9 +16,9 @@ Run = Callable[..., RunResult]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def engines(request: pytest.FixtureRequest) -> Iterator[None]:
+def engines(backends: list[str]) -> Iterator[None]:
     """What engines need that is slow to start: one local Ray for all cases."""
-    if "ray" not in (request.config.getoption("--backend") or backend_names()):
+    if "ray" not in backends:
         yield
         return
     import ray
