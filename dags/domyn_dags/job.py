@@ -93,7 +93,6 @@ def done__anew(store: CheckpointStore) -> DoneRows:
     return DoneRows()
 
 
-@_waits
 def pending(backend: DataBackend, limited: Frame, done: DoneRows) -> Frame:
     """The rows of `limited` that have no output yet, in input order."""
     return backend.exclude(limited, done.finished)
@@ -128,7 +127,6 @@ def transformed__driver(
 
 
 @config.when(where="workers")
-@_waits
 def transformed__workers(spec: JobSpec, columns: Columns, store: CheckpointStore, done: DoneRows) -> WorkerJob:
     """The job as plain data, for workers to rebuild and to apply to the blocks that they are handed."""
     return WorkerJob.of(spec, columns, store, done.types)

@@ -175,26 +175,43 @@ def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
 def _execute(plan: Plan, meter: Meter) -> Artifact:
     """Pull the rows through, then write the output. Only the first needs care when it is interrupted."""
     stop = threading.Event()
-    with _driver_for(plan, meter, stop) as (driver, inputs):
+    with _graph_for(plan, meter, stop) as graph:
         with _on_signals(stop):
-            report = driver.execute(["flushed"], inputs=inputs, overrides=dict(plan.nodes))["flushed"]
+            report = graph.value("flushed")
         if stop.is_set():
             raise Interrupted("The run was asked to stop.")
         with _on_signals(None):
-            overrides = {**plan.nodes, "flushed": report}
-            artifact: Artifact = driver.execute(["finalized"], inputs=inputs, overrides=overrides)["finalized"]
+            artifact: Artifact = graph.value("finalized", flushed=report)
     return artifact
 
 
+@dataclass(frozen=True)
+class _Graph:
+    """A driver with all that it is given: inputs, and the values of nodes that are known already."""
+
+    driver: Driver
+    inputs: Mapping[str, Any]
+    known: Mapping[str, Any]
+
+    def value(self, node: str, **more: Any) -> Any:
+        """The value of `node`, with `more` nodes known."""
+        return self.driver.execute([node], inputs=dict(self.inputs), overrides={**self.known, **more})[node]
+
+
 @contextlib.contextmanager
-def _driver_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[tuple[Driver, dict[str, Any]]]:
+def _graph_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[_Graph]:
     """The graph where its rows go through: in this process, or on an engine that has workers, if there is work."""
     if not plan.in_workers:
-        yield _driver(plan.spec), {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}
+        yield _Graph(_driver(plan.spec), {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}, plan.nodes)
         return
     spec = anchored(plan.spec)
+    inputs = _inputs(spec, plan.job)
+    here = _Graph(_driver(spec, "workers"), inputs, plan.nodes)
+    # These only describe what is to be done, and a task on the cluster would be a process to start.
+    described = {node: here.value(node) for node in ("pending", "transformed")}
     with plan.nodes["backend"].session(spec.ray_address, stop, meter.advanced) as session:
-        yield _driver(spec, "workers", session.adapters), {**_inputs(spec, plan.job), "monitor": session.monitor}
+        there = _driver(spec, "workers", session.adapters)
+        yield _Graph(there, {**inputs, "monitor": session.monitor}, {**plan.nodes, **described})
 
 
 def _prepared(plan: Plan) -> Plan:

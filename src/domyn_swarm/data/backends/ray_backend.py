@@ -353,7 +353,6 @@ def session(address: str | None, stop: threading.Event, advanced: Callable[[int,
     """
     owned = _connect(address)
     relay: Any = ray.remote(_Relay).options(num_cpus=0, max_concurrency=8).remote()
-    ray.get(relay.stopped.remote())  # an actor whose handle travels before it has started may be taken for forgotten
     ended = threading.Event()
     thread = threading.Thread(target=_pump, args=(relay, stop, advanced, ended), daemon=True)
     thread.start()
