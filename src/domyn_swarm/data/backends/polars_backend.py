@@ -1,69 +1,74 @@
-"""The polars engine: lazy scans on its streaming engine, and `polars.DataFrame`s as native batches.
+"""The polars engine: its reader and its expressions, and `polars.DataFrame`s as native batches.
 
-Its lazy frame is a `Query`: the LazyFrame, and the Arrow schema of the files, because polars has fewer types than
-parquet (one for strings, none for UUIDs) and what leaves the engine has to have the types that came in.
+Its lazy frame is a `Query`: windows of rows, each a small query of its own. One query over all rows would not do: the
+streaming engine reads ahead of a slow consumer without a bound (`collect_batches` and `sink_batches` of polars 2.1 held
+all of a file of 0.9 GB), and jobs are slow consumers.
 """
 
 from __future__ import annotations
 
 import inspect
 import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-from polars.io.plugins import register_io_source
 
 from domyn_swarm.data import arrow
 from domyn_swarm.data.backends.base import JobBatch, Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
 from domyn_swarm.data.filters import Condition, parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
-from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.helpers.io import is_local
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.helpers.io import InputFile, InputFiles
 
 name = "polars"
 distributed = False
 
+Windows: TypeAlias = Callable[[Sequence[str]], Iterator[pl.DataFrame]]
+
 SCAN_ROWS = 65_536
+WINDOW_ROWS = 262_144
 OWN_READ_KWARGS = ("columns", "filters", "storage_options")
 ENGINE_READ_KWARGS = ("parallel", "use_statistics", "low_memory", "cache", "rechunk")
 
 
 @dataclass(frozen=True)
 class Query:
-    """A lazy frame: `lazy` makes the rows, `schema` has the types that they had in the files.
+    """A lazy frame: `windows(columns)` makes those columns of the rows, in order, a data frame at a time.
 
-    `rows` is None when only running the query tells. `batch_rows` average rows take about `arrow.BATCH_BYTES`.
+    `schema` has the types that the columns have in the files: polars has fewer than parquet (one for strings, none for
+    UUIDs), and what leaves the engine has to have the types that came in. `rows` is None when only reading tells.
+    `batch_rows` average rows take about `arrow.BATCH_BYTES`.
     """
 
-    lazy: pl.LazyFrame
+    windows: Windows
     schema: pa.Schema
     rows: int | None
     batch_rows: int
 
 
 def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Query:
-    """Local files through polars' own scan; on other filesystems Arrow's batches feed the query."""
+    """Local files through polars' own scan; on other filesystems Arrow reads the windows."""
     found = arrow.check_parquet(name, files)
-    known = {*OWN_READ_KWARGS, *(set(ENGINE_READ_KWARGS) & inspect.signature(pl.scan_parquet).parameters.keys())}
-    arrow.check_read_kwargs(name, read_kwargs, known)
-    schema = arrow.projected(found, read_kwargs.get("columns"))
+    engine = set(ENGINE_READ_KWARGS) & inspect.signature(pl.scan_parquet).parameters.keys()
+    arrow.check_read_kwargs(name, read_kwargs, {*OWN_READ_KWARGS, *(engine if is_local(files.fs) else ())})
     options = {key: value for key, value in read_kwargs.items() if key not in OWN_READ_KWARGS}
-    lazy = _scan(files, options)
-    rows = files.rows
-    if read_kwargs.get("filters"):
-        lazy, rows = lazy.filter(_expression(parse_filters(read_kwargs["filters"], found))), None
-    return Query(lazy.select(schema.names), schema, rows, arrow.rows_within(files, arrow.BATCH_BYTES))
+    filters = read_kwargs.get("filters")
+    predicate = _expression(parse_filters(filters, found)) if filters else None
+    rows = files.rows if predicate is None else None
+    schema = arrow.projected(found, read_kwargs.get("columns"))
+    local = partial(_windows, files, options, predicate)
+    windows = local if is_local(files.fs) else partial(_remote_windows, files, predicate)
+    return Query(windows, schema, rows, arrow.rows_within(files, arrow.BATCH_BYTES))
 
 
 def schema(frame: Query) -> dict[str, str]:
@@ -72,45 +77,66 @@ def schema(frame: Query) -> dict[str, str]:
 
 
 def with_row_id(frame: Query, id_col: str | None) -> Query:
-    """Polars' row index, as a signed integer."""
+    """Count the rows window by window."""
     counters = [POSITION] if id_col is not None else [POSITION, ROW_ID]
-    count = pl.col(POSITION).cast(pl.Int64)
-    lazy = frame.lazy.with_row_index(POSITION).with_columns(count.alias(counter) for counter in counters)
+
+    def windows(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        kept = [column for column in columns if column not in counters] or frame.schema.names[:1]
+        position = 0
+        for window in frame.windows(kept):
+            count_ = pl.int_range(position, position + len(window), dtype=pl.Int64, eager=True)
+            yield window.with_columns(count_.alias(counter) for counter in counters).select(columns)
+            position += len(window)
+
     fields = [*frame.schema, *(pa.field(counter, pa.int64()) for counter in counters)]
-    return replace(frame, lazy=lazy.select(field.name for field in fields), schema=pa.schema(fields))
+    return replace(frame, windows=windows, schema=pa.schema(fields))
 
 
 def check_ids(frame: Query, id_col: str) -> None:
     """One pass over the id column, eight bytes a row: only ids whose hashes meet are compared themselves."""
-    ids = frame.lazy.select(pl.col(id_col), pl.int_range(pl.len()).alias("row"))
-    empty = ids.filter(pl.col(id_col).is_null()).select(pl.col("row").min()).collect(engine="streaming").item()
-    if empty is not None:
-        raise null_id(id_col, empty)
-    hashed = frame.lazy.select(pl.col(id_col).hash().alias("hash"))
-    hashes = hashed.collect(engine="streaming")["hash"].sort()
-    twice = hashes.filter(hashes == hashes.shift(1)).unique()
-    if len(twice):
-        _refuse_duplicates(frame, id_col, twice)
+    hashes = []
+    position = 0
+    for window in frame.windows([id_col]):
+        ids = window[id_col]
+        if ids.null_count():
+            raise null_id(id_col, position + cast("int", ids.is_null().arg_max()))
+        hashes.append(ids.hash())
+        position += len(ids)
+    if hashes:
+        ordered = pl.concat(hashes).sort()
+        twice = ordered.filter(ordered == ordered.shift(1)).unique()
+        if len(twice):
+            _refuse_duplicates(frame, id_col, twice)
 
 
 def _refuse_duplicates(frame: Query, id_col: str, hashes: pl.Series) -> None:
-    suspects = frame.lazy.select(id_col).filter(pl.col(id_col).hash().is_in(hashes.implode()))
+    suspects = pl.concat(
+        window.filter(window[id_col].hash().is_in(hashes.implode())) for window in frame.windows([id_col])
+    )
     counts = suspects.group_by(id_col, maintain_order=True).len("times").filter(pl.col("times") > 1)
-    repeated = counts.collect(engine="streaming")
-    if len(repeated):
-        raise duplicate_ids(id_col, len(repeated), dict(repeated.head(EXAMPLES).iter_rows()))
+    if len(counts):
+        raise duplicate_ids(id_col, len(counts), dict(counts.head(EXAMPLES).iter_rows()))
 
 
 def head(frame: Query, rows: int) -> Query:
-    """The query's first rows; the scan stops there."""
-    return replace(frame, lazy=frame.lazy.head(rows), rows=None if frame.rows is None else min(rows, frame.rows))
+    """Stop reading after `rows` rows."""
+
+    def windows(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        left = rows
+        for window in frame.windows(columns):
+            yield window.head(left)
+            left -= len(window)
+            if left <= 0:
+                return
+
+    return replace(frame, windows=windows, rows=None if frame.rows is None else min(rows, frame.rows))
 
 
 def count(frame: Query) -> int:
-    """From the footers where they tell, else by running the query over no columns."""
+    """From the footers where they tell, else by reading one column."""
     if frame.rows is not None:
         return frame.rows
-    return int(frame.lazy.select(pl.len()).collect(engine="streaming").item())
+    return sum(len(window) for window in frame.windows(frame.schema.names[-1:]))
 
 
 def exclude(frame: Query, finished: np.ndarray[Any, np.dtype[np.bool_]]) -> Query:
@@ -118,18 +144,20 @@ def exclude(frame: Query, finished: np.ndarray[Any, np.dtype[np.bool_]]) -> Quer
     if not finished.any():
         return frame
 
-    def is_pending(positions: pl.Series) -> pl.Series:
-        at = positions.to_numpy()
-        known = at < len(finished)
-        return pl.Series(~(known & finished[np.where(known, at, 0)]), dtype=pl.Boolean)
+    def windows(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        for window in frame.windows(list(dict.fromkeys([*columns, POSITION]))):
+            at = window[POSITION].to_numpy()
+            known = at < len(finished)
+            pending = window.filter(pl.Series(~(known & finished[np.where(known, at, 0)])))
+            if len(pending):
+                yield pending.select(columns)
 
-    pending = pl.col(POSITION).map_batches(is_pending, return_dtype=pl.Boolean, is_elementwise=True)
     rows = None if frame.rows is None else frame.rows - int(finished[: frame.rows].sum())
-    return replace(frame, lazy=frame.lazy.filter(pending), rows=rows)
+    return replace(frame, windows=windows, rows=rows)
 
 
 def iter_batches(frame: Query, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
-    """Data frames from the streaming engine."""
+    """Data frames."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
     for batch in _frames(frame, list(dict.fromkeys([*columns, POSITION])), batch_size):
         keys = _record_batch(batch.select(id_col, POSITION), frame.schema)
@@ -161,30 +189,38 @@ def write(
     return arrow.write_parquet(frame, path, directory=directory, metadata=metadata, write_kwargs=write_kwargs)
 
 
-def _scan(files: InputFiles, options: Mapping[str, Any]) -> pl.LazyFrame:
-    paths = [file.path for file in files.files]
-    if is_local(files.fs):
-        return pl.scan_parquet(cast("list[Any]", paths), glob=False, hive_partitioning=False, **options)
-    if options:
-        raise ConfigurationError(
-            f"--backend-read-kwargs: {', '.join(options)} works on local files only.", "Leave it out."
-        )
-    schema = cast("pa.Schema", files.schema)
-
-    def source(
-        columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        left = n_rows
-        for batch in arrow.scan_files(files, columns or schema.names, batch_size or SCAN_ROWS):
-            frame = cast("pl.DataFrame", pl.from_arrow(batch))
-            frame = frame if left is None else frame.head(left)
-            left = None if left is None else left - len(frame)
-            yield frame if predicate is None else frame.filter(predicate)
-            if left == 0:
+def _windows(
+    files: InputFiles, options: Mapping[str, Any], predicate: pl.Expr | None, columns: Sequence[str]
+) -> Iterator[pl.DataFrame]:
+    """The next window is read while one is worked on."""
+    rows = min(WINDOW_ROWS, 2 * arrow.rows_within(files, arrow.BATCH_BYTES))
+    steps = [(file, at, rows) for file in files.files for at in range(0, file.rows or 0, rows)]
+    make = partial(_window, files, options, predicate, columns)
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(make, *steps[0]) if steps else None
+        for step in [*steps[1:], None]:
+            if ahead is None:
                 return
+            window = ahead.result()
+            ahead = thread.submit(make, *step) if step else None
+            yield window
 
-    empty = cast("pl.DataFrame", pl.from_arrow(schema.empty_table()))
-    return register_io_source(source, schema=empty.schema, is_pure=True)
+
+def _window(
+    files: InputFiles, options: Mapping[str, Any], predicate: pl.Expr | None, columns: Sequence[str],
+    file: InputFile, start: int, rows: int,
+) -> pl.DataFrame:  # fmt: skip
+    lazy = pl.scan_parquet(file.path, glob=False, hive_partitioning=False, **options).slice(start, rows)
+    if predicate is not None:
+        lazy = lazy.filter(predicate)
+    return lazy.select(columns).collect(engine="streaming")
+
+
+def _remote_windows(files: InputFiles, predicate: pl.Expr | None, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+    needed = list(dict.fromkeys([*columns, *(predicate.meta.root_names() if predicate is not None else ())]))
+    for batch in arrow.scan_files(files, needed, WINDOW_ROWS):
+        window = cast("pl.DataFrame", pl.from_arrow(batch))
+        yield (window if predicate is None else window.filter(predicate)).select(columns)
 
 
 def _expression(alternatives: list[list[Condition]]) -> pl.Expr:
@@ -201,8 +237,8 @@ def _expression(alternatives: list[list[Condition]]) -> pl.Expr:
 
 def _frames(frame: Query, columns: Sequence[str], batch_size: int) -> Iterator[pl.DataFrame]:
     size = min(batch_size, frame.batch_rows)
-    for chunk in frame.lazy.select(columns).collect_batches(chunk_size=size, maintain_order=True, engine="streaming"):
-        yield from (chunk,) if len(chunk) <= size else chunk.iter_slices(size)
+    for window in frame.windows(columns):
+        yield from window.iter_slices(size)
 
 
 def _batches(frame: Query, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
