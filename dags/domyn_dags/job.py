@@ -29,8 +29,8 @@ from domyn_swarm.jobs.spec import JobSpec
 from domyn_swarm.jobs.transform import transform
 from domyn_swarm.jobs.worker import WorkerJob, flush_in_workers
 
-_waits = ray_remote_options(num_cpus=0)
-"""For nodes that run on a cluster, and mostly wait there: a small one could not spare the CPU."""
+_waits = ray_remote_options(num_cpus=0, max_retries=0, resources={"node:__internal_head__": 0.001})
+"""For nodes that run on a cluster and mostly wait there: they hold no CPU, and no machine that is lost takes them."""
 
 
 def backend(data_backend: str) -> DataBackend:

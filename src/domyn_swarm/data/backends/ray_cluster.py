@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BLOCKS_IN_FLIGHT = 2
 POLL_SECONDS = 0.3
 CONNECT_SECONDS = 10
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""The one machine that a cluster cannot lose and go on."""
 _LOSSES = (RayActorError, ObjectLostError)
 
 logger = logging.getLogger("domyn_swarm")
@@ -153,7 +155,7 @@ def session(address: str | None, stop: threading.Event, advanced: Callable[[int,
     While it is open, `advanced` is told of progress, and `stop` reaches the cluster.
     """
     owned = _connect(address)
-    relay: Any = ray.remote(_Relay).options(num_cpus=0, max_concurrency=8).remote()
+    relay: Any = ray.remote(_Relay).options(num_cpus=0, max_concurrency=8, resources=ON_HEAD).remote()
     ended = threading.Event()
     thread = threading.Thread(target=_pump, args=(relay, stop, advanced, ended), daemon=True)
     thread.start()
