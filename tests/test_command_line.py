@@ -304,13 +304,13 @@ def test_the_endpoint_is_known_by_what_was_said_last(known_by: str, texts: list[
     with demo_server() as url:
         flags, variable = {
             "environment": ([], url),
-            "job kwargs over environment": (["--job-kwargs", json.dumps({"endpoint": url})], "http://127.0.0.1:9/v1"),
+            "job kwargs over environment": (["--job-kwargs", json.dumps({"endpoints": [url]})], "http://127.0.0.1:9/v1"),
             "flag over environment": (["--endpoint", url], "http://127.0.0.1:9/v1"),
         }[known_by]
         ran = submit(command, CHAT, "--input-column", "text", *flags, env={"ENDPOINT": variable})
         assert ran.returncode == 0, ran.stderr
         assert rows("out.parquet")[0]["answer"] == "You wrote 2 words: text 0"
-        assert recorded_spec()["endpoint"] == url
+        assert recorded_spec()["endpoints"] == [url]
 
 
 # Help and version

@@ -34,7 +34,7 @@ def submit(url: str, job: str = CHAT, **options: Any) -> RunResult:
     """Run `job` over the column `item` of in.parquet."""
     column = "answer" if job == CHAT else "completion"
     defaults = {"input": "in.parquet", "output": "out.parquet", "input_columns": ["item"], "output_columns": [column]}
-    return run(make_spec({**defaults, "job": job, "endpoint": url, **options}))
+    return run(make_spec({**defaults, "job": job, "endpoints": [url] if url else [], **options}))
 
 
 def answers(column: str = "answer") -> list[Any]:
@@ -153,7 +153,7 @@ def test_request_parameters_that_the_job_sets_itself_are_refused(job: str, reque
 @pytest.mark.parametrize(
     ("options", "models", "message"),
     [
-        ({"endpoint": None}, ["a"], "--endpoint is missing: ChatCompletionJob asks an OpenAI-compatible server."),
+        ({"endpoints": []}, ["a"], "--endpoint is missing: ChatCompletionJob asks an OpenAI-compatible server."),
         ({"model": "c"}, ["a", "b"], "has no model 'c'.\nIt lists: a, b."),
         ({"model": "c"}, [*"abdefghijklm"], "has no model 'c'.\nIt lists: a, b, d, e, f, g, h, i, j, k, …."),
         ({}, [], "--model is missing: "),
@@ -165,7 +165,7 @@ def test_an_endpoint_that_cannot_serve_the_job_is_refused(
     write("in.parquet", {"item": ["hello"]})
     before = tree()
     with serving(echo, models) as server, pytest.raises(ConfigurationError) as refused:
-        submit(**{"url": server.url, **options} if "endpoint" not in options else {"url": None})
+        submit(**{"url": server.url, **options} if "endpoints" not in options else {"url": None})
     assert message in str(refused.value)
     assert server.bodies == []
     assert tree() == before

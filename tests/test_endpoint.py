@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import struct
 import threading
@@ -11,13 +12,16 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from domyn_swarm.endpoint.client import EndpointClient, api_key_from_environment, check_endpoint, normalised
+from domyn_swarm.endpoint import client
+from domyn_swarm.endpoint.client import EndpointClient, check_endpoint, normalised
 from domyn_swarm.endpoint.demo import demo_server
+from domyn_swarm.endpoint.keys import read_key
 from domyn_swarm.errors import ConfigurationError, EndpointError
 
 KEY = "sk-never-to-be-seen-4711"
@@ -107,8 +111,8 @@ def answering(response: Callable[[], web.Response]) -> Handler:
 
 def post(url: str, *, key: str | None = None, timeout: float = PATIENCE, payload: Any = None) -> dict[str, Any]:
     async def ask() -> dict[str, Any]:
-        async with EndpointClient(url, api_key=key, timeout=timeout, concurrency=1) as client:
-            return await client.post("chat/completions", payload or {})
+        async with EndpointClient(url, api_key=key, timeout=timeout) as client:
+            return await client.post("chat/completions", json.dumps(payload or {}).encode())
 
     return asyncio.run(ask())
 
@@ -148,7 +152,7 @@ def test_a_request_is_json_and_so_is_its_answer() -> None:
     assert server.headers[0]["Content-Type"] == "application/json"
 
 
-def test_connections_are_reused_and_no_more_than_calls_may_be_in_flight() -> None:
+def test_connections_are_reused_and_no_more_than_there_are_calls_in_flight() -> None:
     answers = iter(range(1000))
 
     async def handler(_body: Any) -> web.Response:
@@ -156,9 +160,14 @@ def test_connections_are_reused_and_no_more_than_calls_may_be_in_flight() -> Non
         return web.json_response({"n": 1}, status=500 if next(answers) % 5 == 0 else 200)
 
     async def ask(url: str) -> list[Any]:
-        async with EndpointClient(url, timeout=PATIENCE, concurrency=8) as client:
-            requests = (client.post("completions", {"row": row}) for row in range(200))
-            return await asyncio.gather(*requests, return_exceptions=True)
+        places = asyncio.Semaphore(8)
+        async with EndpointClient(url, timeout=PATIENCE) as client:
+
+            async def one(row: int) -> Any:
+                async with places:
+                    return await client.post("completions", json.dumps({"row": row}).encode())
+
+            return await asyncio.gather(*(one(row) for row in range(200)), return_exceptions=True)
 
     with serving(handler) as server:
         answered = asyncio.run(ask(server.url))
@@ -176,7 +185,7 @@ def test_the_key_is_sent_as_a_bearer_token() -> None:
 
 def test_models_are_listed_by_name() -> None:
     async def ask(url: str) -> list[str]:
-        async with EndpointClient(url, timeout=PATIENCE, concurrency=1) as client:
+        async with EndpointClient(url, timeout=PATIENCE) as client:
             return await client.models()
 
     with demo_server() as url:
@@ -184,9 +193,9 @@ def test_models_are_listed_by_name() -> None:
 
 
 def test_a_client_that_is_not_open_says_so() -> None:
-    client = EndpointClient("http://127.0.0.1:1", timeout=PATIENCE, concurrency=1)
+    client = EndpointClient("http://127.0.0.1:1", timeout=PATIENCE)
     with pytest.raises(RuntimeError, match="the client is not open: use `async with`"):
-        asyncio.run(client.post("completions", {}))
+        asyncio.run(client.post("completions", b"{}"))
 
 
 # Refusals.
@@ -329,7 +338,7 @@ def test_the_key_stands_in_no_error_whatever_goes_wrong() -> None:
 
 
 def test_the_key_does_not_stand_in_the_client() -> None:
-    client = EndpointClient("http://127.0.0.1:1", api_key=KEY, timeout=1, concurrency=1)
+    client = EndpointClient("http://127.0.0.1:1", api_key=KEY, timeout=1)
     assert KEY not in str(client) + repr(client)
 
 
@@ -357,20 +366,42 @@ def test_the_key_comes_from_the_environment_our_own_name_first(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert api_key_from_environment() == key
+    assert read_key() == key
+
+
+def test_the_key_may_stand_in_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "another")
+    (folder / "key").write_text(f"{KEY}\n")
+    assert read_key("key") == KEY
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "--api-key-file: key cannot be read: No such file or directory."),
+        (b" \n", "--api-key-file: key is empty."),
+        (b"\xff\xfe", "--api-key-file: key cannot be read: it is no text."),
+        (b"one\ntwo", "--api-key-file: key holds what is no key: a line of plain characters is needed."),
+    ],
+)
+def test_a_file_without_a_key_is_refused(folder: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (folder / "key").write_bytes(content)
+    with pytest.raises(ConfigurationError) as refused:
+        read_key("key")
+    assert refused.value.message == message
 
 
 # The check before a run.
 
-KEY_HINT = "Set DOMYN_SWARM_API_KEY (or OPENAI_API_KEY) to a key that it takes."
+KEY_HINT = "Set DOMYN_SWARM_API_KEY or OPENAI_API_KEY, or name an --api-key-file, with a key that it takes."
 ADDRESS_HINT = "The address of an OpenAI-compatible server mostly ends in /v1."
 SERVER_HINT = "Is the server up, and is this its address?"
 
 
-def test_the_check_lists_the_models_and_sends_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+def test_the_check_lists_the_models_and_sends_the_key() -> None:
     with serving(answering(web.Response)) as server:
-        assert check_endpoint(server.url) == ["small", "large"]
+        assert check_endpoint(server.url, KEY) == ["small", "large"]
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
@@ -407,11 +438,12 @@ def test_the_check_refuses_an_endpoint_that_is_not_there() -> None:
         check_endpoint(url)
 
 
-def test_the_check_refuses_an_endpoint_that_does_not_answer_in_time() -> None:
+def test_the_check_refuses_an_endpoint_that_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "PROBE_SECONDS", 0.25)
     stop = threading.Event()
     with raw_server(lambda _: stop.wait(PATIENCE) and None) as url:
         with pytest.raises(ConfigurationError, match=r"cannot be used: GET models: no answer within 0\.25 s"):
-            check_endpoint(url, timeout=0.25)
+            check_endpoint(url)
         stop.set()
 
 

@@ -16,6 +16,7 @@ from domyn_swarm import make_spec, run
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import JobError
+from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.jobs.meter import Silent
 from tests.conftest import job, rows, write
 
@@ -26,8 +27,8 @@ class Cut(Silent):
     def __init__(self, after: int) -> None:
         self._left = after
 
-    def advanced(self, rows: int, failed: int) -> None:
-        self._left -= rows
+    def advanced(self, more: Counts) -> None:
+        self._left -= more.rows
         if self._left < 0:
             raise RuntimeError("cut")
 

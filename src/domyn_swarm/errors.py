@@ -54,10 +54,13 @@ class CheckpointError(SwarmError):
 
 
 class EndpointError(SwarmError):
-    """One request failed. `status` is the HTTP status, 0 when no answer came.
+    """A request failed. `status` is the HTTP status, 0 when no answer came; `attempts` is how often it was sent.
 
-    `retry_after` is how many seconds the endpoint asked to be left alone, None when it did not say.
+    `retry_after` is how many seconds the endpoint asked to be left alone, None when it did not say. `overload` tells
+    that it was asked for too much.
     """
+
+    attempts = 1
 
     def __init__(
         self,
@@ -66,12 +69,14 @@ class EndpointError(SwarmError):
         status: int = 0,
         retryable: bool = True,
         retry_after: float | None = None,
+        overload: bool = False,
     ) -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, status, retryable, retry_after)
+        self.args = (message, hint, status, retryable, retry_after, overload)
         self.status = status
         self.retryable = retryable
         self.retry_after = retry_after
+        self.overload = overload
 
 
 class JobError(SwarmError):

@@ -31,17 +31,12 @@ def submit(
     Exit status: 0 every row is done; 2 refused, nothing was written; 3 done, some rows failed; 1 the run broke and can
     be resumed; 130 interrupted, can be resumed.
     """
-    from domyn_swarm.jobs.loading import job_fields, load_job_class  # noqa: PLC0415 - keeps --help light
-    from domyn_swarm.jobs.spec import resolve  # noqa: PLC0415
+    from domyn_swarm.jobs.loading import build_job, job_fields, load_job_class  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.jobs.spec import resolve, with_columns_of  # noqa: PLC0415
 
     job_class = load_job_class(job)
-    defaults = {
-        **job_class.defaults,
-        **from_environment(),
-        "input_columns": list(job_class.input_columns),
-        "output_columns": list(job_class.output_columns),
-    }
-    spec = resolve(job, options, defaults, job_fields(job_class))
+    spec = resolve(job, options, {**job_class.defaults, **from_environment()}, job_fields(job_class))
+    spec = with_columns_of(build_job(job_class, spec.job_kwargs), spec)
     if dry_run:
         _show_plan(spec)
         return

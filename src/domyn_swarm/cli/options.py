@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import types
@@ -11,17 +12,16 @@ import msgspec
 import typer
 
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.spec import JobSpec, flag_of
+from domyn_swarm.jobs.spec import JobSpec, flag_of, option_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-ENVIRONMENT = {"endpoint": "ENDPOINT"}
 
-
-def from_environment() -> dict[str, str]:
+def from_environment() -> dict[str, Any]:
     """Options that the environment sets. They are no flags: what is typed for one run wins, in job kwargs too."""
-    return {name: os.environ[variable] for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
+    urls = os.environ.get("ENDPOINT", "").split()
+    return {"endpoints": urls} if urls else {}
 
 
 def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -30,7 +30,7 @@ def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
     Options that were not given are left out of the dict, so that job kwargs and the job's defaults can fill them.
     """
     hints = get_type_hints(JobSpec, include_extras=True)
-    fields = {name: hint for name, hint in hints.items() if _meta(hint).extra["flags"]}
+    fields = {name: hint for name, hint in hints.items() if option_of(name).extra["flags"]}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
 
     def called(**values: Any) -> None:
@@ -54,6 +54,9 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if get_origin(hints[name]) is dict:
             options[name] = _json_object(name, value)
+        elif option_of(name).extra["takes"]:
+            with contextlib.suppress(msgspec.ValidationError):  # the JobSpec refuses it
+                options[name] = msgspec.convert(value, hints[name], strict=False)
     return options
 
 
@@ -72,8 +75,8 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
 
 
 def _annotation(name: str, hint: Any) -> Any:
-    meta = _meta(hint)
-    kind, metavar = _typer_type(get_args(hint)[0])
+    meta = option_of(name)
+    kind, metavar = (str, meta.extra["takes"]) if meta.extra["takes"] else _typer_type(get_args(hint)[0])
     default = next(field.default for field in msgspec.structs.fields(JobSpec) if field.name == name)
     help_text = meta.description or ""
     if isinstance(default, bool):
@@ -98,9 +101,3 @@ def _typer_type(hint: Any) -> tuple[Any, str | None]:
     if origin is list:
         return list[str], "NAME"
     return hint, None
-
-
-def _meta(hint: Any) -> Any:
-    return next(
-        (part for part in get_args(hint) if isinstance(part, msgspec.Meta) and part.extra), None
-    ) or msgspec.Meta(extra={"flags": ()})

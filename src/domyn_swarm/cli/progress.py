@@ -5,15 +5,19 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from domyn_swarm.helpers.counts import Counts
+
 if TYPE_CHECKING:
     from domyn_swarm.jobs.meter import Progress as RunProgress
 
 LOG_SECONDS = 10.0
+LATELY_SECONDS, LATELY_STEPS = 10.0, 20
 
 logger = logging.getLogger("domyn_swarm")
 
@@ -23,28 +27,65 @@ def progress_on_stderr() -> RunProgress:
     return _Bar() if sys.stderr.isatty() else _Lines()
 
 
-class _Counts:
+class _Watch:
+    """What there is to say, from what has happened and from what happened lately."""
+
     def __init__(self) -> None:
         self.total = 0
         self.before = 0
-        self.rows = 0
-        self.failed = 0
+        self.counts = Counts()
         self._since = time.monotonic()
+        self._lately: deque[tuple[float, Counts]] = deque()
 
     def started(self, total: int, done: int) -> None:
         self.total, self.before, self._since = total, done, time.monotonic()
+        self._lately.append((self._since, Counts()))
 
-    def advanced(self, rows: int, failed: int) -> None:
-        self.rows += rows
-        self.failed += failed
+    def advanced(self, more: Counts) -> None:
+        self.counts += more
+        now = time.monotonic()
+        if now - self._lately[-1][0] >= LATELY_SECONDS / LATELY_STEPS:
+            self._lately.append((now, self.counts.copy()))
+            while len(self._lately) > LATELY_STEPS:
+                self._lately.popleft()
 
     @property
     def rate(self) -> float:
         """Rows a second since the start."""
-        return self.rows / max(1e-9, time.monotonic() - self._since)
+        return self.counts.rows / max(1e-9, time.monotonic() - self._since)
+
+    def rows(self) -> str:
+        """`200 of 1,000 rows, 50 rows/s, 0 failed`."""
+        done = self.before + self.counts.rows
+        return f"{done:,} of {self.total:,} rows, {self.rate:,.0f} rows/s, {self.counts.failed:,} failed"
+
+    def requests(self) -> str:
+        """`52 requests/s, 32 of 64 in flight, ...`, of the last seconds; empty when the job makes none."""
+        if not self.counts.requests:
+            return ""
+        then, before = self._lately[0]
+        lately = self.counts - before
+        seconds = max(1e-9, time.monotonic() - then)
+        rates = [f"{lately.requests / seconds:,.0f} requests/s"]
+        if self.counts.tokens_in or self.counts.tokens_out:
+            rates.append(f"{lately.tokens_in / seconds:,.0f}+{lately.tokens_out / seconds:,.0f} tokens/s")
+        rates.append(f"{self.counts.in_flight:,} of {self.counts.limit:,} in flight")
+        if self.counts.retries:
+            rates.append(f"{self.counts.retries:,} retries")
+        if self.counts.shared:
+            rates.append(f"{self.counts.shared:,} shared")
+        latencies = (lately if lately.answers else self.counts).latencies
+        shown = [f"p{share:.0%}"[:-1] + f" {_seconds(latencies.percentile(share))}" for share in (0.5, 0.95)]
+        return ", ".join([*rates, *shown])
 
 
-class _Lines(_Counts):
+def _seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+class _Lines(_Watch):
     _last = 0.0
 
     def started(self, total: int, done: int) -> None:
@@ -52,8 +93,8 @@ class _Lines(_Counts):
         self._last = time.monotonic()
         logger.info("%s rows, %s done before", f"{total:,}", f"{done:,}")
 
-    def advanced(self, rows: int, failed: int) -> None:
-        super().advanced(rows, failed)
+    def advanced(self, more: Counts) -> None:
+        super().advanced(more)
         if time.monotonic() - self._last >= LOG_SECONDS:
             self._last = time.monotonic()
             self._log()
@@ -62,15 +103,13 @@ class _Lines(_Counts):
         self._log()
 
     def _log(self) -> None:
-        done = self.before + self.rows
-        left = (self.total - done) / self.rate if self.rate else 0.0
-        logger.info(
-            "%s of %s rows, %s rows/s, %s failed, %.0f s left",
-            f"{done:,}", f"{self.total:,}", f"{self.rate:,.0f}", f"{self.failed:,}", left,
-        )  # fmt: skip
+        left = (self.total - self.before - self.counts.rows) / self.rate if self.rate else 0.0
+        logger.info("%s, %.0f s left", self.rows(), left)
+        if requests := self.requests():
+            logger.info("%s", requests)
 
 
-class _Bar(_Counts):
+class _Bar(_Watch):
     def __init__(self) -> None:
         super().__init__()
         self._progress = Progress(
@@ -85,11 +124,11 @@ class _Bar(_Counts):
         self._task = self._progress.add_task("rows", total=total, completed=done, text="")
         self._progress.start()
 
-    def advanced(self, rows: int, failed: int) -> None:
-        super().advanced(rows, failed)
+    def advanced(self, more: Counts) -> None:
+        super().advanced(more)
         if self._task is not None:
-            text = f"{self.before + self.rows:,}/{self.total:,} rows  {self.rate:,.0f} rows/s  {self.failed:,} failed"
-            self._progress.update(self._task, completed=self.before + self.rows, text=text)
+            text = "\n".join(filter(None, [self.rows(), self.requests()]))
+            self._progress.update(self._task, completed=self.before + self.counts.rows, text=text)
 
     def finished(self) -> None:
         self._progress.stop()

@@ -6,11 +6,7 @@ It makes one request and says exactly how it failed; whoever calls it owns the r
 from __future__ import annotations
 
 import asyncio
-import math
-import os
 import threading
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -18,34 +14,41 @@ import aiohttp
 import msgspec
 
 from domyn_swarm.errors import ConfigurationError, EndpointError
+from domyn_swarm.helpers.retry import seconds_of, status_is_retryable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from types import TracebackType
 
 CONNECT_SECONDS = 10.0
+REQUEST_SECONDS = 600.0
+PROBE_SECONDS = 5.0
 MESSAGE_CHARS = 300
-RETRYABLE_STATUS = frozenset({408, 409, 429})
 
 _NO_JSON = (ValueError, RecursionError)
 """What msgspec raises for malformed JSON, for text that is not UTF-8, and for nesting without end."""
 
 
 class EndpointClient:
-    """Requests to one endpoint over connections that are kept and reused, as many as calls may be in flight.
+    """Requests to one endpoint over connections that are kept and reused, as many as there are calls in flight.
 
-    `timeout` is in seconds, for one request from its start to the last byte of the answer. Use it as an async context
-    manager.
+    `timeout` is in seconds, for one request from its start to the last byte of the answer; `connect_timeout` is for
+    getting a connection. Use it as an async context manager.
 
     Raises:
         ConfigurationError: `base_url` is no http or https URL.
     """
 
-    def __init__(self, base_url: str, *, api_key: str | None = None, timeout: float, concurrency: int) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        timeout: float = REQUEST_SECONDS,
+        connect_timeout: float = CONNECT_SECONDS,
+    ) -> None:
         self.base_url = normalised(base_url)
         self._api_key = api_key
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_SECONDS)
-        self._concurrency = concurrency
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> EndpointClient:
@@ -53,7 +56,7 @@ class EndpointClient:
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._concurrency), timeout=self._timeout, headers=headers
+            connector=aiohttp.TCPConnector(limit=0), timeout=self._timeout, headers=headers
         )
         return self
 
@@ -63,40 +66,46 @@ class EndpointClient:
         if self._session is not None:
             await self._session.close()
 
-    async def post(self, path: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a POST of `payload` as JSON to `path` (`chat/completions`).
+    async def post(self, path: str, body: bytes) -> dict[str, Any]:
+        """The answer to a POST of `body`, which is JSON, to `path` (`chat/completions`).
 
         Raises:
             EndpointError: no answer, an error's status, or an answer that is no JSON object.
         """
-        return await self._request("POST", path, msgspec.json.encode(payload))
+        return await self._request("POST", path, body)
 
     async def models(self) -> list[str]:
-        """The names of the models that the endpoint lists.
+        """The names of the models that the endpoint lists, asked for with PROBE_SECONDS of patience.
 
         Raises:
             EndpointError: as `post`.
         """
-        answer = await self._request("GET", "models", None)
+        answer = await self._request("GET", "models", None, self._timeout_of(PROBE_SECONDS))
         entries = answer.get("data")
         if not isinstance(entries, list):
             raise EndpointError("GET models: the answer has no list of models.")
         return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
 
-    async def _request(self, method: str, path: str, body: bytes | None) -> dict[str, Any]:
+    def _timeout_of(self, most: float) -> aiohttp.ClientTimeout:
+        total = min(most, self._timeout.total or most)
+        return aiohttp.ClientTimeout(total=total, sock_connect=self._timeout.sock_connect)
+
+    async def _request(
+        self, method: str, path: str, body: bytes | None, patience: aiohttp.ClientTimeout | None = None
+    ) -> dict[str, Any]:
         if self._session is None:
             raise RuntimeError("the client is not open: use `async with`")
-        what = f"{method} {path}"
+        what, timeout = f"{method} {path}", patience or self._timeout
         try:
-            async with self._session.request(method, f"{self.base_url}/{path}", data=body) as response:
+            async with self._session.request(method, f"{self.base_url}/{path}", data=body, timeout=timeout) as response:
                 content = await response.read()
                 if response.status >= 400:
                     said = self._without_key(content)
                     raise _refusal(what, response.status, said, response.headers.get("Retry-After"))
         except aiohttp.ConnectionTimeoutError:
-            raise EndpointError(f"{what}: no connection within {CONNECT_SECONDS:g} s.") from None
+            raise EndpointError(f"{what}: no connection within {timeout.sock_connect:g} s.") from None
         except TimeoutError:
-            raise EndpointError(f"{what}: no answer within {self._timeout.total:g} s.") from None
+            raise EndpointError(f"{what}: no answer within {timeout.total:g} s.", overload=True) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a key that no header can carry
             raise EndpointError(f"{what}: {type(error).__name__}: {error}") from None
         try:
@@ -126,7 +135,7 @@ def normalised(url: str) -> str:
     if "@" in parts.netloc:
         raise ConfigurationError(
             "--endpoint: the URL holds a user name or a password, which would be written down with the run.",
-            "Leave them out; a key is read from DOMYN_SWARM_API_KEY or OPENAI_API_KEY.",
+            "Leave them out; a key is read from DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file.",
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError(
@@ -136,32 +145,26 @@ def normalised(url: str) -> str:
     return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
 
 
-def api_key_from_environment() -> str | None:
-    """DOMYN_SWARM_API_KEY, else OPENAI_API_KEY. A key never travels in a flag, a file of a run, or a message."""
-    values = (os.environ.get(name, "").strip() for name in ("DOMYN_SWARM_API_KEY", "OPENAI_API_KEY"))
-    return next(filter(None, values), None)
-
-
-def check_endpoint(url: str, timeout: float = 5.0) -> list[str]:
+def check_endpoint(url: str, api_key: str | None = None) -> list[str]:
     """Ask the endpoint for its models, before a run; returns their names.
 
     Raises:
-        ConfigurationError: it does not answer within `timeout` seconds, or refuses.
+        ConfigurationError: it does not answer within PROBE_SECONDS, or refuses.
     """
     try:
-        models: list[str] = _in_a_thread(_models(url, timeout))
+        models: list[str] = _in_a_thread(_models(url, api_key))
     except EndpointError as error:
         hint = "Is the server up, and is this its address?"
         if error.status in (401, 403):
-            hint = "Set DOMYN_SWARM_API_KEY (or OPENAI_API_KEY) to a key that it takes."
+            hint = "Set DOMYN_SWARM_API_KEY or OPENAI_API_KEY, or name an --api-key-file, with a key that it takes."
         elif error.status == 404:
             hint = "The address of an OpenAI-compatible server mostly ends in /v1."
-        raise ConfigurationError(f"--endpoint: {url} cannot be used: {error.message}", hint) from None
+        raise ConfigurationError(f"--endpoint: {url} cannot be used: {error.message}", hint) from error
     return models
 
 
-async def _models(url: str, seconds: float) -> list[str]:
-    async with EndpointClient(url, api_key=api_key_from_environment(), timeout=seconds, concurrency=1) as client:
+async def _models(url: str, api_key: str | None) -> list[str]:
+    async with EndpointClient(url, api_key=api_key) as client:
         return await client.models()
 
 
@@ -197,20 +200,6 @@ def _refusal(what: str, status: int, content: bytes, retry_after: str | None) ->
     return EndpointError(
         f"{what}: status {status}: {text or 'no message'}",
         status=status,
-        retryable=status in RETRYABLE_STATUS or status >= 500,
-        retry_after=_seconds(retry_after),
+        retryable=status_is_retryable(status),
+        retry_after=seconds_of(retry_after),
     )
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """`Retry-After` as seconds from now: it may be a number or a date."""
-    if retry_after is None:
-        return None
-    try:
-        seconds = float(retry_after)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(retry_after) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -7,13 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from domyn_swarm.jobs.base import SwarmJob
-    from domyn_swarm.jobs.chat import ChatCompletionJob, CompletionJob
+    from domyn_swarm.jobs.chat import ChatCompletionJob, MultiTurnChatCompletionJob
+    from domyn_swarm.jobs.completion import CompletionJob
+    from domyn_swarm.jobs.embedding import EmbeddingJob
+    from domyn_swarm.jobs.requests import EndpointJob
 
-__all__ = ["ChatCompletionJob", "CompletionJob", "SwarmJob"]
+__all__ = [
+    "ChatCompletionJob",
+    "CompletionJob",
+    "EmbeddingJob",
+    "EndpointJob",
+    "MultiTurnChatCompletionJob",
+    "SwarmJob",
+]
 
 _HOMES = {
     "ChatCompletionJob": "domyn_swarm.jobs.chat",
-    "CompletionJob": "domyn_swarm.jobs.chat",
+    "CompletionJob": "domyn_swarm.jobs.completion",
+    "EmbeddingJob": "domyn_swarm.jobs.embedding",
+    "EndpointJob": "domyn_swarm.jobs.requests",
+    "MultiTurnChatCompletionJob": "domyn_swarm.jobs.chat",
     "SwarmJob": "domyn_swarm.jobs.base",
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping  # noqa: TC003 - the annotations of fields are evaluated
+from collections.abc import Mapping, Sequence  # noqa: TC003 - the annotations of fields are evaluated
 from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 if TYPE_CHECKING:
+    from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.jobs.spec import JobSpec
 
 
@@ -45,12 +46,22 @@ class SwarmJob:
     output_columns: ClassVar[tuple[str, ...]] = ()
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Options of the `JobSpec` that suit this job (`{"max_concurrency": 128}`); job kwargs and flags override them."""
+    times_itself: ClassVar[bool] = False
+    """Whether `timeout` is for something that the job times, like its requests, rather than for a whole call."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         maker = next(base for base in cls.__mro__ if "__init__" in vars(base))
         if maker is object or (maker is not cls and "__dataclass_fields__" in vars(maker)):
             dataclasses.dataclass(kw_only=True)(cls)
+
+    def default_columns(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The input and the output columns when none are named: the class's, unless the fields say otherwise."""
+        return self.input_columns, self.output_columns
+
+    def traffic(self) -> Counts | None:
+        """The requests that were made so far, shown while the job runs; None when it makes none. Any thread asks."""
+        return None
 
     def preflight(self, spec: JobSpec) -> None:
         """Check that the job can run (an endpoint answers, a file exists), before any row is read.

@@ -1,171 +1,210 @@
-"""The jobs that come with the package: one chat or text completion for each row."""
+"""Chat completions: one answer for each row, or one for each turn of its conversation."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from typing import TYPE_CHECKING, Any, ClassVar
+import string
+from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.endpoint.client import EndpointClient, api_key_from_environment, check_endpoint
-from domyn_swarm.endpoint.demo import demo_server
-from domyn_swarm.errors import ConfigurationError, EndpointError
-from domyn_swarm.jobs.base import SwarmJob
-from domyn_swarm.jobs.pool import ASYNC_CONCURRENCY
+import msgspec
+
+from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.jobs.replies import ReplyColumns, choices_of, no_text, together
+from domyn_swarm.jobs.requests import EndpointJob, ItemError, kind_of
+from domyn_swarm.jobs.structured import Structure, StructureError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from domyn_swarm.endpoint.replicas import Answer
     from domyn_swarm.jobs.spec import JobSpec
 
-DEMO = "demo"
-REQUEST_SECONDS = 600.0
-LISTED_MODELS = 10
-SHOWN_CHARS = 300
+PATH = "chat/completions"
 
 
-class ItemError(ValueError):
-    """A row that no request can be made from; trying again would not help."""
+class ChatJob(EndpointJob):
+    """What jobs over chat completions have in common: how a row becomes messages.
 
-    retryable = False
+    A row is a list of messages, or a text that becomes the user's one message. `system_prompt` goes in front of them.
+    With `prompt`, a template over columns ("Translate into {language}: {text}"), the user's message is made of those.
 
-
-class EndpointJob(SwarmJob):
-    """A job that sends one request for each row to an OpenAI-compatible endpoint.
-
-    `request` holds parameters that every request carries as they are: `{"temperature": 0, "max_tokens": 200}`.
+    An output column may be `finish_reason`, `reasoning`, `prompt_tokens`, `completion_tokens`, `latency` (seconds) or
+    `attempts`; the one with another name is the content.
     """
 
-    reserved: ClassVar[tuple[str, ...]] = ("model", "stream")
-    """Parameters that `request` may not hold, because the job sets them or cannot work with them."""
+    input_columns = ("messages",)
+    reserved = (*EndpointJob.reserved, "messages")
 
-    request: dict[str, Any] = dataclasses.field(default_factory=dict)
+    system_prompt: str | None = None
+    prompt: str | None = None
+
+    def default_columns(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The columns of `prompt`, if there is one."""
+        return self._prompt_columns() or self.input_columns, self.output_columns
 
     def preflight(self, spec: JobSpec) -> None:
-        """Check `request`, and that the endpoint answers and has the model, so that a wrong address costs no row.
+        """Check the prompt and the output columns as well.
 
         Raises:
-            ConfigurationError: it does not, or no endpoint is given.
+            ConfigurationError: as `EndpointJob.preflight`, and when one of these cannot be used.
         """
-        if taken := sorted(self.request.keys() & set(self.reserved)):
+        self.prepare(spec)
+        if missing := [name for name in self._prompt_columns() if name not in spec.input_columns]:
             raise ConfigurationError(
-                f"--job-kwargs: `request` holds {', '.join(taken)}.",
-                "The model is named with --model, the row is the content, and answers cannot be streamed.",
+                f"--job-kwargs: `prompt` uses {missing[0]!r}, which is none of the input columns.",
+                f"Add --input-column {missing[0]}, or leave them all out: the prompt says which it needs.",
             )
-        if spec.endpoint is None:
-            raise ConfigurationError(
-                f"--endpoint is missing: {type(self).__name__} asks an OpenAI-compatible server.",
-                "Give its URL, set ENDPOINT, or try --endpoint demo.",
-            )
-        if spec.endpoint != DEMO:
-            _choose_model(spec, check_endpoint(spec.endpoint))
+        super().preflight(spec)
 
     async def open(self, spec: JobSpec) -> None:
-        """Connect, and start the demo endpoint if that is the one.
+        """Connect, and make ready what is the same for every row."""
+        self.prepare(spec)
+        await super().open(spec)
 
-        Raises:
-            EndpointError: the endpoint does not list its models.
-        """
-        async with contextlib.AsyncExitStack() as resources:
-            url = resources.enter_context(demo_server()) if spec.endpoint in (None, DEMO) else spec.endpoint
-            client = EndpointClient(
-                str(url),
-                api_key=api_key_from_environment(),
-                timeout=max(REQUEST_SECONDS, 2 * (spec.timeout or 0)),  # --timeout is kept by whoever makes the call
-                concurrency=spec.max_concurrency or ASYNC_CONCURRENCY,
-            )
-            self._client = await resources.enter_async_context(client)
-            self._model = spec.model or _choose_model(spec, await client.models())
-            self._resources = resources.pop_all()
+    def prepare(self, spec: JobSpec, parts: Sequence[str] = ()) -> None:
+        """Make ready what needs no connection; the content has `parts` that output columns may name."""
+        self.reply = ReplyColumns(type(self).__name__, spec.output_columns or self.output_columns, parts)
+        self._inputs = tuple(spec.input_columns)
 
-    async def close(self) -> None:
-        """Disconnect."""
-        await self._resources.aclose()
-
-    async def ask(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
-        """Send the model, `request` and `content` to `path` (`chat/completions`); the first choice of the answer.
+    async def chat(self, messages: list[dict[str, Any]], **parameters: Any) -> tuple[Answer, list[dict[str, Any]]]:
+        """The answer to `messages`, and its choices.
 
         Raises:
             EndpointError: the request failed, or the answer has no choices.
         """
-        match await self._client.post(path, {"model": self._model, **self.request, **content}):
-            case {"choices": [dict() as choice, *_]}:
-                return choice
-            case answer:  # some servers put their errors here
-                raise EndpointError(f"POST {path}: the answer has no choices: {answer!r:.{SHOWN_CHARS}}", status=200)
+        answer = await self.ask(PATH, {**parameters, "messages": messages})
+        return answer, choices_of(answer)
 
-
-class ChatCompletionJob(EndpointJob):
-    """The assistant's answer to each row: a list of messages, or a text that becomes the user's one message.
-
-    `system_prompt` goes in front of them.
-    """
-
-    input_columns = ("messages",)
-    output_columns = ("answer",)
-    reserved = (*EndpointJob.reserved, "messages")
-
-    system_prompt: str | None = None
-
-    async def transform_item(self, item: Any) -> str:
-        """The content of the assistant's message.
+    def messages(self, item: Any) -> list[dict[str, Any]]:
+        """The messages that are sent for `item`.
 
         Raises:
-            ItemError: `item` is neither a text nor a list of messages.
-            EndpointError: the request failed, or the answer holds no text.
+            ItemError: `item` is neither a text nor a list of messages, or lacks what the prompt needs.
         """
-        messages = _messages(item)
+        messages = messages_of(self._prompted(item) if self.prompt is not None else item)
         if self.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
-        choice = await self.ask("chat/completions", {"messages": messages})
-        match choice:
-            case {"message": {"content": str() as text}}:
-                return text
-        raise _no_text("chat/completions", choice)
+        return messages
+
+    def _prompted(self, item: Any) -> str:
+        """The prompt, filled in. One input column comes as its value, several as a dict."""
+        values = item if len(self._inputs) > 1 else {self._inputs[0]: item}
+        return str(self.prompt).format_map({name: _filled(name, values[name]) for name in self._prompt_columns()})
+
+    def _prompt_columns(self) -> list[str]:
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(self.prompt or "") if name is not None]
+        except ValueError as error:
+            raise ConfigurationError(
+                f"--job-kwargs: `prompt` is no template: {error}.", "Write {{ and }} where braces are meant."
+            ) from None
+        if wrong := [name for name in names if not name.isidentifier()]:
+            raise ConfigurationError(
+                f"--job-kwargs: `prompt` holds {{{wrong[0]}}}, which names no column.",
+                "Write {column}, and {{ and }} where braces are meant.",
+            )
+        return list(dict.fromkeys(names))
 
 
-class CompletionJob(EndpointJob):
-    """The continuation of each row's text."""
+class ChatCompletionJob(ChatJob):
+    """The assistant's answer to each row.
 
-    input_columns = ("prompt",)
-    output_columns = ("completion",)
-    reserved = (*EndpointJob.reserved, "prompt")
+    With `schema` (a JSON schema, the path of one, or a pydantic model as `module:Class`) the answer is data that fits
+    it: the server is asked to keep to it, what it says is held against it, and an answer that does not fit is sent
+    back once, with what is wrong. Properties of the schema may be output columns. With several choices
+    (`request={"n": 3}`) the answer is a list of them.
+    """
 
-    async def transform_item(self, item: Any) -> str:
-        """The text that follows.
+    output_columns = ("answer",)
+
+    schema: dict[str, Any] | str | None = None
+
+    def prepare(self, spec: JobSpec, parts: Sequence[str] = ()) -> None:
+        """Read the schema, too.
 
         Raises:
-            ItemError: `item` is no text.
-            EndpointError: the request failed, or the answer holds no text.
+            ConfigurationError: it cannot be used.
         """
-        if not isinstance(item, str):
-            raise ItemError(f"a text is needed, the row has {_kind(item)}")
-        choice = await self.ask("completions", {"prompt": item})
-        match choice:
-            case {"text": str() as text}:
-                return text
-        raise _no_text("completions", choice)
+        self._structure = None if self.schema is None else Structure(self.schema)
+        self._format = {"response_format": self._structure.response_format} if self._structure else {}
+        super().prepare(spec, (*parts, *(self._structure.properties if self._structure else ())))
+
+    async def transform_item(self, item: Any) -> Any:
+        """What the output columns ask for: the content of the assistant's message, and facts about the answer.
+
+        Raises:
+            ItemError: no messages can be made of `item`.
+            EndpointError: the request failed, or the answer holds no text.
+            StructureError: the answer does not fit the schema, nor does the second one.
+        """
+        messages = self.messages(item)
+        answer, choices = await self.chat(messages, **self._format)
+        if self._structure is None:
+            contents: list[Any] = [text_of(choice) for choice in choices]
+        else:
+            contents, answer, choices = await self._data(self._structure, messages, answer, choices)
+        return self.reply(contents[0] if len(contents) == 1 else contents, answer, choices)
+
+    async def _data(
+        self, structure: Structure, messages: list[dict[str, Any]], answer: Answer, choices: list[dict[str, Any]]
+    ) -> tuple[list[Any], Answer, list[dict[str, Any]]]:
+        """The choices as data; when they do not fit, those of a second answer."""
+        try:
+            return [structure.parsed(text_of(choice)) for choice in choices], answer, choices
+        except StructureError as error:
+            if any(choice.get("finish_reason") == "length" for choice in choices):  # another would be cut off, too
+                raise StructureError(f"{error} (it was cut off: finish_reason 'length')") from None
+            back = f"That cannot be used: {error}. Answer again, with JSON that fits the schema and nothing else."
+        said = {"role": "assistant", "content": text_of(choices[0])}
+        second, choices = await self.chat([*messages, said, {"role": "user", "content": back}], **self._format)
+        return [structure.parsed(text_of(choice)) for choice in choices], together([answer, second]), choices
 
 
-def _choose_model(spec: JobSpec, listed: list[str]) -> str:
-    if spec.model is None and not listed:
-        raise ConfigurationError(f"--model is missing: {spec.endpoint} lists none.", "Name one with --model.")
-    if spec.model and listed and spec.model not in listed:
-        raise ConfigurationError(
-            f"--model: {spec.endpoint} has no model {spec.model!r}.",
-            f"It lists: {', '.join(listed[:LISTED_MODELS])}{', …' if len(listed) > LISTED_MODELS else ''}.",
-        )
-    return spec.model or listed[0]
+class MultiTurnChatCompletionJob(ChatJob):
+    """The conversation that comes of each row's messages: the assistant answers each turn of the user's in order.
+
+    A turn that is followed by an answer already keeps it. The content is the list of all messages.
+    """
+
+    output_columns = ("conversation",)
+
+    async def transform_item(self, item: Any) -> Any:
+        """All messages, with the assistant's among them.
+
+        Raises:
+            ItemError: no messages can be made of `item`, or none of them is to be answered.
+            EndpointError: a request failed, or its answer holds no text.
+        """
+        given = self.messages(item)
+        said: list[dict[str, Any]] = []
+        answers: list[Answer] = []
+        choices: list[dict[str, Any]] = []
+        for message, following in zip(given, [*given[1:], {"role": None}], strict=True):
+            said.append(message)
+            if message["role"] == "user" and following["role"] != "assistant":
+                answer, choices = await self.chat(said)
+                answers.append(answer)
+                said.append({"role": "assistant", "content": text_of(choices[0])})
+        if not answers:
+            raise ItemError("the conversation has no turn of the user's that is not answered already")
+        return self.reply(said, together(answers), choices)
 
 
-def _messages(item: Any) -> list[dict[str, Any]]:
+def messages_of(item: Any) -> list[dict[str, Any]]:
+    """A text as the user's message, or a list of messages without the nulls that parquet fills in.
+
+    Raises:
+        ItemError: it is neither.
+    """
     if isinstance(item, str):
         return [{"role": "user", "content": item}]
     if not isinstance(item, list) or not item:
-        raise ItemError(f"a text or a list of messages is needed, the row has {_kind(item)}")
+        raise ItemError(f"a text or a list of messages is needed, the row has {kind_of(item)}")
     return [_message(message, number) for number, message in enumerate(item)]
 
 
 def _message(message: Any, number: int) -> dict[str, Any]:
     if not isinstance(message, dict):
-        raise ItemError(f"message {number} is {_kind(message)}, not a role and a content")
+        raise ItemError(f"message {number} is {kind_of(message)}, not a role and a content")
     given: dict[str, Any] = _without_nulls(message)
     if not isinstance(given.get("role"), str):
         raise ItemError(f"message {number} has no role")
@@ -181,12 +220,19 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _kind(value: Any) -> str:
+def _filled(name: str, value: Any) -> str:
     if value is None:
-        return "null"
-    return "an empty list" if value == [] else f"{type(value).__name__} {value!r:.80}"
+        raise ItemError(f"the prompt needs {name!r}, which is null")
+    return value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
 
 
-def _no_text(path: str, choice: dict[str, Any]) -> EndpointError:
-    reason = choice.get("finish_reason")
-    return EndpointError(f"POST {path}: the answer has no text{f' (finish_reason {reason!r:.40})' if reason else ''}.")
+def text_of(choice: dict[str, Any]) -> str:
+    """The text of the assistant's message.
+
+    Raises:
+        EndpointError: there is none.
+    """
+    match choice:
+        case {"message": {"content": str() as text}}:
+            return text
+    raise no_text(PATH, choice)

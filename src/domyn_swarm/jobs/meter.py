@@ -1,13 +1,20 @@
-"""Counting rows as they pass on their way to the disk, and whoever watches."""
+"""Counting what goes by on its way to the disk: for whoever watches, and for the error budget."""
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Protocol
 
 from domyn_swarm.data.columns import FAILURE
+from domyn_swarm.helpers.counts import Counts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import pyarrow as pa
+
+ROWS_FOR_A_SHARE = 100
+"""Rows from which on a share of failures says something."""
 
 
 class Progress(Protocol):
@@ -16,8 +23,8 @@ class Progress(Protocol):
     def started(self, total: int, done: int) -> None:
         """`total` rows in all, `done` of them by earlier runs."""
 
-    def advanced(self, rows: int, failed: int) -> None:
-        """`rows` more have finished, `failed` of them without output."""
+    def advanced(self, more: Counts) -> None:
+        """What happened since the last time."""
 
     def finished(self) -> None:
         """The rows are through, or the run broke."""
@@ -29,28 +36,57 @@ class Silent:
     def started(self, total: int, done: int) -> None:
         """Nothing to show."""
 
-    def advanced(self, rows: int, failed: int) -> None:
+    def advanced(self, more: Counts) -> None:
         """Nothing to show."""
 
     def finished(self) -> None:
         """Nothing to show."""
 
 
-class Meter:
-    """Counts rows as they pass on their way to the disk."""
+class ErrorBudget:
+    """How many rows may fail: a number (`"50"`), a share of those that have finished (`"5%"`), or any (None)."""
 
-    def __init__(self, progress: Progress) -> None:
-        self.rows = 0
-        self.failed = 0
+    def __init__(self, most: str | None) -> None:
+        self.text = most
+        self._share = float(most.removesuffix("%")) / 100 if most and most.endswith("%") else None
+        self._most = float(most) if most and self._share is None else float("inf")
+
+    def is_spent(self, counts: Counts) -> bool:
+        """Whether more have failed than may."""
+        if self._share is None:
+            return counts.failed > self._most
+        return counts.rows >= ROWS_FOR_A_SHARE and counts.failed > self._share * counts.rows
+
+
+class Meter:
+    """Counts rows as they pass, and the requests that `traffic` tells of; sets `stop` when too many rows failed."""
+
+    def __init__(
+        self,
+        progress: Progress,
+        traffic: Callable[[], Counts | None] = lambda: None,
+        budget: ErrorBudget | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.counts = Counts()
+        self.overspent = False
+        self.stop = stop or threading.Event()
         self._progress = progress
+        self._traffic = traffic
+        self._seen = Counts()
+        self._budget = budget or ErrorBudget(None)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Count the rows of `table`, and pass it on."""
-        self.advanced(table.num_rows, table.num_rows - table[FAILURE].null_count)
+        """Count the rows of `table` and the requests since the last one, and pass it on."""
+        rows, failed = table.num_rows, table.num_rows - table[FAILURE].null_count
+        seen, self._seen = self._seen, self._traffic() or self._seen
+        self.advanced(Counts(rows, failed) + (self._seen - seen))
         return table
 
-    def advanced(self, rows: int, failed: int) -> None:
-        """Count rows that passed elsewhere."""
-        self.rows += rows
-        self.failed += failed
-        self._progress.advanced(rows, failed)
+    def advanced(self, more: Counts) -> None:
+        """Count what happened elsewhere."""
+        self.counts += more
+        self._progress.advanced(more)
+        if self._budget.is_spent(self.counts):
+            self.overspent = True
+            self.stop.set()

@@ -56,7 +56,8 @@ class Failure:
             message = "(an error that cannot be shown)"
         # Half of a surrogate pair cannot be stored.
         message = message[:MESSAGE_CHARS].encode(errors="backslashreplace").decode()
-        return cls(type(error).__name__, message, attempts)
+        tried = getattr(error, "attempts", None)
+        return cls(type(error).__name__, message, tried if isinstance(tried, int) and tried > attempts else attempts)
 
 
 class OutputColumns:

@@ -2,7 +2,8 @@
 
 The calls run on an event loop in a thread of their own, so the thread that pulls results can read and write parquet
 meanwhile, and a caller that has a running event loop itself (a notebook) needs nothing special. Workers draw rows from
-the chunk in hand one by one; a row costs no task, no lock and no queue, and a slow row holds back nobody.
+the chunk in hand one by one; a row costs no task, no lock and no queue, and a slow row holds back nobody. A call that
+waits to be tried again lends its place to another worker (see `domyn_swarm.helpers.places`).
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ import asyncio
 import contextlib
 import inspect
 import itertools
-import math
 import os
-import random
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from domyn_swarm.errors import JobError
+from domyn_swarm.helpers.places import Places
+from domyn_swarm.helpers.retry import backoff, is_overload, is_retryable
 from domyn_swarm.jobs.outputs import Failure
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 
 Finished: TypeAlias = tuple[Any, list[Any], list[Any]]
 """Calls of one chunk that finished: the chunk's source, the calls' keys, and as many outputs."""
@@ -30,11 +32,11 @@ Finished: TypeAlias = tuple[Any, list[Any], list[Any]]
 ASYNC_CONCURRENCY = 32
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 5.0
-FIRST_BACKOFF = 0.1
-MOST_BACKOFF = 30.0
+WORKERS_PER_PLACE = 8
+"""Calls may wait to be tried again without a place, but not so many that a server in trouble is flooded."""
 
-_ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
-"""What a call may raise that is no row's failure, but somebody's wish to end."""
+_ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit, JobError)
+"""What a call may raise that is no row's failure, but the end of the run."""
 
 
 @dataclass(eq=False)
@@ -63,15 +65,20 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Limits:
-    """How calls are made. `concurrency` counts calls in flight, `timeout` is in seconds for one call."""
+    """How calls are made. `concurrency` counts calls in flight; None, for async calls, finds out how many are good.
 
-    concurrency: int
+    `timeout` is in seconds for one call.
+    """
+
+    concurrency: int | None
     retries: int = 0
     timeout: float | None = None
 
 
-def concurrency_for(call: Callable[..., Any], wanted: int | None) -> int:
-    """The calls in flight when the user names no number: many for calls that wait, one per core for those that work."""
+def concurrency_for(call: Callable[..., Any], wanted: int | Literal["auto"] | None) -> int | None:
+    """The calls in flight, None to find out. By default many for calls that wait, one per core for those that work."""
+    if wanted == "auto":
+        return None
     return wanted or (ASYNC_CONCURRENCY if inspect.iscoroutinefunction(call) else os.cpu_count() or 1)
 
 
@@ -86,14 +93,15 @@ def run_calls(
 ) -> Generator[Finished | None, None, None]:
     """Make every call of `chunks` and yield them as they finish; None about every POLL_SECONDS in which none did.
 
-    A call that raises is tried again `limits.retries` times, unless the error says `retryable = False`; then its output
-    is a `Failure`. When `stop` is set no further call starts, those in flight get GRACE_SECONDS, and the stream ends.
-    When `chunks` breaks it is the same, and then its error is raised: what finished comes out first.
+    A call that raises is tried again `limits.retries` times if that can help (see `domyn_swarm.helpers.retry`); then
+    its output is a `Failure`. When `stop` is set no further call starts, those in flight get GRACE_SECONDS, and the
+    stream ends. When `chunks` breaks it is the same, and then its error is raised: what finished comes out first.
 
     `opened` and `closed` run on the event loop before the first and after the last call, if there is any.
 
     Raises:
-        BaseException: whatever `chunks`, `opened` or `closed` raises, and a call's SystemExit or KeyboardInterrupt.
+        BaseException: whatever `chunks`, `opened` or `closed` raises, and what a call raises to end the run: JobError,
+            SystemExit, KeyboardInterrupt.
     """
     chunks = iter(chunks)
     if (first := next(chunks, None)) is None:
@@ -129,11 +137,15 @@ class _Crew:
         self._error: BaseException | None = None
         self._room = threading.Event()  # the crew wants a chunk, or is done
         self._lock = threading.Lock()
-        self._loop = asyncio.new_event_loop()
+        self._loop = _new_loop()
         self._more = asyncio.Event()  # look for a chunk again
         self._more_for_threads = threading.Condition()
         self._hurry = asyncio.Event()  # the same as `_halted`, for those who wait to try again
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._places = Places(limits.concurrency, self._hire, self._hurry)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._starving = 0  # workers that wait for a chunk
+        self._exhausted = False  # there is no row left to draw
+        self._all_left = asyncio.Event()
         self._thread = threading.Thread(target=self._main, name="domyn-swarm-calls", daemon=True)
         self._thread.start()
 
@@ -150,7 +162,7 @@ class _Crew:
             except Exception as error:  # noqa: BLE001 - raised when what finished is out
                 broken = error
             yield from _finished(underway)
-            if broken or self._stop.is_set():
+            if broken or self._stop.is_set() or self._halted.is_set():
                 break
             if not fed and not self._room.wait(POLL_SECONDS):
                 yield None
@@ -164,7 +176,7 @@ class _Crew:
 
     def _feed(self, chunks: Iterator[Chunk], underway: deque[Chunk]) -> bool:
         """Whether another chunk was fed: one at a time, so that a fast crew cannot keep results from being pulled."""
-        if self._ended or sum(chunk.size for chunk in list(self._waiting)) >= self._limits.concurrency:
+        if self._ended or sum(chunk.size for chunk in list(self._waiting)) >= self._places.limit:
             return False
         chunk = None if self._stop.is_set() else next(chunks, None)
         if chunk is None:
@@ -186,6 +198,7 @@ class _Crew:
         self._halted.set()
         self._wake()
         self._on_loop(self._hurry.set)
+        self._on_loop(self._places.let_all_in)
 
     def _wake(self) -> None:
         self._on_loop(self._more.set)
@@ -194,7 +207,7 @@ class _Crew:
 
     def _cancel(self) -> None:
         self._cancelled = True
-        self._on_loop(lambda: [task.cancel() for task in self._tasks])
+        self._on_loop(lambda: [task.cancel() for task in list(self._tasks)])
 
     def _on_loop(self, step: Callable[[], Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
@@ -223,17 +236,42 @@ class _Crew:
             self._halt()
 
     async def _work_all(self) -> None:
-        self._tasks = [task for task in [asyncio.current_task()] if task]
+        self._tasks = {task for task in [asyncio.current_task()] if task}
+        self._places.enter()
         await self._opened()
+        self._tasks = set()
         try:
-            worker = self._work if inspect.iscoroutinefunction(self._call) else self._work_in_thread
-            self._tasks = [asyncio.create_task(worker()) for _ in range(self._limits.concurrency)]
-            results = await asyncio.gather(*self._tasks, return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-                    raise result
+            if inspect.iscoroutinefunction(self._call):
+                self._places.fill()
+            else:
+                for _ in range(self._places.limit):
+                    self._start(self._work_in_thread())
+            await self._all_left.wait()
+            if self._error is not None:
+                raise self._error
         finally:
             await self._closed()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._left)
+
+    def _left(self, worker: asyncio.Task[None]) -> None:
+        self._tasks.discard(worker)
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            self._error = self._error or error
+            self._halt()
+            self._room.set()
+        if not self._tasks:
+            self._all_left.set()
+
+    def _hire(self) -> bool:
+        """Whether another worker started, which is worth it as long as there are rows."""
+        if self._exhausted or self._starving or len(self._tasks) >= WORKERS_PER_PLACE * self._places.limit:
+            return False
+        self._start(self._work())
+        return True
 
     async def _advance(self, seen: Chunk) -> Chunk | None:
         """The chunk after `seen`, once there is one; None when there will be none."""
@@ -241,19 +279,34 @@ class _Crew:
             if self._waiting:
                 self._chunk = self._waiting.popleft()
             elif self._ended:
+                self._exhausted = True
                 return None
             else:
-                self._more.clear()
-                self._room.set()
-                await self._more.wait()
+                await self._starve()
         self._room.set()
         # Calls that never wait would keep the loop to themselves for good.
         await asyncio.sleep(0)
         return self._chunk
 
+    async def _starve(self) -> None:
+        self._more.clear()
+        self._room.set()
+        self._starving += 1
+        async with self._places.given_back():
+            await self._more.wait()
+            self._starving -= 1
+
     async def _work(self) -> None:
+        """Draw rows and call, with a place of our own."""
+        try:
+            await self._work_through()
+        finally:
+            self._places.release()
+
+    async def _work_through(self) -> None:
+        places, stopped, halted = self._places, self._stop.is_set, self._halted.is_set
         call = self._timed if self._limits.timeout else self._call
-        stopped, halted = self._stop.is_set, self._halted.is_set
+        call = self._counted(call) if places.adaptive else call
         chunk: Chunk | None = self._chunk
         while chunk is not None:
             keys, outputs = chunk.keys, chunk.outputs
@@ -266,7 +319,18 @@ class _Crew:
                     output = await self._again(call, payload, error)
                 keys.append(key)
                 outputs.append(output)
+                if places.crowded:
+                    places.release()
+                    await places.take()
             chunk = await self._advance(chunk)
+
+    def _counted(self, call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
+        async def counted(payload: Any) -> Any:
+            output = await call(payload)
+            self._places.completed()
+            return output
+
+        return counted
 
     async def _timed(self, payload: Any) -> Any:
         try:
@@ -280,9 +344,9 @@ class _Crew:
     async def _again(self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: BaseException) -> Any:
         attempts = 1
         while not self._is_final(error, attempts):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), _backoff(attempts, error))
-            if self._stop.is_set() or self._halted.is_set():
+            if is_overload(error):
+                self._places.rejected()
+            if not await self._places.pause(backoff(attempts, error)) or self._stop.is_set():
                 break
             attempts += 1
             try:
@@ -295,7 +359,7 @@ class _Crew:
         """Whether the row has failed for good. Raises `error` when it is not the row's own."""
         if isinstance(error, _ENDINGS) or (self._cancelled and isinstance(error, asyncio.CancelledError)):
             raise error
-        return attempts > self._limits.retries or not getattr(error, "retryable", True)
+        return attempts > self._limits.retries or not is_retryable(error)
 
     async def _work_in_thread(self) -> None:
         done = self._loop.create_future()
@@ -345,7 +409,7 @@ class _Crew:
             try:
                 return self._call(payload)
             except BaseException as error:  # noqa: BLE001
-                if self._is_final(error, attempts) or self._halted.wait(_backoff(attempts, error)):
+                if self._is_final(error, attempts) or self._halted.wait(backoff(attempts, error)):
                     return Failure.of(error, attempts)
                 if self._stop.is_set():
                     return Failure.of(error, attempts)
@@ -360,14 +424,13 @@ def _finished(underway: deque[Chunk]) -> Iterator[Finished]:
             yield chunk.source, keys, outputs
 
 
-def _backoff(attempt: int, error: BaseException) -> float:
-    """Seconds before the next try: what the error asks for, else exponential with jitter."""
-    with contextlib.suppress(TypeError, ValueError, OverflowError):  # it may be anything
-        asked = float(getattr(error, "retry_after", None))  # type: ignore[arg-type]
-        if math.isfinite(asked):
-            return min(max(0.0, asked), threading.TIMEOUT_MAX)
-    longest: float = min(MOST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(attempt - 1, 30))
-    return longest * (0.5 + random.random() / 2)  # noqa: S311 - jitter, no secret
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """An event loop of uvloop's where there is one: a request costs a third less on it."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 def _settle(future: asyncio.Future[None], error: BaseException | None) -> None:

@@ -14,6 +14,7 @@ from domyn_swarm.errors import CheckpointError
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.store import CheckpointStore
+    from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.jobs.meter import Meter
     from domyn_swarm.jobs.spec import JobSpec
 
@@ -44,12 +45,22 @@ class Record:
 
     def end(self, state: str, meter: Meter, error: BaseException | None = None) -> None:
         """Write down how the run ended; a disk that refuses does not hide the error that ended it."""
-        content = {**self._content, "state": state, "ended": _now(), "rows": meter.rows, "failed": meter.failed}
+        content = {**self._content, "state": state, "ended": _now(), **_figures(meter.counts)}
         if error is None:
             self._store.save("run.json", content)
             return
         with contextlib.suppress(OSError):
             self._store.save("run.json", {**content, "error": f"{type(error).__name__}: {error}"})
+
+
+def _figures(counts: Counts) -> dict[str, Any]:
+    """What the run has counted; without requests, nothing is said of them."""
+    figures: dict[str, Any] = {"rows": counts.rows, "failed": counts.failed}
+    if not counts.requests:
+        return figures
+    names = ("requests", "answers", "retries", "shared", "tokens_in", "tokens_out", "limit")
+    figures |= {name: getattr(counts, name) for name in names}
+    return {"p50": counts.latencies.percentile(0.5), "p95": counts.latencies.percentile(0.95), **figures}
 
 
 def identity_of(spec: JobSpec) -> dict[str, Any]:

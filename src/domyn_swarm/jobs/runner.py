@@ -21,7 +21,7 @@ from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
 from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
-from domyn_swarm.jobs.meter import Meter, Progress, Silent
+from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
 from domyn_swarm.jobs.record import Record, check_identity
 from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
@@ -153,7 +153,7 @@ def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
     if plan.pending == 0 and is_current(store, spec):
         return RunResult(spec.output, None, store.path, plan.rows, before, 0, 0, time.monotonic() - started)
     record = Record(store, spec)
-    meter = Meter(progress)
+    meter = Meter(progress, plan.job.traffic, ErrorBudget(spec.max_errors))
     progress.started(plan.rows, before)
     try:
         store.begin()
@@ -174,10 +174,16 @@ def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
 
 def _execute(plan: Plan, meter: Meter) -> Artifact:
     """Pull the rows through, then write the output. Only the first needs care when it is interrupted."""
-    stop = threading.Event()
+    stop = meter.stop
     with _graph_for(plan, meter, stop) as graph:
         with _on_signals(stop):
             report = graph.value("flushed")
+        if meter.overspent:
+            counts = meter.counts
+            raise JobError(
+                f"{counts.failed:,} of {counts.rows:,} rows have failed; --max-errors allows {plan.spec.max_errors}.",
+                "The reasons are in the run's parts; mend the cause, or allow more.",
+            )
         if stop.is_set():
             raise Interrupted("The run was asked to stop.")
         with _on_signals(None):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from domyn_swarm.data.backends.registry import canonical
 from domyn_swarm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from domyn_swarm.jobs.base import SwarmJob
 
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
 OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
@@ -22,10 +25,12 @@ OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]
+ErrorBudget = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%$|^\d+$")]
 
 
-def _option(*flags: str, help: str) -> msgspec.Meta:  # noqa: A002 - the word that the field uses
-    return msgspec.Meta(description=help, extra={"flags": flags})
+def _option(*flags: str, help: str, takes: str = "") -> msgspec.Meta:  # noqa: A002 - the word that the field uses
+    return msgspec.Meta(description=help, extra={"flags": flags, "takes": takes})
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
@@ -84,25 +89,55 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ),
     ] = None
 
-    endpoint: Annotated[
+    endpoints: Annotated[
+        list[str],
+        _option(
+            "--endpoint",
+            help="URL of an OpenAI-compatible server, or $ENDPOINT; repeat for several that serve the same model; "
+            "`demo` starts the bundled one",
+        ),
+    ] = []
+    api_key_file: Annotated[
         str | None,
-        _option("--endpoint", help="URL of an OpenAI-compatible server, or $ENDPOINT; `demo` starts the bundled one"),
+        _option("--api-key-file", help="File that holds the key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"),
     ] = None
     model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = (
         None
     )
     max_concurrency: Annotated[
-        Positive | None,
-        _option("--max-concurrency", help="Calls in flight (default: 32 for async methods, else one per core)"),
+        Positive | Literal["auto"] | None,
+        _option(
+            "--max-concurrency",
+            help="Calls in flight, or `auto` to find out how many the server takes "
+            "(default: 32 for async methods, else one per core)",
+            takes="N|auto",
+        ),
     ] = None
-    retries: Annotated[Count, _option("--retries", help="More tries for a call that failed")] = 2
+    max_rpm: Annotated[Rate | None, _option("--max-rpm", help="Most requests in a minute")] = None
+    max_tpm: Annotated[Rate | None, _option("--max-tpm", help="Most tokens in a minute, in and out together")] = None
+    retries: Annotated[Count, _option("--retries", help="More tries for a call or a request that failed")] = 2
+    retry_timeout: Annotated[
+        Seconds, _option("--retry-timeout", help="Seconds for which a request is tried again, waits included")
+    ] = 600.0
     timeout: Annotated[
-        Seconds | None, _option("--timeout", help="Seconds for one call (default: none; 600 for endpoints)")
+        Seconds | None, _option("--timeout", help="Seconds for one call (default: none), or one request (default: 600)")
     ] = None
+    connect_timeout: Annotated[Seconds, _option("--connect-timeout", help="Seconds to connect to an endpoint")] = 10.0
+    dedupe: Annotated[bool, _option("--dedupe/--no-dedupe", help="Send equal requests once, and share the answer")] = (
+        False
+    )
     on_error: Annotated[
         Literal["record", "fail"],
         _option("--on-error", help="record: a failed row is written down, the job goes on; fail: stop at the first"),
     ] = "record"
+    max_errors: Annotated[
+        ErrorBudget | None,
+        _option(
+            "--max-errors",
+            help="Stop when more rows than N, or than N% of those that finished, have failed",
+            takes="N|N%",
+        ),
+    ] = None
 
     checkpoint_dir: Annotated[
         str | None, _option("--checkpoint-dir", help="Folder of runs (default: .domyn-swarm beside the output)")
@@ -139,7 +174,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def anchored(spec: JobSpec) -> JobSpec:
     """`spec` with its relative local paths made absolute, so that it means the same in another process's folder."""
-    names = ("input", "output", "checkpoint_dir")
+    names = ("input", "output", "checkpoint_dir", "api_key_file")
     paths = {name: _anchored(path) for name in names if (path := getattr(spec, name)) is not None}
     where, colon, job_class = spec.job.rpartition(":")
     job = f"{_anchored(where)}{colon}{job_class}" if where.endswith(".py") else spec.job
@@ -214,6 +249,14 @@ def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job
     return make_spec({**defaults, **from_kwargs, **given, "job": job, "job_kwargs": kwargs})
 
 
+def with_columns_of(job: SwarmJob, spec: JobSpec) -> JobSpec:
+    """`spec` with the job's own columns where it names none."""
+    inputs, outputs = job.default_columns()
+    return msgspec.structs.replace(
+        spec, input_columns=spec.input_columns or list(inputs), output_columns=spec.output_columns or list(outputs)
+    )
+
+
 def option_names() -> frozenset[str]:
     """The fields that a job class or job kwargs may set."""
     return frozenset(JobSpec.__struct_fields__) - frozenset(OPTION_FIELDS_OF_THE_RUN)
@@ -221,11 +264,15 @@ def option_names() -> frozenset[str]:
 
 def flag_of(field: str) -> str:
     """The flag that sets `field` on the command line, or the field's own name."""
-    for info in msgspec.inspect.type_info(JobSpec).fields:  # type: ignore[attr-defined]
-        if info.name == field and isinstance(info.type, msgspec.inspect.Metadata):
-            flags = (info.type.extra or {}).get("flags") or (field,)
-            return str(flags[0].partition("/")[0])
-    return field
+    flags = option_of(field).extra["flags"] or (field,)
+    return str(flags[0].partition("/")[0])
+
+
+def option_of(field: str) -> Any:
+    """The description of `field`, and in `extra` its flags and what it takes (empty: see its type)."""
+    parts = get_args(get_type_hints(JobSpec, include_extras=True).get(field))
+    found = (part for part in parts if isinstance(part, msgspec.Meta) and part.extra)
+    return next(found, None) or _option(help="")
 
 
 def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> ConfigurationError:
@@ -242,7 +289,8 @@ def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> Conf
         return ConfigurationError(reason)
     name = field.group(1)
     hint = get_type_hints(JobSpec)[name]
-    takes = ", ".join(get_args(hint)) if get_origin(hint) is Literal else _expected(reason)
+    takes = ", ".join(get_args(hint)) if get_origin(hint) is Literal else option_of(name).extra["takes"]
+    takes = takes or _expected(reason)
     return ConfigurationError(f"{flag_of(name)}: {options.get(name)!r} is not valid.", f"It takes: {takes}.")
 
 

@@ -63,14 +63,24 @@ def check_method(job: SwarmJob, spec: JobSpec) -> None:
     """Refuse what the job's method cannot do.
 
     Raises:
-        ConfigurationError: no method for the mode, or `timeout` for a plain `def`, which cannot be interrupted.
+        ConfigurationError: no method for the mode, or what a plain `def` cannot do: be interrupted, be many.
     """
     name = method_of(job, native=spec.native_backend)
-    if spec.timeout is not None and not inspect.iscoroutinefunction(getattr(job, name)):
-        raise ConfigurationError(
-            f"--timeout: {type(job).__name__}.{name} is a plain def, which cannot be interrupted.",
-            "Make it async def, or leave the flag out.",
-        )
+    if inspect.iscoroutinefunction(getattr(job, name)):
+        return
+    wanted = {
+        "--timeout": (spec.timeout is not None, "cannot be interrupted"),
+        "--max-concurrency auto": (
+            spec.max_concurrency == "auto",
+            "runs in threads, whose number is for you to choose",
+        ),
+    }
+    for flag, (given, why) in wanted.items():
+        if given:
+            raise ConfigurationError(
+                f"{flag}: {type(job).__name__}.{name} is a plain def, which {why}.",
+                "Make it async def, or leave the flag out.",
+            )
 
 
 def transform(
@@ -91,7 +101,8 @@ def transform(
         JobError: a row failed and `on_error` is "fail".
     """
     call, chunk_of = _call_of(job, spec, columns)
-    limits = Limits(concurrency_for(call, spec.max_concurrency), spec.retries, spec.timeout)
+    timeout = None if job.times_itself else spec.timeout
+    limits = Limits(concurrency_for(call, spec.max_concurrency), spec.retries, timeout)
     results = run_calls(
         map(chunk_of, batches), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
     )

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from domyn_swarm.checkpoint.store import CheckpointStore, Locate
     from domyn_swarm.data.backends.base import DataBackend, DistributedBackend, Frame, Monitor
+    from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
 
@@ -45,14 +46,14 @@ class WorkerJob:
     """Everything that a worker needs, as plain data that travels: the job itself is rebuilt from `spec` where it runs.
 
     `store` is the run's folder, `known` are the types of output columns that earlier runs made. All workers together
-    have `concurrency` calls in flight.
+    have `concurrency` calls in flight, or each as many as its share of the server takes (None).
     """
 
     spec: JobSpec
     columns: Columns
     store: CheckpointStore
     known: pa.Schema
-    concurrency: int
+    concurrency: int | None
 
     @classmethod
     def of(cls, spec: JobSpec, columns: Columns, store: CheckpointStore, known: pa.Schema) -> WorkerJob:
@@ -62,8 +63,13 @@ class WorkerJob:
         return cls(spec, columns, store, known, concurrency_for(method, spec.max_concurrency))
 
     def __call__(self, name: str, workers: int) -> Worker:
-        """The worker `name`, with its share of the calls in flight."""
-        spec = msgspec.structs.replace(self.spec, max_concurrency=max(1, self.concurrency // workers))
+        """The worker `name`, with its share of the calls in flight, and of the requests and tokens a minute."""
+        spec = msgspec.structs.replace(
+            self.spec,
+            max_concurrency="auto" if self.concurrency is None else max(1, self.concurrency // workers),
+            max_rpm=self.spec.max_rpm and self.spec.max_rpm / workers,
+            max_tpm=self.spec.max_tpm and self.spec.max_tpm / workers,
+        )
         return Worker(replace(self, spec=spec, store=self.store.for_worker(name)))
 
 
@@ -96,7 +102,7 @@ class Worker:
         self._work = work
         self._job = build_job(load_job_class(work.spec.job), work.spec.job_kwargs)
         self._blocks: queue.Queue[pa.Table | None] = queue.Queue(BLOCKS_WAITING)
-        self._meter = Meter(Silent())
+        self._meter = Meter(Silent(), self._job.traffic)
         self._stop = threading.Event()
         self._report = FlushReport()
         self._error: BaseException | None = None
@@ -116,9 +122,9 @@ class Worker:
             raise self._error
         return None
 
-    def counts(self) -> tuple[int, int]:
-        """Rows that finished so far, and how many of them failed."""
-        return self._meter.rows, self._meter.failed
+    def counts(self) -> Counts:
+        """What happened so far."""
+        return self._meter.counts
 
     def stop(self) -> None:
         """Start no further call."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.helpers.io import InputFiles
 
 Frame: TypeAlias = Any
@@ -103,8 +104,8 @@ class BlockWorker(Protocol):
     def add(self, block: pa.Table | None) -> None:
         """Queue a block; returns when it is taken in."""
 
-    def counts(self) -> tuple[int, int]:
-        """Rows that finished so far, and how many of them failed."""
+    def counts(self) -> Counts:
+        """What happened so far."""
 
     def stop(self) -> None:
         """Start no further call."""
@@ -116,11 +117,11 @@ class BlockWorker(Protocol):
 class WorkerFactory(Protocol):
     """Makes a worker in the process that calls it; it travels there as plain data.
 
-    `concurrency` is how many calls all workers together may have in flight.
+    `concurrency` is how many calls all workers together may have in flight; None: each finds out for itself.
     """
 
     @property
-    def concurrency(self) -> int: ...  # noqa: D102 - see above
+    def concurrency(self) -> int | None: ...  # noqa: D102 - see above
 
     def __call__(self, name: str, workers: int) -> BlockWorker:
         """The worker `name`, which no other worker of the run has, one of `workers` at a time."""
@@ -129,8 +130,8 @@ class WorkerFactory(Protocol):
 class Monitor(Protocol):
     """How a node that runs elsewhere keeps in touch with whoever started the run."""
 
-    def advanced(self, rows: int, failed: int) -> None:
-        """`rows` more have finished, `failed` of them without output."""
+    def advanced(self, more: Counts) -> None:
+        """What happened since the last time."""
 
     def stopped(self) -> bool:
         """Whether the run was asked to stop."""
@@ -159,7 +160,7 @@ class DistributedBackend(DataBackend, Protocol):
         """Raise ConfigurationError when nobody answers at `address`."""
 
     def session(
-        self, address: str | None, stop: threading.Event, advanced: Callable[[int, int], None]
+        self, address: str | None, stop: threading.Event, advanced: Callable[[Counts], None]
     ) -> AbstractContextManager[Session]:
         """The engine, up for the time of a run."""
 

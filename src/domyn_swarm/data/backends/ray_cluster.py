@@ -18,6 +18,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskErro
 
 from domyn_swarm.data.backends.base import Monitor, Session, WorkerFactory
 from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.helpers.counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,9 +42,10 @@ class Crew:
         self.lost = False
         self._make_worker = make_worker
         self._monitor = monitor
-        self._reported = (0, 0)
+        self._reported = Counts()
         self._last_report = 0.0
         self._calls: dict[ray.ObjectRef[Any], Any] = {}
+        self._counts: dict[Any, Counts] = {}  # of actors that are gone, too: what they did, they did
         self._size = _workers(make_worker.concurrency)
         self._actors = [self._spawn() for _ in range(self._size)]
 
@@ -110,13 +112,12 @@ class Crew:
         if self._monitor.stopped():
             for actor in self._actors:
                 actor.stop.remote()
-        counts = []
         for actor in self._actors:
             with contextlib.suppress(RayError):
-                counts.append(ray.get(actor.counts.remote(), timeout=10))
-        rows, failed = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 0)
-        before, self._reported = self._reported, (rows, failed)
-        self._monitor.advanced(max(0, rows - before[0]), max(0, failed - before[1]))
+                self._counts[actor] = ray.get(actor.counts.remote(), timeout=10)
+        now = sum(self._counts.values(), Counts())
+        self._monitor.advanced(now - self._reported)
+        self._reported = now
 
     def dismiss(self) -> None:
         """End the actors, whatever they do."""
@@ -133,7 +134,7 @@ class _Actor:
     def add(self, block: pa.Table) -> None:
         self._worker.add(block)
 
-    def counts(self) -> tuple[int, int]:
+    def counts(self) -> Counts:
         return self._worker.counts()
 
     def stop(self) -> None:
@@ -143,13 +144,13 @@ class _Actor:
         return self._worker.finish()
 
 
-def _workers(most: int) -> int:
+def _workers(most: int | None) -> int:
     cpus: float = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-    return max(1, min(int(cpus), most))
+    return max(1, min(int(cpus), most or int(cpus)))
 
 
 @contextlib.contextmanager
-def session(address: str | None, stop: threading.Event, advanced: Callable[[int, int], None]) -> Iterator[Session]:
+def session(address: str | None, stop: threading.Event, advanced: Callable[[Counts], None]) -> Iterator[Session]:
     """Connect to `address`, or $RAY_ADDRESS, or a local Ray that ends with the session.
 
     While it is open, `advanced` is told of progress, and `stop` reaches the cluster.
@@ -211,15 +212,14 @@ def _connect(address: str | None) -> bool:
 
 
 class _Relay:
-    """What driver and cluster tell each other: rows that went through, and whether to stop."""
+    """What driver and cluster tell each other: how it goes, and whether to stop."""
 
     def __init__(self) -> None:
-        self._rows = self._failed = 0
+        self._counts = Counts()
         self._stopped = False
 
-    def advanced(self, rows: int, failed: int) -> None:
-        self._rows += rows
-        self._failed += failed
+    def advanced(self, more: Counts) -> None:
+        self._counts += more
 
     def stop(self) -> None:
         self._stopped = True
@@ -227,9 +227,8 @@ class _Relay:
     def stopped(self) -> bool:
         return self._stopped
 
-    def take(self) -> tuple[int, int]:
-        taken = self._rows, self._failed
-        self._rows = self._failed = 0
+    def take(self) -> Counts:
+        taken, self._counts = self._counts, Counts()
         return taken
 
 
@@ -239,17 +238,16 @@ class RelayMonitor:
     def __init__(self, relay: Any) -> None:
         self._relay = relay
 
-    def advanced(self, rows: int, failed: int) -> None:
-        """`rows` more have finished, `failed` of them without output."""
-        if rows or failed:
-            self._relay.advanced.remote(rows, failed)
+    def advanced(self, more: Counts) -> None:
+        """What happened since the last time."""
+        self._relay.advanced.remote(more)
 
     def stopped(self) -> bool:
         """Whether the run was asked to stop."""
         return bool(ray.get(self._relay.stopped.remote()))
 
 
-def _pump(relay: Any, stop: threading.Event, advanced: Callable[[int, int], None], ended: threading.Event) -> None:
+def _pump(relay: Any, stop: threading.Event, advanced: Callable[[Counts], None], ended: threading.Event) -> None:
     told = False
     while True:
         last = ended.wait(POLL_SECONDS)
@@ -257,7 +255,6 @@ def _pump(relay: Any, stop: threading.Event, advanced: Callable[[int, int], None
             if stop.is_set() and not told:
                 ray.get(relay.stop.remote())
                 told = True
-            rows, failed = ray.get(relay.take.remote())
-            advanced(rows, failed)
+            advanced(ray.get(relay.take.remote()))
         if last:
             return

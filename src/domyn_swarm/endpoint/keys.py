@@ -1,0 +1,34 @@
+"""The key for an endpoint: from the environment or a file, never from a flag, and never in anything that is written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from domyn_swarm.errors import ConfigurationError
+
+VARIABLES = ("DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
+
+
+def read_key(path: str | None = None) -> str | None:
+    """The key in the file `path`, else in the first of VARIABLES that holds one; None when there is none.
+
+    Raises:
+        ConfigurationError: the file cannot be read or is empty, or the key cannot stand in a header.
+    """
+    where, key = f"--api-key-file: {path}", ""
+    if path is not None:
+        try:
+            key = Path(path).expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise ConfigurationError(f"{where} cannot be read: {reason}.", "Name a file that holds the key.") from None
+        if not key:
+            raise ConfigurationError(f"{where} is empty.", "Name a file that holds the key.")
+    for name in VARIABLES if path is None else ():
+        where, key = name, os.environ.get(name, "").strip()
+        if key:
+            break
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigurationError(f"{where} holds what is no key: a line of plain characters is needed.")
+    return key or None

@@ -1,0 +1,229 @@
+"""Endpoints that serve the same model, as one: a request goes to the least loaded of them, and again if that can help.
+
+An endpoint that fails several times in a row is set aside and asked for its models until it answers; the rows meanwhile
+go to the others, or wait if there are none. Nothing here knows what a request is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from domyn_swarm.endpoint.shared import SharedAnswers
+from domyn_swarm.errors import EndpointError, JobError
+from domyn_swarm.helpers import places
+from domyn_swarm.helpers.counts import Counts
+from domyn_swarm.helpers.retry import backoff, is_overload
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from domyn_swarm.endpoint.client import EndpointClient
+    from domyn_swarm.endpoint.rates import Rates
+
+ASIDE_AFTER = 3
+GONE_STATUS = frozenset({0, 502, 503, 504})
+"""What a request ends with when nobody is there: no answer at all, or a proxy's word for it."""
+REFUSED_STATUS = frozenset({401, 403, 404})
+REFUSED_IN_A_ROW = 100
+FIRST_PROBE_SECONDS, MOST_PROBE_SECONDS = 0.25, 10.0
+LOOK_SECONDS = 0.5
+
+logger = logging.getLogger("domyn_swarm")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back: the JSON object, the seconds that it took, and how many requests were needed."""
+
+    body: dict[str, Any]
+    seconds: float
+    attempts: int
+
+
+class Replica:
+    """One of the endpoints, and how it does."""
+
+    def __init__(self, client: EndpointClient) -> None:
+        self.client = client
+        self.in_flight = 0
+        self.failures = 0  # in a row
+        self.aside = False
+
+
+class Replicas:
+    """Requests over `clients`, which are open. `retries` and `retry_timeout` (seconds) bound the tries of one request.
+
+    `counts` tells what happened so far.
+    """
+
+    def __init__(
+        self, clients: Sequence[EndpointClient], rates: Rates, *, retries: int, retry_timeout: float, dedupe: bool
+    ) -> None:
+        self.counts = Counts()
+        self._replicas = [Replica(client) for client in clients]
+        self._rates = rates
+        self._retries = retries
+        self._retry_timeout = retry_timeout
+        self._shared = SharedAnswers() if dedupe else None
+        self._turn = 0
+        self._refused = 0  # in a row
+        self._probes: set[asyncio.Task[None]] = set()
+
+    async def post(self, path: str, payload: dict[str, Any]) -> Answer:
+        """The answer to a POST of `payload` to `path` (`chat/completions`).
+
+        Raises:
+            EndpointError: there is none, after as many tries as are allowed and can help.
+            JobError: no request of this run can succeed, or no endpoint is there any more.
+        """
+        body = msgspec.json.encode(payload)
+        if self._shared is None:
+            return await self._persist(path, body)
+        answer, shared = await self._shared.once(path, body, lambda: self._persist(path, body), Answer)
+        self.counts.shared += shared
+        found: Answer = answer
+        return found
+
+    def pick(self) -> EndpointClient:
+        """An endpoint for a request that somebody else sends: the least loaded, if any is up."""
+        return (self._least_loaded() or self._replicas[0]).client
+
+    async def close(self) -> None:
+        """Ask no longer for those that were set aside."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+
+    async def _persist(self, path: str, body: bytes) -> Answer:
+        deadline = time.monotonic() + self._retry_timeout
+        attempt = 0
+        while True:
+            attempt += 1
+            estimate = await self._rates.admit(len(body))
+            replica = self._least_loaded() or await self._any_that_is_back()
+            started = time.monotonic()
+            try:
+                answer = await self._send(replica, path, body)
+            except EndpointError as error:
+                self._rates.settle(len(body), estimate, 0)
+                self._failed(replica, error)
+                await self._wait_for_another_try(error, attempt, deadline)
+            else:
+                seconds = time.monotonic() - started
+                self._rates.settle(len(body), estimate, self._answered(replica, answer, seconds))
+                return Answer(answer, seconds, attempt)
+
+    async def _send(self, replica: Replica, path: str, body: bytes) -> dict[str, Any]:
+        counts = self.counts
+        counts.requests += 1
+        counts.in_flight += 1
+        replica.in_flight += 1
+        try:
+            return await replica.client.post(path, body)
+        finally:
+            replica.in_flight -= 1
+            counts.in_flight -= 1
+
+    def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int:
+        """Count an answer; the tokens that it says it used."""
+        counts = self.counts
+        replica.failures = self._refused = 0
+        counts.answers += 1
+        counts.latencies.record(seconds)
+        used_in, used_out = tokens_of(answer)
+        counts.tokens_in += used_in
+        counts.tokens_out += used_out
+        return used_in + used_out
+
+    def _failed(self, replica: Replica, error: EndpointError) -> None:
+        if error.status in REFUSED_STATUS:
+            self._refused += 1
+            if self.counts.answers == 0 or self._refused >= REFUSED_IN_A_ROW:
+                raise JobError(
+                    f"{replica.client.base_url} refuses every request: {error.message}",
+                    "Look at the key, the model and the address; no other row would fare better.",
+                )
+        replica.failures = replica.failures + 1 if error.status in GONE_STATUS else 0
+        if replica.failures >= ASIDE_AFTER and not replica.aside:
+            replica.aside = True
+            probe = asyncio.get_running_loop().create_task(self._probe(replica, error))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+
+    async def _wait_for_another_try(self, error: EndpointError, attempt: int, deadline: float) -> None:
+        """Return when it is time for it; raise `error` when there will be none."""
+        wait = backoff(attempt, error)
+        in_time = time.monotonic() + wait <= deadline
+        if is_overload(error):
+            places.rejected()
+        if error.retryable and attempt <= self._retries and in_time:
+            self.counts.retries += 1
+            if await places.pause(wait):
+                return
+        elif error.retryable and not in_time:
+            error = _too_late(error, wait, self._retry_timeout)
+        error.retryable = False  # whoever makes the calls need not try on
+        error.attempts = attempt
+        raise error
+
+    def _least_loaded(self) -> Replica | None:
+        """The next in turn of those with the fewest requests in flight."""
+        best: Replica | None = None
+        count = len(self._replicas)
+        for step in range(count):
+            replica = self._replicas[(self._turn + step) % count]
+            if not replica.aside and (best is None or replica.in_flight < best.in_flight):
+                best = replica
+        self._turn += 1
+        return best
+
+    async def _any_that_is_back(self) -> Replica:
+        gone_since = time.monotonic()
+        while (replica := self._least_loaded()) is None:
+            if time.monotonic() - gone_since >= self._retry_timeout:
+                urls = ", ".join(one.client.base_url for one in self._replicas)
+                raise JobError(
+                    f"No endpoint has answered for {self._retry_timeout:g} s: {urls}.", "Bring it back, then go on."
+                )
+            await asyncio.sleep(min(LOOK_SECONDS, self._retry_timeout / 10))
+        return replica
+
+    async def _probe(self, replica: Replica, error: EndpointError) -> None:
+        """Take `replica` back when it answers, whatever it says."""
+        url, wait, told = replica.client.base_url, FIRST_PROBE_SECONDS, False
+        while True:
+            try:
+                await replica.client.models()
+                break
+            except EndpointError as probed:
+                if probed.status not in GONE_STATUS:
+                    break
+            if not told:
+                logger.warning("%s is set aside until it answers: %s", url, error.message)
+                told = True
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, MOST_PROBE_SECONDS)
+        replica.failures = 0
+        replica.aside = False
+        if told:
+            logger.info("%s is back", url)
+
+
+def tokens_of(answer: dict[str, Any]) -> tuple[int, int]:
+    """Tokens in and out, as the answer's `usage` has them; 0 where it does not say."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return 0, 0
+    used = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
+    return tuple(count if isinstance(count, int) else 0 for count in used)  # type: ignore[return-value]
+
+
+def _too_late(error: EndpointError, wait: float, most: float) -> EndpointError:
+    return EndpointError(
+        f"{error.message.rstrip('.')}. Another try would come in {wait:,.0f} s, and --retry-timeout is {most:g} s.",
+        status=error.status,
+    )

@@ -1,0 +1,59 @@
+"""Text completions: the continuation of each row's text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from domyn_swarm.jobs.replies import ReplyColumns, choices_of, no_text
+from domyn_swarm.jobs.requests import EndpointJob, ItemError, kind_of
+
+if TYPE_CHECKING:
+    from domyn_swarm.jobs.spec import JobSpec
+
+PATH = "completions"
+
+
+class CompletionJob(EndpointJob):
+    """The continuation of each row's text; a list of them when `request` asks for several (`n`).
+
+    An output column may be `finish_reason`, `prompt_tokens`, `completion_tokens`, `latency` (seconds) or `attempts`;
+    the one with another name is the text.
+    """
+
+    input_columns = ("prompt",)
+    output_columns = ("completion",)
+    reserved = (*EndpointJob.reserved, "prompt")
+
+    def preflight(self, spec: JobSpec) -> None:
+        """Check the output columns as well."""
+        self._reply = self._columns(spec)
+        super().preflight(spec)
+
+    async def open(self, spec: JobSpec) -> None:
+        """Connect."""
+        self._reply = self._columns(spec)
+        await super().open(spec)
+
+    def _columns(self, spec: JobSpec) -> ReplyColumns:
+        return ReplyColumns(type(self).__name__, spec.output_columns or self.output_columns)
+
+    async def transform_item(self, item: Any) -> Any:
+        """What the output columns ask for: the text that follows, and facts about the answer.
+
+        Raises:
+            ItemError: `item` is no text.
+            EndpointError: the request failed, or the answer holds no text.
+        """
+        if not isinstance(item, str):
+            raise ItemError(f"a text is needed, the row has {kind_of(item)}")
+        answer = await self.ask(PATH, {"prompt": item})
+        choices = choices_of(answer)
+        texts = [_text(choice) for choice in choices]
+        return self._reply(texts[0] if len(texts) == 1 else texts, answer, choices)
+
+
+def _text(choice: dict[str, Any]) -> str:
+    match choice:
+        case {"text": str() as text}:
+            return text
+    raise no_text(PATH, choice)

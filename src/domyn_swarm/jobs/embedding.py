@@ -1,0 +1,82 @@
+"""Embeddings: a vector for each row's text."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from domyn_swarm.errors import EndpointError
+from domyn_swarm.jobs.requests import SHOWN_CHARS, EndpointJob, ItemError, kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from domyn_swarm.endpoint.replicas import Answer
+
+PATH = "embeddings"
+REFUSED = frozenset({400, 413, 422})
+"""What a server says of a list of texts when it may be one of them, or their number."""
+
+
+class EmbeddingJob(EndpointJob):
+    """The vector of each row's text, as a list of 32-bit floats.
+
+    `batch_size` texts go into one request. A list that the server refuses is sent again text by text, so that one which
+    is too long fails alone.
+    """
+
+    input_columns = ("text",)
+    output_columns = ("embedding",)
+    reserved = (*EndpointJob.reserved, "input", "encoding_format")
+
+    async def transform_items(self, items: list[Any]) -> list[Any]:
+        """A vector for each text; an error for each item that is no text, or that the server refuses.
+
+        Raises:
+            EndpointError: the request failed for all of them.
+        """
+        outputs: list[Any] = [_checked(item) for item in items]
+        rows = [row for row, text in enumerate(outputs) if isinstance(text, str)]
+        if rows:
+            vectors = await self._vectors([outputs[row] for row in rows])
+            for row, vector in zip(rows, vectors, strict=True):
+                outputs[row] = vector
+        return outputs
+
+    async def _vectors(self, texts: list[str]) -> Sequence[Any]:
+        try:
+            return _vectors_of(await self.ask(PATH, {"input": texts, "encoding_format": "base64"}), len(texts))
+        except EndpointError as error:
+            if error.status not in REFUSED:
+                raise
+            if len(texts) == 1:
+                return [error]
+        return [(await self._vectors([text]))[0] for text in texts]
+
+
+def _checked(item: Any) -> Any:
+    return item if isinstance(item, str) else ItemError(f"a text is needed, the row has {kind_of(item)}")
+
+
+def _vectors_of(answer: Answer, count: int) -> list[Any]:
+    match answer.body:
+        case {"data": [*entries]} if len(entries) == count:
+            pass
+        case body:
+            raise EndpointError(f"The answer has not {count} embeddings: {body!r:.{SHOWN_CHARS}}", status=200)
+    vectors: list[Any] = [None] * count
+    try:
+        for number, entry in enumerate(entries):
+            vectors[entry.get("index", number)] = _floats(entry["embedding"])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise EndpointError(f"The answer holds what is no embedding: {error!r:.{SHOWN_CHARS}}", status=200) from None
+    return vectors
+
+
+def _floats(embedding: Any) -> Any:
+    """Numbers as such, or the bytes of 32-bit floats; servers may do either whatever they were asked for."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding), dtype="<f4")
+    return np.asarray(embedding, dtype="<f4")

@@ -1,0 +1,216 @@
+"""Jobs that send requests to OpenAI-compatible endpoints: what they have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from domyn_swarm.endpoint.client import EndpointClient, check_endpoint
+from domyn_swarm.endpoint.demo import demo_server
+from domyn_swarm.endpoint.keys import read_key
+from domyn_swarm.endpoint.rates import Rates
+from domyn_swarm.endpoint.replicas import Answer, Replicas
+from domyn_swarm.errors import ConfigurationError, EndpointError, MissingDependencyError
+from domyn_swarm.helpers import places
+from domyn_swarm.jobs.base import SwarmJob
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from domyn_swarm.helpers.counts import Counts
+    from domyn_swarm.jobs.spec import JobSpec
+
+DEMO = "demo"
+REQUEST_SECONDS = 600.0
+LISTED_MODELS = 10
+SHOWN_CHARS = 300
+UNLISTED_STATUS = frozenset({404, 405, 501})
+"""What servers that have no list of models say when they are asked for it."""
+
+logger = logging.getLogger("domyn_swarm")
+
+
+class ItemError(ValueError):
+    """A row that no request can be made from; trying again would not help."""
+
+    retryable = False
+
+
+class EndpointJob(SwarmJob):
+    """A job that sends requests for its rows to OpenAI-compatible endpoints.
+
+    `request` holds parameters that every request carries as they are: `{"temperature": 0, "max_tokens": 200}`. What
+    stands in `extra_body` goes into the body as well, as with the official client.
+
+    Write `transform_item` and send requests with `ask`, or with `client`, the official one. Requests are tried again,
+    spread over the endpoints and kept within the run's limits; `timeout`, `retries` and `retry_timeout` are those of a
+    request.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {"retries": 5}
+    times_itself = True
+    reserved: ClassVar[tuple[str, ...]] = ("model", "stream", "extra_headers", "extra_query", "timeout")
+    """Parameters that `request` may not hold, because the job sets them or cannot work with them."""
+
+    request: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def preflight(self, spec: JobSpec) -> None:
+        """Check `request`, the key, and that the endpoints answer and have the model, so that a mistake costs no row.
+
+        Raises:
+            ConfigurationError: something of it is wrong, no endpoint is given, or none answers.
+        """
+        if taken := sorted(self.parameters().keys() & set(self.reserved)):
+            raise ConfigurationError(
+                f"--job-kwargs: `request` holds {', '.join(taken)}.",
+                "The model is named with --model, the row is the content, and answers cannot be streamed.",
+            )
+        if not spec.endpoints:
+            raise ConfigurationError(
+                f"--endpoint is missing: {type(self).__name__} asks an OpenAI-compatible server.",
+                "Give its URL, set ENDPOINT, or try --endpoint demo.",
+            )
+        key = read_key(spec.api_key_file)
+        if key and key in msgspec.json.encode(spec).decode():
+            raise ConfigurationError(
+                "The key stands in an option, which would be written down with the run.",
+                "Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file alone.",
+            )
+        _check_models(spec, key)
+
+    def parameters(self) -> dict[str, Any]:
+        """`request`, with what stands in `extra_body` beside the rest."""
+        given = dict(self.request)
+        extra = given.pop("extra_body", None) or {}
+        return {**given, **extra}
+
+    async def open(self, spec: JobSpec) -> None:
+        """Connect, and start the demo endpoint where that is asked for.
+
+        Raises:
+            EndpointError: no endpoint lists its models, and none is named.
+        """
+        self._key = read_key(spec.api_key_file)
+        self._timeout = spec.timeout or REQUEST_SECONDS
+        async with contextlib.AsyncExitStack() as resources:
+            clients = []
+            for url in spec.endpoints or [DEMO]:
+                client = EndpointClient(
+                    resources.enter_context(demo_server()) if url == DEMO else url,
+                    api_key=self._key, timeout=self._timeout, connect_timeout=spec.connect_timeout,
+                )  # fmt: skip
+                clients.append(await resources.enter_async_context(client))
+            self._replicas = Replicas(
+                clients, Rates(spec.max_rpm, spec.max_tpm),
+                retries=spec.retries, retry_timeout=spec.retry_timeout, dedupe=spec.dedupe,
+            )  # fmt: skip
+            resources.push_async_callback(self._replicas.close)
+            self._places = places.current()
+            self._parameters = self.parameters()
+            self._official: dict[str, Any] = {}
+            self.model = spec.model or await _first_model(clients)
+            self._resources = resources.pop_all()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._resources.aclose()
+
+    def traffic(self) -> Counts | None:
+        """Requests, answers, tokens and latencies so far; None before the job is open."""
+        replicas: Replicas | None = getattr(self, "_replicas", None)
+        if replicas is None:
+            return None
+        replicas.counts.limit = self._places.limit if self._places else 0
+        return replicas.counts.copy()
+
+    async def ask(self, path: str, content: dict[str, Any]) -> Answer:
+        """The answer to a POST of the model, `request` and `content` to `path` (`chat/completions`).
+
+        Raises:
+            EndpointError: there is none, after as many tries as are allowed and can help.
+        """
+        return await self._replicas.post(path, {"model": self.model, **self._parameters, **content})
+
+    @property
+    def client(self) -> Any:
+        """The official client (`openai.AsyncOpenAI`) of one of the endpoints, taking turns.
+
+        It costs ten times the CPU of `ask`, and knows nothing of `dedupe`, `max_rpm` and `max_tpm`; its errors are
+        tried again as all errors of a row are.
+
+        Raises:
+            MissingDependencyError: the package is not installed.
+        """
+        return self._official_for(self._replicas.pick().base_url)
+
+    def _official_for(self, url: str) -> Any:
+        if url not in self._official:
+            try:
+                import openai  # noqa: PLC0415 - an extra
+            except ImportError:
+                raise MissingDependencyError(
+                    "self.client needs the package openai.", "Run: pip install 'domyn-swarm[openai]'"
+                ) from None
+            client = openai.AsyncOpenAI(
+                base_url=url, api_key=self._key or "none", timeout=self._timeout, max_retries=0,
+                http_client=openai.DefaultAioHttpClient(),
+            )  # fmt: skip
+            self._resources.push_async_callback(client.close)
+            self._official[url] = client
+        return self._official[url]
+
+
+def kind_of(value: Any) -> str:
+    """What a row has instead of what is needed, for messages."""
+    if value is None:
+        return "null"
+    return "an empty list" if value == [] else f"{type(value).__name__} {value!r:.80}"
+
+
+def _check_models(spec: JobSpec, key: str | None) -> None:
+    """Ask every endpoint for its models; some may be down as long as one is up."""
+    refusals = []
+    for url in spec.endpoints:
+        if url == DEMO:
+            continue
+        try:
+            _choose_model(spec, url, check_endpoint(url, key))
+        except ConfigurationError as error:
+            status = getattr(error.__cause__, "status", None)
+            if spec.model and status in UNLISTED_STATUS:
+                logger.warning("%s lists no models; the run starts without having seen %r", url, spec.model)
+            elif status == 0 and len(spec.endpoints) > 1:
+                refusals.append(error)
+            else:
+                raise
+    if len(refusals) == len(spec.endpoints):
+        raise refusals[0]
+    for refusal in refusals:
+        logger.warning("%s", refusal.message)
+
+
+def _choose_model(spec: JobSpec, url: str, listed: list[str]) -> str:
+    if spec.model is None and not listed:
+        raise ConfigurationError(f"--model is missing: {url} lists none.", "Name one with --model.")
+    if spec.model and listed and spec.model not in listed:
+        raise ConfigurationError(
+            f"--model: {url} has no model {spec.model!r}.",
+            f"It lists: {', '.join(listed[:LISTED_MODELS])}{', …' if len(listed) > LISTED_MODELS else ''}.",
+        )
+    return spec.model or listed[0]
+
+
+async def _first_model(clients: Sequence[EndpointClient]) -> str:
+    """The first model of the first endpoint that lists any."""
+    error: Exception = EndpointError("The endpoints list no models.", "Name one with --model.")
+    for client in clients:
+        try:
+            if models := await client.models():
+                return models[0]
+        except EndpointError as failed:
+            error = failed
+    raise error
