@@ -304,7 +304,10 @@ def test_the_endpoint_is_known_by_what_was_said_last(known_by: str, texts: list[
     with demo_server() as url:
         flags, variable = {
             "environment": ([], url),
-            "job kwargs over environment": (["--job-kwargs", json.dumps({"endpoints": [url]})], "http://127.0.0.1:9/v1"),
+            "job kwargs over environment": (
+                ["--job-kwargs", json.dumps({"endpoints": [url]})],
+                "http://127.0.0.1:9/v1",
+            ),
             "flag over environment": (["--endpoint", url], "http://127.0.0.1:9/v1"),
         }[known_by]
         ran = submit(command, CHAT, "--input-column", "text", *flags, env={"ENDPOINT": variable})
@@ -352,10 +355,17 @@ FLAGS = {
     "--ray-address": "local",
     "--endpoint": None,
     "--model": "the first that the endpoint lists",
+    "--api-key-file": "$DOMYN_SWARM_API_KEY or $OPENAI_API_KEY",
     "--max-concurrency": "32 for async methods, else one per core",
+    "--max-rpm": None,
+    "--max-tpm": None,
     "--retries": "2",
-    "--timeout": "none; 600 for endpoints",
+    "--retry-timeout": "600.0",
+    "--timeout": "none; 600 for requests",
+    "--connect-timeout": "10.0",
+    "--dedupe": "--no-dedupe",
     "--on-error": "record",
+    "--max-errors": None,
     "--checkpoint-dir": ".domyn-swarm beside the output",
     "--checkpoint-tag": "the output's name",
     "--checkpoint-interval": "10.0",
@@ -406,7 +416,7 @@ def test_a_bar_tells_how_it_goes_where_stderr_is_a_terminal() -> None:
     arguments = [job("Picky"), "--input", "in.parquet", "--output", "out.parquet", "--retries", "0"]
     shown, told, status = on_a_terminal("job", "submit", *arguments)
     assert status == 3
-    assert re.search(r"100% 1,200/1,200 rows +[\d,]+ rows/s +24 failed", shown)
+    assert re.search(r"100% 1,200 of 1,200 rows, [\d,]+ rows/s, 24 failed", shown)
     assert "done before" not in shown
     assert told.startswith("rows         1,200\ndone before  0\n")
 

@@ -492,5 +492,5 @@ def test_an_address_with_a_password_is_refused_without_repeating_it() -> None:
         normalised(f"https://me:{KEY}@host/v1")
     assert str(refused.value) == (
         "--endpoint: the URL holds a user name or a password, which would be written down with the run.\n"
-        "Leave them out; a key is read from DOMYN_SWARM_API_KEY or OPENAI_API_KEY."
+        "Leave them out; a key is read from DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file."
     )

@@ -235,4 +235,4 @@ def text_of(choice: dict[str, Any]) -> str:
     match choice:
         case {"message": {"content": str() as text}}:
             return text
-    raise no_text(PATH, choice)
+    raise no_text(choice)

@@ -56,4 +56,4 @@ def _text(choice: dict[str, Any]) -> str:
     match choice:
         case {"text": str() as text}:
             return text
-    raise no_text(PATH, choice)
+    raise no_text(choice)

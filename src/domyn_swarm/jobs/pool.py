@@ -356,8 +356,9 @@ class _Crew:
         return Failure.of(error, attempts)
 
     def _is_final(self, error: BaseException, attempts: int) -> bool:
-        """Whether the row has failed for good. Raises `error` when it is not the row's own."""
+        """Whether the row has failed for good. When `error` is not the row's own, raises it, and nobody calls any more."""
         if isinstance(error, _ENDINGS) or (self._cancelled and isinstance(error, asyncio.CancelledError)):
+            self._halt()
             raise error
         return attempts > self._limits.retries or not is_retryable(error)
 

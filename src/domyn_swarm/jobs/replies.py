@@ -89,7 +89,7 @@ def together(answers: Sequence[Answer]) -> Answer:
     return Answer({**answers[-1].body, "usage": usage}, seconds, attempts)
 
 
-def no_text(path: str, choice: dict[str, Any]) -> EndpointError:
+def no_text(choice: dict[str, Any]) -> EndpointError:
     """The error that a choice without text is."""
     reason = choice.get("finish_reason")
-    return EndpointError(f"POST {path}: the answer has no text{f' (finish_reason {reason!r:.40})' if reason else ''}.")
+    return EndpointError(f"The answer has no text{f' (finish_reason {reason!r:.40})' if reason else ''}.", status=200)

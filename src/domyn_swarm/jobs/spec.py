@@ -115,12 +115,18 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
     max_rpm: Annotated[Rate | None, _option("--max-rpm", help="Most requests in a minute")] = None
     max_tpm: Annotated[Rate | None, _option("--max-tpm", help="Most tokens in a minute, in and out together")] = None
-    retries: Annotated[Count, _option("--retries", help="More tries for a call or a request that failed")] = 2
+    retries: Annotated[
+        Count,
+        _option(
+            "--retries", help="More tries for a call that failed; jobs that ask an endpoint have 5 for each request"
+        ),
+    ] = 2
     retry_timeout: Annotated[
         Seconds, _option("--retry-timeout", help="Seconds for which a request is tried again, waits included")
     ] = 600.0
     timeout: Annotated[
-        Seconds | None, _option("--timeout", help="Seconds for one call (default: none), or one request (default: 600)")
+        Seconds | None,
+        _option("--timeout", help="Seconds for one call, or one request (default: none; 600 for requests)"),
     ] = None
     connect_timeout: Annotated[Seconds, _option("--connect-timeout", help="Seconds to connect to an endpoint")] = 10.0
     dedupe: Annotated[bool, _option("--dedupe/--no-dedupe", help="Send equal requests once, and share the answer")] = (
