@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
+from domyn_swarm.endpoint.demo_answers import DIMENSIONS, answer, data, embedding
 from domyn_swarm.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 MODEL = "demo"
-SHOWN_WORDS = 6
 SHUTDOWN_SECONDS = 1.0
 
 
@@ -47,13 +47,6 @@ class Stats:
     answered: int = 0
     rejected: int = 0
     failed: int = 0
-
-
-def answer(prompt: str) -> str:
-    """What the demo model says to `prompt`: the same every time, and plainly made from it."""
-    words = prompt.split()
-    start = " ".join(words[:SHOWN_WORDS])
-    return f"You wrote {len(words)} words: {start}{' …' if len(words) > SHOWN_WORDS else ''}"
 
 
 @contextlib.contextmanager
@@ -108,7 +101,7 @@ def _reason(error: OSError) -> str:
 
 
 class _Demo:
-    """The server's state and its four routes."""
+    """The server's state and its routes."""
 
     def __init__(self, settings: DemoSettings) -> None:
         self._settings = settings
@@ -121,6 +114,7 @@ class _Demo:
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/v1/completions", self._complete)
+        app.router.add_post("/v1/embeddings", self._embed)
         app.router.add_get("/demo/stats", self._show_stats)
         return app
 
@@ -131,22 +125,38 @@ class _Demo:
         return _json(msgspec.to_builtins(self._stats))
 
     async def _chat(self, request: web.Request) -> web.Response:
-        def reply(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        def reply(body: dict[str, Any]) -> dict[str, Any]:
             prompt = _text(body["messages"][-1]["content"])
-            return prompt, {"message": {"role": "assistant", "content": answer(prompt)}}
+            wanted = (body.get("response_format") or {}).get("json_schema")
+            text = data(prompt, wanted["schema"]) if wanted else answer(prompt)
+            choices = [
+                {"index": index, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+                for index in range(body.get("n") or 1)
+            ]
+            return _completion("chat.completion", choices, prompt, text)
 
-        return await self._answered(request, "chat.completion", reply)
+        return await self._answered(request, reply)
 
     async def _complete(self, request: web.Request) -> web.Response:
-        def reply(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        def reply(body: dict[str, Any]) -> dict[str, Any]:
             prompt = _text(body["prompt"])
-            return prompt, {"text": answer(prompt)}
+            text = answer(prompt)
+            choices = [{"index": index, "finish_reason": "stop", "text": text} for index in range(body.get("n") or 1)]
+            return _completion("text_completion", choices, prompt, text)
 
-        return await self._answered(request, "text_completion", reply)
+        return await self._answered(request, reply)
 
-    async def _answered(
-        self, request: web.Request, kind: str, reply: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]]
-    ) -> web.Response:
+    async def _embed(self, request: web.Request) -> web.Response:
+        def reply(body: dict[str, Any]) -> dict[str, Any]:
+            texts = [_text(text) for text in (body["input"] if isinstance(body["input"], list) else [body["input"]])]
+            dimensions, as_base64 = body.get("dimensions") or DIMENSIONS, body.get("encoding_format") == "base64"
+            vectors = [embedding(text, dimensions, as_base64=as_base64) for text in texts]
+            entries = [{"object": "embedding", "index": at, "embedding": one} for at, one in enumerate(vectors)]
+            return {"object": "list", "data": entries, "usage": _usage(" ".join(texts), "")}
+
+        return await self._answered(request, reply)
+
+    async def _answered(self, request: web.Request, reply: Callable[[dict[str, Any]], dict[str, Any]]) -> web.Response:
         self._stats.requests += 1
         number = self._stats.requests
         if (wait := self._wait_for_a_turn()) > 0:
@@ -159,18 +169,12 @@ class _Demo:
             return _error(500, "This request was chosen to fail.")
         try:
             body = msgspec.json.decode(await request.read(), type=dict[str, Any])
-            prompt, choice = reply(body)
+            answered = reply(body)
         except (ValueError, RecursionError, LookupError, TypeError) as error:
             self._stats.failed += 1
             return _error(400, f"The request is not valid: {type(error).__name__}: {error}")
         self._stats.answered += 1
-        text = choice["text"] if "text" in choice else choice["message"]["content"]
-        used = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
-        return _json({
-            "id": f"demo-{number}", "object": kind, "created": int(time.time()), "model": body.get("model") or MODEL,
-            "choices": [{"index": 0, "finish_reason": "stop", **choice}],
-            "usage": {**used, "total_tokens": sum(used.values())},
-        })  # fmt: skip
+        return _json({"id": f"demo-{number}", "model": body.get("model") or MODEL, **answered})
 
     def _wait_for_a_turn(self) -> float:
         """Seconds until a request may come; 0 when this one may, and then the next one has to wait."""
@@ -188,6 +192,20 @@ def _text(content: Any) -> str:
     if not isinstance(content, (str, list)):
         raise TypeError(f"a text is needed, not {content!r:.40}")
     return str(content)
+
+
+def _completion(kind: str, choices: list[dict[str, Any]], prompt: str, text: str) -> dict[str, Any]:
+    return {
+        "object": kind,
+        "created": int(time.time()),
+        "choices": choices,
+        "usage": _usage(prompt, text * len(choices)),
+    }
+
+
+def _usage(prompt: str, text: str) -> dict[str, int]:
+    used = {"prompt_tokens": len(prompt.split()), "completion_tokens": len(text.split())}
+    return {**used, "total_tokens": sum(used.values())}
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -356,7 +356,7 @@ class _Crew:
         return Failure.of(error, attempts)
 
     def _is_final(self, error: BaseException, attempts: int) -> bool:
-        """Whether the row has failed for good. When `error` is not the row's own, raises it, and nobody calls any more."""
+        """Whether the row has failed for good. Raises one that is not the row's own: no further call starts."""
         if isinstance(error, _ENDINGS) or (self._cancelled and isinstance(error, asyncio.CancelledError)):
             self._halt()
             raise error

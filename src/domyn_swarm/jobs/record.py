@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import PurePath
@@ -29,6 +30,7 @@ class Record:
         before = store.load("run.json") or {}
         self._store = store
         self._spec = spec
+        self._since = time.monotonic()
         self._content = {
             "run_id": before.get("run_id") or uuid.uuid4().hex,
             "started": _now(),
@@ -45,7 +47,12 @@ class Record:
 
     def end(self, state: str, meter: Meter, error: BaseException | None = None) -> None:
         """Write down how the run ended; a disk that refuses does not hide the error that ended it."""
-        content = {**self._content, "state": state, "ended": _now(), **_figures(meter.counts)}
+        content = {
+            **self._content,
+            "state": state,
+            "ended": _now(),
+            **_figures(meter.counts, time.monotonic() - self._since),
+        }
         if error is None:
             self._store.save("run.json", content)
             return
@@ -53,14 +60,18 @@ class Record:
             self._store.save("run.json", {**content, "error": f"{type(error).__name__}: {error}"})
 
 
-def _figures(counts: Counts) -> dict[str, Any]:
+def _figures(counts: Counts, seconds: float) -> dict[str, Any]:
     """What the run has counted; without requests, nothing is said of them."""
-    figures: dict[str, Any] = {"rows": counts.rows, "failed": counts.failed}
+    figures: dict[str, Any] = {"rows": counts.rows, "failed": counts.failed, "seconds": round(seconds, 3)}
     if not counts.requests:
         return figures
     names = ("requests", "answers", "retries", "shared", "tokens_in", "tokens_out", "limit")
     figures |= {name: getattr(counts, name) for name in names}
-    return {"p50": counts.latencies.percentile(0.5), "p95": counts.latencies.percentile(0.95), **figures}
+    rates = {
+        "requests_per_second": round(counts.requests / seconds, 3),
+        "tokens_per_second": round((counts.tokens_in + counts.tokens_out) / seconds, 3),
+    }
+    return {**figures, **rates, "p50": counts.latencies.percentile(0.5), "p95": counts.latencies.percentile(0.95)}
 
 
 def identity_of(spec: JobSpec) -> dict[str, Any]:
