@@ -27,14 +27,14 @@ def _saved_as(page: str, block: str) -> str | None:
     return found[1] if found else None
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/backends.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/backends.md", "docs/endpoints.md"])
 def test_every_command_and_python_block_runs(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs/examples", tmp_path / "docs/examples")
     # The console script of the environment that the tests run in.
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     ran = 0
     for language, text in _blocks(page):
-        if language == "python" and (name := _saved_as(page, text)):
+        if language in ("python", "json") and (name := _saved_as(page, text)):
             (tmp_path / name).write_text(text)
         elif language == "python":
             subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True, capture_output=True)
