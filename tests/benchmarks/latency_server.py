@@ -16,10 +16,9 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
 
 import uvloop
-from static_server import ANSWER, MODELS, response
+from static_server import ANSWER, MODELS, Requests, response
 
 
 class Settings(argparse.Namespace):
@@ -48,38 +47,24 @@ class State:
         return seconds * max(1.0, self.in_flight / settings.limit) if settings.beyond == "slow" else seconds
 
 
-class Server(asyncio.Protocol):
+class Server(Requests):
     def __init__(self, state: State) -> None:
+        super().__init__()
         self._state = state
-        self._buffer = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
-            head = self._buffer[:end].lower()
-            length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
-            if len(self._buffer) < end + 4 + length:
-                return
-            body = self._buffer[end + 4 : end + 4 + length]
-            self._buffer = self._buffer[end + 4 + length :]
-            self._handle(head.split(b" ", 2)[1], body)
-
-    def _handle(self, path: bytes, body: bytes) -> None:
+    def handle(self, path: bytes, body: bytes) -> None:
         state = self._state
         if path.endswith(b"/models"):
-            self._transport.write(response(MODELS))
+            self.transport.write(response(MODELS))
         elif path.endswith(b"/limit"):
             state.settings.limit = float(body)
-            self._transport.write(response({}))
+            self.transport.write(response({}))
         elif path.endswith(b"/stats"):
             counts = {"answers": state.answers, "rejected": state.rejected, "latencies": state.latencies}
-            self._transport.write(response(counts))
+            self.transport.write(response(counts))
         elif state.settings.beyond == "reject" and state.in_flight >= state.settings.limit:
             state.rejected += 1
-            self._transport.write(response({"error": {"message": "too many"}}, "429 Too Many Requests"))
+            self.transport.write(response({"error": {"message": "too many"}}, "429 Too Many Requests"))
         else:
             state.in_flight += 1
             latency = state.latency()
@@ -89,7 +74,7 @@ class Server(asyncio.Protocol):
     def _answer(self) -> None:
         self._state.in_flight -= 1
         self._state.answers += 1
-        self._transport.write(_ANSWER)
+        self.transport.write(_ANSWER)
 
 
 _ANSWER = response(ANSWER)

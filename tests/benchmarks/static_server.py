@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 MODELS = {"object": "list", "data": [{"id": "static", "object": "model"}]}
 TEXT = "An answer of a usual length, which says little and says it in one sentence."
@@ -41,24 +42,27 @@ http {{
 """
 
 
-class _Static(asyncio.Protocol):
-    """Answers each request as soon as its body is there, whatever it holds."""
+class Requests(asyncio.Protocol):
+    """Calls `handle` for each request as soon as its body is there."""
 
     def __init__(self) -> None:
         self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self.transport: Any = transport
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].lower()
-            length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
-            if len(self._buffer) < end + 4 + length:
+            stop = end + 4 + int(head.partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
+            if len(self._buffer) < stop:
                 return
-            self._buffer = self._buffer[end + 4 + length :]
-            self._transport.write(_RESPONSES[head.startswith(b"get")])  # type: ignore[attr-defined]
+            body, self._buffer = self._buffer[end + 4 : stop], self._buffer[stop:]
+            self.handle(head.split(b" ", 2)[1], body)
+
+    def handle(self, path: bytes, _body: bytes) -> None:
+        self.transport.write(_MODELS if path.endswith(b"/models") else _ANSWER)
 
 
 def response(content: object, status: str = "200 OK") -> bytes:
@@ -68,11 +72,11 @@ def response(content: object, status: str = "200 OK") -> bytes:
     return head.encode() + body
 
 
-_RESPONSES = {True: response(MODELS), False: response(ANSWER)}
+_MODELS, _ANSWER = response(MODELS), response(ANSWER)
 
 
 async def _serve(port: int) -> None:
-    server = await asyncio.get_running_loop().create_server(_Static, "127.0.0.1", port, backlog=4096)
+    server = await asyncio.get_running_loop().create_server(Requests, "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 

@@ -98,10 +98,9 @@ class EndpointClient:
         what, timeout = f"{method} {path}", patience or self._timeout
         try:
             async with self._session.request(method, f"{self.base_url}/{path}", data=body, timeout=timeout) as response:
-                content = await response.read()
+                content = self._without_key(await response.read())
                 if response.status >= 400:
-                    said = self._without_key(content)
-                    raise _refusal(what, response.status, said, response.headers.get("Retry-After"))
+                    raise _refusal(what, response.status, content, response.headers.get("Retry-After"))
         except aiohttp.ConnectionTimeoutError:
             raise EndpointError(f"{what}: no connection within {timeout.sock_connect:g} s.") from None
         except TimeoutError:
@@ -116,7 +115,7 @@ class EndpointClient:
             ) from None
 
     def _without_key(self, content: bytes) -> bytes:
-        """`content` without the key, which a server may repeat when it refuses it."""
+        """`content` without the key, which a server may repeat, most of all when it refuses it."""
         return content.replace(self._api_key.encode(), b"***") if self._api_key else content
 
 
