@@ -31,12 +31,11 @@ def submit(
     Exit status: 0 every row is done; 2 refused, nothing was written; 3 done, some rows failed; 1 the run broke and can
     be resumed; 130 interrupted, can be resumed.
     """
-    from domyn_swarm.jobs.loading import build_job, job_fields, load_job_class  # noqa: PLC0415 - keeps --help light
-    from domyn_swarm.jobs.spec import resolve, with_columns_of  # noqa: PLC0415
+    from domyn_swarm.jobs.loading import job_fields, load_job_class  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.jobs.spec import resolve  # noqa: PLC0415
 
     job_class = load_job_class(job)
     spec = resolve(job, options, {**job_class.defaults, **from_environment()}, job_fields(job_class))
-    spec = with_columns_of(build_job(job_class, spec.job_kwargs), spec)
     if dry_run:
         _show_plan(spec)
         return
@@ -76,7 +75,8 @@ def _described(plan: Plan) -> str:
 
 
 def _summary(result: RunResult) -> str:
-    rate = f"{result.done_now / result.seconds:,.0f} rows/s" if result.done_now else "nothing to do"
+    tried = result.done_now + result.failed
+    rate = f"{tried / result.seconds:,.0f} rows/s" if tried else "nothing to do"
     lines = {
         "rows": f"{result.rows:,}",
         "done before": f"{result.done_before:,}",

@@ -6,6 +6,7 @@ It makes one request and says exactly how it failed; whoever calls it owns the r
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ import aiohttp
 import msgspec
 
 from domyn_swarm.errors import ConfigurationError, EndpointError
-from domyn_swarm.helpers.retry import seconds_of, status_is_retryable
+from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff, seconds_of, status_is_retryable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -156,6 +157,8 @@ def check_endpoint(url: str, api_key: str | None = None) -> list[str]:
         hint = "Is the server up, and is this its address?"
         if error.status in (401, 403):
             hint = "Set DOMYN_SWARM_API_KEY or OPENAI_API_KEY, or name an --api-key-file, with a key that it takes."
+        elif error.status in OVERLOADED_STATUS:
+            hint = "It is there, and has too much to do: try again later."
         elif error.status == 404:
             hint = "The address of an OpenAI-compatible server mostly ends in /v1."
         raise ConfigurationError(f"--endpoint: {url} cannot be used: {error.message}", hint) from error
@@ -164,7 +167,26 @@ def check_endpoint(url: str, api_key: str | None = None) -> list[str]:
 
 async def _models(url: str, api_key: str | None) -> list[str]:
     async with EndpointClient(url, api_key=api_key) as client:
-        return await client.models()
+        return await listed_models(client)
+
+
+async def listed_models(client: EndpointClient) -> list[str]:
+    """The models of an endpoint, which may be too busy to tell at first.
+
+    Raises:
+        EndpointError: it does not tell within PROBE_SECONDS or so.
+    """
+    waits = 0.0
+    for attempt in itertools.count(1):
+        try:
+            return await client.models()
+        except EndpointError as error:
+            wait = backoff(attempt, error)
+            waits += wait
+            if error.status not in OVERLOADED_STATUS or waits > PROBE_SECONDS:
+                raise
+            await asyncio.sleep(wait)
+    raise AssertionError
 
 
 def _in_a_thread(work: Any) -> Any:

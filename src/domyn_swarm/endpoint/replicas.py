@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 ASIDE_AFTER = 3
 GONE_STATUS = frozenset({0, 502, 503, 504})
 """What a request ends with when nobody is there: no answer at all, or a proxy's word for it."""
-REFUSED_STATUS = frozenset({401, 403, 404})
+REFUSED_AT_FIRST = {401: 1, 403: 10, 404: 1}
+"""After how many of these, and no answer yet, it is plain that no row will fare better. 403 may be about a text."""
 REFUSED_IN_A_ROW = 100
 FIRST_PROBE_SECONDS, MOST_PROBE_SECONDS = 0.25, 10.0
 LOOK_SECONDS = 0.5
@@ -128,21 +129,22 @@ class Replicas:
             replica.in_flight -= 1
             counts.in_flight -= 1
 
-    def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int:
-        """Count an answer; the tokens that it says it used."""
+    def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
+        """Count an answer; the tokens that it says it used, None when it does not say."""
         counts = self.counts
         replica.failures = self._refused = 0
         counts.answers += 1
         counts.latencies.record(seconds)
-        used_in, used_out = tokens_of(answer)
-        counts.tokens_in += used_in
-        counts.tokens_out += used_out
-        return used_in + used_out
+        used = [usage_of(answer, name) for name in ("prompt_tokens", "completion_tokens")]
+        counts.tokens_in += used[0] or 0
+        counts.tokens_out += used[1] or 0
+        return None if used == [None, None] else sum(filter(None, used))
 
     def _failed(self, replica: Replica, error: EndpointError) -> None:
-        if error.status in REFUSED_STATUS:
+        if error.status in REFUSED_AT_FIRST:
             self._refused += 1
-            if self.counts.answers == 0 or self._refused >= REFUSED_IN_A_ROW:
+            few = REFUSED_AT_FIRST[error.status] if self.counts.answers == 0 else REFUSED_IN_A_ROW
+            if self._refused >= few:
                 raise JobError(
                     f"{replica.client.base_url} refuses every request: {error.message}",
                     "Look at the key, the model and the address; no other row would fare better.",
@@ -213,13 +215,11 @@ class Replicas:
             logger.info("%s is back", url)
 
 
-def tokens_of(answer: dict[str, Any]) -> tuple[int, int]:
-    """Tokens in and out, as the answer's `usage` has them; 0 where it does not say."""
+def usage_of(answer: dict[str, Any], name: str) -> int | None:
+    """A number of tokens (`prompt_tokens`) in the answer's `usage`; None when it does not say."""
     usage = answer.get("usage")
-    if not isinstance(usage, dict):
-        return 0, 0
-    used = (usage.get("prompt_tokens"), usage.get("completion_tokens"))
-    return tuple(count if isinstance(count, int) else 0 for count in used)  # type: ignore[return-value]
+    used = usage.get(name) if isinstance(usage, dict) else None
+    return used if isinstance(used, int) else None
 
 
 def _too_late(error: EndpointError, wait: float, most: float) -> EndpointError:

@@ -33,19 +33,22 @@ class SharedAnswers:
         self, path: str, body: bytes, ask: Callable[[], Awaitable[Any]], kind: type[Any]
     ) -> tuple[Any, bool]:
         """What `ask` returns, a `kind`, for this request, and whether somebody else had asked before."""
-        key = hashlib.blake2b(body, digest_size=16, key=path.encode()).digest()
-        if (kept := self._answers.get(key)) is not None:
+        key = hashlib.blake2b(b"%b\0%b" % (path.encode(), body), digest_size=16).digest()
+        if key in self._answers:
             self._answers.move_to_end(key)
-            return msgspec.json.decode(kept, type=kind), True
-        if (under_way := self._under_way.get(key)) is not None:
+            kept = self._answers[key]
+        elif (under_way := self._under_way.get(key)) is not None:
             async with given_back():
-                return await asyncio.shield(under_way), True
-        return await self._ask(key, ask), False
+                kept = await asyncio.shield(under_way)
+        else:
+            return await self._ask(key, ask), False
+        return msgspec.json.decode(kept, type=kind), True
 
     async def _ask(self, key: bytes, ask: Callable[[], Awaitable[Any]]) -> Any:
         future = self._under_way[key] = asyncio.get_running_loop().create_future()
         try:
             answer = await ask()
+            kept = msgspec.json.encode(answer)  # nobody gets an object that others change
         except asyncio.CancelledError:
             future.cancel()
             raise
@@ -53,12 +56,11 @@ class SharedAnswers:
             future.set_exception(error)
             future.exception()  # nobody may be waiting for it
             raise
-        else:
-            future.set_result(answer)
-            self._keep(key, msgspec.json.encode(answer))
-            return answer
         finally:
             del self._under_way[key]
+        future.set_result(kept)
+        self._keep(key, kept)
+        return answer
 
     def _keep(self, key: bytes, answer: bytes) -> None:
         self._answers[key] = answer

@@ -38,12 +38,17 @@ class AdaptiveLimit:
         self._step = MOST_STEP
         self._base: tuple[int, float] | None = None  # the limit to return to, and its calls a second
         self._holds = 0
+        self._through = True  # some call came through since the last cut
         self._queues = False  # a larger limit brought nothing: this one may be too large as well
         self._unsettled = self._left = FIRST
         self._since = clock()
 
     def completed(self) -> int:
         """A call came through; the limit from now on."""
+        self._through = True
+        return self._count()
+
+    def _count(self) -> int:
         self._left -= 1
         if self._left:
             return self.limit
@@ -59,12 +64,15 @@ class AdaptiveLimit:
     def rejected(self) -> int:
         """The server asked for fewer calls; the limit from now on."""
         if self._unsettled and self._base is None:  # one of those that were in flight at the last cut
-            return self.completed()
+            return self._count()
+        through, self._through = self._through, False
         if self._base and self._base[0] < self.limit:  # the server's limit lies in between
             self._step = max(math.sqrt(self.limit / self._base[0]), CAREFUL_STEP)
             self._back_to(self._base[0])
         else:
-            self._step = CAREFUL_STEP
+            self._step = (
+                CAREFUL_STEP if through else MOST_STEP
+            )  # a server that is out says nothing of how many it takes
             self._back_to(int(self.limit * CUT))
         return self.limit
 

@@ -15,7 +15,7 @@ class Latencies(Counter[int]):
 
     def record(self, seconds: float) -> None:
         """Count a request that took `seconds`."""
-        self[int(math.log2(max(seconds, 1e-6)) * _BUCKETS_PER_DOUBLING) if seconds < 1e9 else 0] += 1
+        self[math.floor(math.log2(min(max(seconds, 1e-6), 1e9)) * _BUCKETS_PER_DOUBLING)] += 1
 
     def percentile(self, share: float) -> float | None:
         """Seconds within which `share` (0.95) of the requests were answered, to 5 %; None when there were none."""
@@ -67,4 +67,6 @@ def _combined(one: Latencies, other: Latencies, sign: int) -> Latencies:
     result = Latencies(dict(one))
     for bucket, count in dict(other).items():
         result[bucket] += sign * count
+        if not result[bucket]:
+            del result[bucket]
     return result

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _CURRENT: ContextVar[Places] = ContextVar("places")
+_ROW: ContextVar[_Row] = ContextVar("row")
+
+
+class _Row:
+    """Whoever holds one place, with all tasks that it starts: how many of them wait for something else."""
+
+    away = 0
 
 
 class Places:
@@ -49,6 +56,10 @@ class Places:
     def enter(self) -> None:
         """Make these the places of the current context and of all tasks that it starts."""
         _CURRENT.set(self)
+
+    def enter_row(self) -> None:
+        """Make the current context, and all tasks that it starts, one holder of one place."""
+        _ROW.set(_Row())
 
     def fill(self) -> None:
         """Hire for all places."""
@@ -94,12 +105,17 @@ class Places:
 
     @contextlib.asynccontextmanager
     async def given_back(self) -> AsyncIterator[None]:
-        """The time in which a call gives its place back."""
-        self.release()
+        """The time in which a call gives its place back. Of several at once in one row, the first and last count."""
+        row = _ROW.get(None) or _Row()
+        row.away += 1
+        if row.away == 1:
+            self.release()
         try:
             yield
         finally:
-            await self.take(returning=True)
+            row.away -= 1
+            if row.away == 0:
+                await self.take(returning=True)
 
     async def pause(self, seconds: float) -> bool:
         """Wait without a place; false when it is time to hurry."""

@@ -62,8 +62,10 @@ class ChatJob(EndpointJob):
 
     def prepare(self, spec: JobSpec, parts: Sequence[str] = ()) -> None:
         """Make ready what needs no connection; the content has `parts` that output columns may name."""
-        self.reply = ReplyColumns(type(self).__name__, spec.output_columns or self.output_columns, parts)
-        self._inputs = tuple(spec.input_columns)
+        several = self.parameters().get("n", 1) != 1
+        names = spec.output_columns or self.output_columns
+        self.reply = ReplyColumns(type(self).__name__, names, parts, several=several)
+        self._inputs = tuple(dict.fromkeys(spec.input_columns))
 
     async def chat(self, messages: list[dict[str, Any]], **parameters: Any) -> tuple[Answer, list[dict[str, Any]]]:
         """The answer to `messages`, and its choices.
@@ -92,15 +94,21 @@ class ChatJob(EndpointJob):
 
     def _prompt_columns(self) -> list[str]:
         try:
-            names = [name for _, name, _, _ in string.Formatter().parse(self.prompt or "") if name is not None]
+            fields = [field for field in string.Formatter().parse(self.prompt or "") if field[1] is not None]
         except ValueError as error:
             raise ConfigurationError(
                 f"--job-kwargs: `prompt` is no template: {error}.", "Write {{ and }} where braces are meant."
             ) from None
-        if wrong := [name for name in names if not name.isidentifier()]:
+        names = [str(name) for _, name, _, _ in fields]
+        if wrong := [name for name in names if not name or name.isdigit() or set(name) & set(".[\"'")]:
             raise ConfigurationError(
                 f"--job-kwargs: `prompt` holds {{{wrong[0]}}}, which names no column.",
                 "Write {column}, and {{ and }} where braces are meant.",
+            )
+        if formatted := [name for _, name, spec, conversion in fields if spec or conversion]:
+            raise ConfigurationError(
+                f"--job-kwargs: `prompt` formats {formatted[0]!r}, and columns are shown as they are.",
+                f"Write {{{formatted[0]}}}, and {{{{ and }}}} where braces are meant.",
             )
         return list(dict.fromkeys(names))
 
@@ -124,9 +132,13 @@ class ChatCompletionJob(ChatJob):
         Raises:
             ConfigurationError: it cannot be used.
         """
-        self._structure = None if self.schema is None else Structure(self.schema)
-        self._format = {"response_format": self._structure.response_format} if self._structure else {}
-        super().prepare(spec, (*parts, *(self._structure.properties if self._structure else ())))
+        # The default column is the whole answer, also where a property happens to have its name.
+        wanted = () if tuple(spec.output_columns) == self.output_columns else spec.output_columns
+        self._structure = None if self.schema is None else Structure(self.schema, wanted)
+        self._format = {}
+        if self._structure and "response_format" not in self.parameters():
+            self._format = {"response_format": self._structure.response_format}
+        super().prepare(spec, (*parts, *(self._structure.columns if self._structure else ())))
 
     async def transform_item(self, item: Any) -> Any:
         """What the output columns ask for: the content of the assistant's message, and facts about the answer.
@@ -139,22 +151,24 @@ class ChatCompletionJob(ChatJob):
         messages = self.messages(item)
         answer, choices = await self.chat(messages, **self._format)
         if self._structure is None:
-            contents: list[Any] = [text_of(choice) for choice in choices]
+            contents = [text_of(choice) for choice in choices] if self.reply.has_content else []
         else:
             contents, answer, choices = await self._data(self._structure, messages, answer, choices)
-        return self.reply(contents[0] if len(contents) == 1 else contents, answer, choices)
+        return self.reply(contents, answer, choices)
 
     async def _data(
         self, structure: Structure, messages: list[dict[str, Any]], answer: Answer, choices: list[dict[str, Any]]
     ) -> tuple[list[Any], Answer, list[dict[str, Any]]]:
         """The choices as data; when they do not fit, those of a second answer."""
+        found: list[Any] = []
         try:
-            return [structure.parsed(text_of(choice)) for choice in choices], answer, choices
+            found.extend(structure.parsed(text_of(choice)) for choice in choices)  # up to the one that does not fit
+            return found, answer, choices
         except StructureError as error:
             if any(choice.get("finish_reason") == "length" for choice in choices):  # another would be cut off, too
                 raise StructureError(f"{error} (it was cut off: finish_reason 'length')") from None
             back = f"That cannot be used: {error}. Answer again, with JSON that fits the schema and nothing else."
-        said = {"role": "assistant", "content": text_of(choices[0])}
+        said = {"role": "assistant", "content": text_of(choices[len(found)])}
         second, choices = await self.chat([*messages, said, {"role": "user", "content": back}], **self._format)
         return [structure.parsed(text_of(choice)) for choice in choices], together([answer, second]), choices
 
@@ -166,6 +180,7 @@ class MultiTurnChatCompletionJob(ChatJob):
     """
 
     output_columns = ("conversation",)
+    reserved = (*ChatJob.reserved, "n")
 
     async def transform_item(self, item: Any) -> Any:
         """All messages, with the assistant's among them.
@@ -186,7 +201,7 @@ class MultiTurnChatCompletionJob(ChatJob):
                 said.append({"role": "assistant", "content": text_of(choices[0])})
         if not answers:
             raise ItemError("the conversation has no turn of the user's that is not answered already")
-        return self.reply(said, together(answers), choices)
+        return self.reply([_alike(said)], together(answers), choices)
 
 
 def messages_of(item: Any) -> list[dict[str, Any]]:
@@ -220,10 +235,25 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
+def _alike(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All contents as parts (texts, pictures) where some are, because a column has one type."""
+    if not any(isinstance(message.get("content"), list) for message in messages):
+        return messages
+    return [
+        {**message, "content": [{"type": "text", "text": content}]}
+        if isinstance(content := message.get("content"), str)
+        else message
+        for message in messages
+    ]
+
+
 def _filled(name: str, value: Any) -> str:
     if value is None:
         raise ItemError(f"the prompt needs {name!r}, which is null")
-    return value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=str).decode()
+    if isinstance(value, str):
+        return value
+    shown = msgspec.json.encode(value, enc_hook=str)
+    return msgspec.json.decode(shown) if shown.startswith(b'"') else shown.decode()
 
 
 def text_of(choice: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ class CompletionJob(EndpointJob):
         await super().open(spec)
 
     def _columns(self, spec: JobSpec) -> ReplyColumns:
-        return ReplyColumns(type(self).__name__, spec.output_columns or self.output_columns)
+        several = self.parameters().get("n", 1) != 1
+        return ReplyColumns(type(self).__name__, spec.output_columns or self.output_columns, several=several)
 
     async def transform_item(self, item: Any) -> Any:
         """What the output columns ask for: the text that follows, and facts about the answer.
@@ -48,8 +49,8 @@ class CompletionJob(EndpointJob):
             raise ItemError(f"a text is needed, the row has {kind_of(item)}")
         answer = await self.ask(PATH, {"prompt": item})
         choices = choices_of(answer)
-        texts = [_text(choice) for choice in choices]
-        return self._reply(texts[0] if len(texts) == 1 else texts, answer, choices)
+        texts = [_text(choice) for choice in choices] if self._reply.has_content else []
+        return self._reply(texts, answer, choices)
 
 
 def _text(choice: dict[str, Any]) -> str:

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from domyn_swarm.errors import EndpointError
+from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.jobs.requests import SHOWN_CHARS, EndpointJob, ItemError, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from domyn_swarm.endpoint.replicas import Answer
+    from domyn_swarm.jobs.spec import JobSpec
 
 PATH = "embeddings"
-REFUSED = frozenset({400, 413, 422})
-"""What a server says of a list of texts when it may be one of them, or their number."""
+REFUSED = frozenset({400, 413, 422, 500})
+"""What a server says when one text of a list is to blame (500: llama.cpp, when it is too long), or their number."""
 
 
 class EmbeddingJob(EndpointJob):
@@ -30,6 +31,19 @@ class EmbeddingJob(EndpointJob):
     input_columns = ("text",)
     output_columns = ("embedding",)
     reserved = (*EndpointJob.reserved, "input", "encoding_format")
+
+    def preflight(self, spec: JobSpec) -> None:
+        """Check that there is one column for the vector.
+
+        Raises:
+            ConfigurationError: as `EndpointJob.preflight`, and when there are several.
+        """
+        if len(spec.output_columns) > 1:
+            raise ConfigurationError(
+                f"--output-column: {type(self).__name__} makes one column, not {len(spec.output_columns)}.",
+                "Name one.",
+            )
+        super().preflight(spec)
 
     async def transform_items(self, items: list[Any]) -> list[Any]:
         """A vector for each text; an error for each item that is no text, or that the server refuses.
@@ -53,7 +67,13 @@ class EmbeddingJob(EndpointJob):
                 raise
             if len(texts) == 1:
                 return [error]
-        return [(await self._vectors([text]))[0] for text in texts]
+        return [await self._vector(text) for text in texts]
+
+    async def _vector(self, text: str) -> Any:
+        try:
+            return (await self._vectors([text]))[0]
+        except EndpointError as error:
+            return error
 
 
 def _checked(item: Any) -> Any:
@@ -69,7 +89,12 @@ def _vectors_of(answer: Answer, count: int) -> list[Any]:
     vectors: list[Any] = [None] * count
     try:
         for number, entry in enumerate(entries):
-            vectors[entry.get("index", number)] = _floats(entry["embedding"])
+            index = entry.get("index", number)
+            if index < 0:
+                raise ValueError(f"index {index}")
+            vectors[index] = _floats(entry["embedding"])
+        if any(one is None for one in vectors):
+            raise ValueError("two have the same index")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise EndpointError(f"The answer holds what is no embedding: {error!r:.{SHOWN_CHARS}}", status=200) from None
     return vectors
@@ -78,5 +103,9 @@ def _vectors_of(answer: Answer, count: int) -> list[Any]:
 def _floats(embedding: Any) -> Any:
     """Numbers as such, or the bytes of 32-bit floats; servers may do either whatever they were asked for."""
     if isinstance(embedding, str):
-        return np.frombuffer(base64.b64decode(embedding), dtype="<f4")
-    return np.asarray(embedding, dtype="<f4")
+        vector = np.frombuffer(base64.b64decode(embedding), dtype="<f4")
+    else:
+        vector = np.asarray(embedding, dtype="<f4")
+    if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+        raise ValueError("numbers are needed, at least one")
+    return vector

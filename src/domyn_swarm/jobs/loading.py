@@ -50,6 +50,11 @@ def load_job_class(reference: str) -> type[SwarmJob]:
             raise ConfigurationError(
                 f"Job {reference!r}: {columns} = {text!r} is no tuple.", f"Write {columns} = ({text!r},)."
             )
+    for name in job_fields(job_class):
+        if any(
+            callable(vars(base).get(name)) for base in job_class.__mro__ if base.__module__.startswith("domyn_swarm.")
+        ):
+            raise ConfigurationError(f"Job {reference!r}: a field hides the method {name!r}.", "Give it another name.")
     checked: type[SwarmJob] = job_class
     return checked
 

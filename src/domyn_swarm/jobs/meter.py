@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 from domyn_swarm.data.columns import FAILURE
@@ -48,7 +49,7 @@ class ErrorBudget:
 
     def __init__(self, most: str | None) -> None:
         self.text = most
-        self._share = float(most.removesuffix("%")) / 100 if most and most.endswith("%") else None
+        self._share = Fraction(most.removesuffix("%")) / 100 if most and most.endswith("%") else None
         self._most = float(most) if most and self._share is None else float("inf")
 
     def is_spent(self, counts: Counts) -> bool:

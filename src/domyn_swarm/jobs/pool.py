@@ -268,7 +268,12 @@ class _Crew:
 
     def _hire(self) -> bool:
         """Whether another worker started, which is worth it as long as there are rows."""
-        if self._exhausted or self._starving or len(self._tasks) >= WORKERS_PER_PLACE * self._places.limit:
+        if (
+            self._exhausted
+            or self._starving
+            or self._halted.is_set()
+            or len(self._tasks) >= WORKERS_PER_PLACE * self._places.limit
+        ):
             return False
         self._start(self._work())
         return True
@@ -298,6 +303,7 @@ class _Crew:
 
     async def _work(self) -> None:
         """Draw rows and call, with a place of our own."""
+        self._places.enter_row()
         try:
             await self._work_through()
         finally:

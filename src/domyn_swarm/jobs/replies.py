@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.endpoint.replicas import Answer, tokens_of
+from domyn_swarm.endpoint.replicas import Answer, usage_of
 from domyn_swarm.errors import ConfigurationError, EndpointError
 
 if TYPE_CHECKING:
@@ -19,18 +19,17 @@ def choices_of(answer: Answer) -> list[dict[str, Any]]:
     Raises:
         EndpointError: there is none; some servers put their errors into such an answer.
     """
-    match answer.body:
-        case {"choices": [dict(), *_] as choices}:
-            found: list[dict[str, Any]] = choices
-            return found
+    choices = answer.body.get("choices")
+    if isinstance(choices, list) and choices and all(isinstance(choice, dict) for choice in choices):
+        return choices
     raise EndpointError(f"The answer has no choices: {answer.body!r:.{SHOWN_CHARS}}", status=200)
 
 
 _FACTS: dict[str, Callable[[Answer, list[dict[str, Any]]], Any]] = {
-    "finish_reason": lambda _answer, choices: _one_or_all([choice.get("finish_reason") for choice in choices]),
-    "reasoning": lambda _answer, choices: _one_or_all([_reasoning(choice) for choice in choices]),
-    "prompt_tokens": lambda answer, _choices: tokens_of(answer.body)[0],
-    "completion_tokens": lambda answer, _choices: tokens_of(answer.body)[1],
+    "finish_reason": lambda _answer, choices: [choice.get("finish_reason") for choice in choices],
+    "reasoning": lambda _answer, choices: [_reasoning(choice) for choice in choices],
+    "prompt_tokens": lambda answer, _choices: usage_of(answer.body, "prompt_tokens"),
+    "completion_tokens": lambda answer, _choices: usage_of(answer.body, "completion_tokens"),
     "latency": lambda answer, _choices: answer.seconds,
     "attempts": lambda answer, _choices: answer.attempts,
 }
@@ -40,40 +39,44 @@ _FACTS: dict[str, Callable[[Answer, list[dict[str, Any]]], Any]] = {
 class ReplyColumns:
     """What a row's output is, by the names of the output columns: facts about the answer, parts of it, or its content.
 
-    `parts` are names that the content, a dict, is known to have.
+    `parts` are names that the content, a dict, is known to have; they win over facts. With `several` choices asked for,
+    what each of them has is a list.
 
     Raises:
         ConfigurationError: two of `names` would be the content.
     """
 
-    def __init__(self, job: str, names: Sequence[str], parts: Sequence[str] = ()) -> None:
+    def __init__(self, job: str, names: Sequence[str], parts: Sequence[str] = (), *, several: bool = False) -> None:
         self._names = list(names)
-        self._parts = frozenset(parts) - _FACTS.keys()
+        self._parts = frozenset(parts)
+        self._several = several
         whole = [name for name in names if name not in _FACTS and name not in self._parts]
         if len(whole) > 1:
-            known = ", ".join([*_FACTS, *sorted(self._parts)])
+            known = ", ".join([*_FACTS, *sorted(self._parts - _FACTS.keys())])
             raise ConfigurationError(
                 f"--output-column: {job} has one content, and {' and '.join(map(repr, whole))} would be it.",
                 f"Name it once, and beside it any of: {known}.",
             )
         self._plain = whole == self._names
+        self.has_content = any(name in self._parts or name not in _FACTS for name in names)
+        """Whether any column needs more than facts."""
 
-    def __call__(self, content: Any, answer: Answer, choices: list[dict[str, Any]]) -> Any:
-        """The output: a tuple by position, or the content itself where it is all there is."""
-        if self._plain and not isinstance(content, dict):
-            return content
-        return tuple(self._value(name, content, answer, choices) for name in self._names)
+    def __call__(self, contents: list[Any], answer: Answer, choices: list[dict[str, Any]]) -> Any:
+        """The output, of one content for each choice: a tuple by position, or the content where it is all there is."""
+        if self._plain and not isinstance(contents[0], dict):
+            return self._one_or_all(contents)
+        return tuple(self._value(name, contents, answer, choices) for name in self._names)
 
-    def _value(self, name: str, content: Any, answer: Answer, choices: list[dict[str, Any]]) -> Any:
-        if name in _FACTS:
-            return _FACTS[name](answer, choices)
-        if name not in self._parts:
-            return content
-        return _one_or_all([one.get(name) for one in (content if isinstance(content, list) else [content])])
+    def _value(self, name: str, contents: list[Any], answer: Answer, choices: list[dict[str, Any]]) -> Any:
+        if name in self._parts:
+            return self._one_or_all([content.get(name) for content in contents])
+        if name not in _FACTS:
+            return self._one_or_all(contents)
+        fact = _FACTS[name](answer, choices)
+        return self._one_or_all(fact) if isinstance(fact, list) else fact
 
-
-def _one_or_all(values: list[Any]) -> Any:
-    return values[0] if len(values) == 1 else values
+    def _one_or_all(self, values: list[Any]) -> Any:
+        return values if self._several else values[0]
 
 
 def _reasoning(choice: dict[str, Any]) -> Any:
@@ -83,8 +86,10 @@ def _reasoning(choice: dict[str, Any]) -> Any:
 
 def together(answers: Sequence[Answer]) -> Answer:
     """Several answers as one: the last, with the tokens, seconds and attempts of all."""
-    used = [tokens_of(answer.body) for answer in answers]
-    usage = {"prompt_tokens": sum(one for one, _ in used), "completion_tokens": sum(one for _, one in used)}
+    usage = {}
+    for name in ("prompt_tokens", "completion_tokens"):
+        used = [usage_of(answer.body, name) for answer in answers]
+        usage[name] = None if None in used else sum(filter(None, used))
     seconds, attempts = sum(one.seconds for one in answers), sum(one.attempts for one in answers)
     return Answer({**answers[-1].body, "usage": usage}, seconds, attempts)
 
@@ -92,4 +97,6 @@ def together(answers: Sequence[Answer]) -> Answer:
 def no_text(choice: dict[str, Any]) -> EndpointError:
     """The error that a choice without text is."""
     reason = choice.get("finish_reason")
-    return EndpointError(f"The answer has no text{f' (finish_reason {reason!r:.40})' if reason else ''}.", status=200)
+    said = f" (finish_reason {reason!r:.40})" if reason else ""
+    # A model that has ended without a text, by its own account, will do so again, at full price.
+    return EndpointError(f"The answer has no text{said}.", status=200, retryable=reason is None)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from domyn_swarm.endpoint.client import EndpointClient, check_endpoint
+from domyn_swarm.endpoint.client import EndpointClient, check_endpoint, listed_models
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import read_key
 from domyn_swarm.endpoint.rates import Rates
 from domyn_swarm.endpoint.replicas import Answer, Replicas
-from domyn_swarm.errors import ConfigurationError, EndpointError, MissingDependencyError
+from domyn_swarm.errors import ConfigurationError, EndpointError, JobError
 from domyn_swarm.helpers import places
 from domyn_swarm.jobs.base import SwarmJob
 
@@ -67,7 +67,7 @@ class EndpointJob(SwarmJob):
         if taken := sorted(self.parameters().keys() & set(self.reserved)):
             raise ConfigurationError(
                 f"--job-kwargs: `request` holds {', '.join(taken)}.",
-                "The model is named with --model, the row is the content, and answers cannot be streamed.",
+                "--model names the model, --timeout the time; the content is the row's, and answers are not streamed.",
             )
         if not spec.endpoints:
             raise ConfigurationError(
@@ -86,6 +86,10 @@ class EndpointJob(SwarmJob):
         """`request`, with what stands in `extra_body` beside the rest."""
         given = dict(self.request)
         extra = given.pop("extra_body", None) or {}
+        if not isinstance(extra, dict):
+            raise ConfigurationError(
+                f"--job-kwargs: `extra_body` in `request` is {extra!r}, which is no object.", "Mend the JSON."
+            )
         return {**given, **extra}
 
     async def open(self, spec: JobSpec) -> None:
@@ -112,7 +116,7 @@ class EndpointJob(SwarmJob):
             self._places = places.current()
             self._parameters = self.parameters()
             self._official: dict[str, Any] = {}
-            self.model = spec.model or await _first_model(clients)
+            self.model = spec.model or getattr(self, "model", None) or await _first_model(clients)
             self._resources = resources.pop_all()
 
     async def close(self) -> None:
@@ -143,7 +147,7 @@ class EndpointJob(SwarmJob):
         tried again as all errors of a row are.
 
         Raises:
-            MissingDependencyError: the package is not installed.
+            JobError: the package is not installed, which ends the run.
         """
         return self._official_for(self._replicas.pick().base_url)
 
@@ -151,13 +155,15 @@ class EndpointJob(SwarmJob):
         if url not in self._official:
             try:
                 import openai  # noqa: PLC0415 - an extra
-            except ImportError:
-                raise MissingDependencyError(
+
+                http = openai.DefaultAioHttpClient()
+            except (ImportError, RuntimeError):  # there is no openai, or it has no aiohttp
+                raise JobError(
                     "self.client needs the package openai.", "Run: pip install 'domyn-swarm[openai]'"
                 ) from None
             client = openai.AsyncOpenAI(
                 base_url=url, api_key=self._key or "none", timeout=self._timeout, max_retries=0,
-                http_client=openai.DefaultAioHttpClient(),
+                http_client=http,
             )  # fmt: skip
             self._resources.push_async_callback(client.close)
             self._official[url] = client
@@ -209,7 +215,7 @@ async def _first_model(clients: Sequence[EndpointClient]) -> str:
     error: Exception = EndpointError("The endpoints list no models.", "Name one with --model.")
     for client in clients:
         try:
-            if models := await client.models():
+            if models := await listed_models(client):
                 return models[0]
         except EndpointError as failed:
             error = failed

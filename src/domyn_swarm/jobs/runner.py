@@ -23,7 +23,7 @@ from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
 from domyn_swarm.jobs.record import Record, check_identity
-from domyn_swarm.jobs.spec import anchored
+from domyn_swarm.jobs.spec import anchored, with_columns_of
 from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
         SwarmError: with exit status 2, when the job cannot run as it is.
     """
     job = build_job(load_job_class(spec.job), spec.job_kwargs)
+    spec = with_columns_of(job, spec)
     check_method(job, spec)
     run_dir = run_dir or spec.run_dir
     nodes = _driver(spec).execute([*PLANNED], inputs={**_inputs(spec, job), "run_dir": run_dir})
@@ -129,7 +130,7 @@ def run(spec: JobSpec, progress: Progress | None = None) -> RunResult:
     with _run_dir(spec) as run_dir:
         plan = make_plan(spec, run_dir)
         if plan.pending:
-            plan.job.preflight(spec)
+            plan.job.preflight(plan.spec)
         if plan.in_workers:
             plan.nodes["backend"].check_address(spec.ray_address)
         with locked(plan.store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import msgspec
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 ERROR_CHARS = 500
 
@@ -26,21 +27,23 @@ class Structure:
     """A JSON schema as request parameter and as check.
 
     `given` is the schema itself, the path of a file that holds it (`.json`), or a pydantic model as `module:Class`.
+    When one of `columns`, the names of output columns, is a property, `self.columns` are the properties.
 
     Raises:
         ConfigurationError: it is none of them, or no valid schema.
         MissingDependencyError: the validator is not installed.
     """
 
-    def __init__(self, given: dict[str, Any] | str) -> None:
+    def __init__(self, given: dict[str, Any] | str, columns: Sequence[str] = ()) -> None:
         model = _model(given) if isinstance(given, str) and not given.endswith(".json") else None
         schema: Any = model.model_json_schema() if model else _schema(given)
         title = str(schema.get("title", "")) or "answer"
         name = "".join(char if char.isascii() and (char.isalnum() or char in "_-") else "_" for char in title)[:64]
         strict = {"strict": True} if schema.get("additionalProperties") is False else {}
         self.response_format = {"type": "json_schema", "json_schema": {"name": name, "schema": schema, **strict}}
-        self.properties = tuple(schema.get("properties", ()))
         self._check = _check_by_model(model) if model else _check_by_schema(schema)
+        properties = _properties(schema)
+        self.columns = tuple(properties) if properties.keys() & set(columns) else ()
 
     def parsed(self, text: str) -> Any:
         """The value that `text` holds.
@@ -52,6 +55,8 @@ class Structure:
             value = msgspec.json.decode(text)
         except (ValueError, RecursionError) as error:
             raise StructureError(f"the answer is not JSON: {error}") from None
+        if self.columns and not isinstance(value, dict):
+            raise StructureError("the answer does not fit the schema: it is no object")
         try:
             return self._check(value)
         except ValueError as error:
@@ -62,7 +67,7 @@ def _model(reference: str) -> Any:
     where, _, name = reference.partition(":")
     try:
         model = getattr(importlib.import_module(where), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a module runs whatever it likes
         raise ConfigurationError(
             f"--job-kwargs: `schema` {reference!r} cannot be imported: {error}.",
             "Give a JSON schema, the path of one (.json), or a pydantic model as module:Class.",
@@ -84,8 +89,17 @@ def _schema(given: dict[str, Any] | str) -> dict[str, Any]:
         ) from None
 
 
+def _properties(schema: dict[str, Any]) -> dict[str, Any]:
+    """The properties of an object; a recursive model's are behind a reference within the schema."""
+    found = schema
+    while "properties" not in found and (reference := found.get("$ref", "")).startswith("#/"):
+        found = functools.reduce(lambda inner, key: inner[key], reference[2:].split("/"), schema)
+    properties: dict[str, Any] = found.get("properties", {})
+    return properties
+
+
 def _check_by_model(model: Any) -> Callable[[Any], Any]:
-    return lambda value: model.model_validate(value).model_dump(mode="json")
+    return lambda value: model.model_validate(value).model_dump(mode="json", by_alias=True)
 
 
 def _check_by_schema(schema: dict[str, Any]) -> Callable[[Any], Any]:
@@ -99,7 +113,8 @@ def _check_by_schema(schema: dict[str, Any]) -> Callable[[Any], Any]:
         validator = jsonschema_rs.validator_for(schema)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         raise ConfigurationError(
-            f"--job-kwargs: `schema` is no valid JSON schema: {error!s:.{ERROR_CHARS}}", "Mend the schema."
+            f"--job-kwargs: `schema` is no valid JSON schema: {getattr(error, 'message', error)!s:.{ERROR_CHARS}}",
+            "Mend the schema.",
         ) from None
 
     def check(value: Any) -> Any:
