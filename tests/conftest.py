@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from domyn_swarm.data.backends.registry import backend_names
+from tests.conformance.table import Table
 
 JOBS = Path(__file__).with_name("jobs.py")
 SECRETS_AND_DEFAULTS = ("ENDPOINT", "DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
@@ -24,6 +25,12 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--backend", action="append", help="run the conformance suite on this backend; repeatable")
+    parser.addoption("--write-compatibility", type=Path, help="write what the conformance suite finds to this page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--write-compatibility"):
+        config.pluginmanager.register(Table(path))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

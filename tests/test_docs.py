@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conformance.table import sentence
+
 ROOT = Path(__file__).parents[1]
 STATUS = re.compile(r"# exit status (\d+)$")
 
@@ -48,3 +50,14 @@ def test_every_command_and_python_block_runs(page: str, tmp_path: Path) -> None:
                 assert done.returncode == (int(wanted[1]) if wanted else 0), (command, done.stderr)
                 ran += 1
     assert ran
+
+
+def test_the_page_on_compatibility_has_a_line_for_each_case_that_runs_on_every_backend() -> None:
+    page = (ROOT / "docs/compatibility.md").read_text()
+    cases = [
+        name
+        for module in sorted((ROOT / "tests/conformance").glob("test_*.py"))
+        for name in re.findall(r"^def (test_\w+)", module.read_text(), re.MULTILINE)
+        if module.name != "test_any_engine.py"  # its cases run over all backends at once
+    ]
+    assert re.findall(r"^\| (?!case|---)(.*?) \|", page, re.MULTILINE) == [sentence(name) for name in cases]

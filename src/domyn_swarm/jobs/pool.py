@@ -246,7 +246,8 @@ class _Crew:
             else:
                 for _ in range(self._places.limit):
                     self._start(self._work_in_thread())
-            await self._all_left.wait()
+            if self._tasks:  # none when the run was stopped while it opened
+                await self._all_left.wait()
             if self._error is not None:
                 raise self._error
         finally:
