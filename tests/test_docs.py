@@ -58,6 +58,5 @@ def test_the_page_on_compatibility_has_a_line_for_each_case_that_runs_on_every_b
         name
         for module in sorted((ROOT / "tests/conformance").glob("test_*.py"))
         for name in re.findall(r"^def (test_\w+)", module.read_text(), re.MULTILINE)
-        if module.name != "test_any_engine.py"  # its cases run over all backends at once
     ]
     assert re.findall(r"^\| (?!case|---)(.*?) \|", page, re.MULTILINE) == [sentence(name) for name in cases]

@@ -419,7 +419,8 @@ def test_the_check_works_inside_a_running_event_loop() -> None:
         (401, "no key", "GET models: status 401: no key", KEY_HINT),
         (403, "", "GET models: status 403: no message", KEY_HINT),
         (404, "nothing here", "GET models: status 404: nothing here", ADDRESS_HINT),
-        (503, "loading", "GET models: status 503: loading", SERVER_HINT),
+        (503, "loading", "GET models: status 503: loading", "It is there, and has too much to do: try again later."),
+        (500, "broken", "GET models: status 500: broken", SERVER_HINT),
         (200, '{"data": "many"}', "GET models: the answer has no list of models.", SERVER_HINT),
     ],
 )

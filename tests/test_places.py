@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domyn_swarm.helpers import places as module
-from domyn_swarm.helpers.places import Places
+from domyn_swarm.helpers.places import Halted, Places
 
 
 class _Hasty(selectors.DefaultSelector):
@@ -167,7 +167,7 @@ class Crowd:
         self.working.discard(me)
         try:
             if what == "pause":
-                assert await module.pause(seconds)
+                await module.pause(seconds)
             else:
                 async with module.given_back():
                     self.look()
@@ -525,7 +525,7 @@ def test_a_pause_lasts_as_long_as_it_was_asked_for_and_somebody_else_has_the_pla
         tasks: list[asyncio.Task[None]] = []
         places = Places(1, hire, asyncio.Event())
         places.taken = 1  # ours
-        assert await places.pause(4) is True
+        await places.pause(4)
         assert hired == [0]
         assert now() == 10  # it is over at 4, and then waits for its place
         assert places.taken == 1
@@ -538,7 +538,7 @@ def test_a_pause_with_room_for_everybody_takes_its_seconds(seconds: float) -> No
     async def work() -> float:
         places = Places(1, nobody, asyncio.Event())
         await places.take()
-        assert await places.pause(seconds)
+        await places.pause(seconds)
         assert places.taken == 1
         return now()
 
@@ -554,9 +554,10 @@ def test_a_pause_ends_early_and_says_so_once_everybody_is_to_hurry() -> None:
         await asyncio.sleep(2)
         await places.take()  # somebody else has the place, and keeps it
         hurry.set()
-        assert await pause is False
-        assert now() == 2
-        assert await places.pause(100) is False
+        with pytest.raises(Halted):
+            await pause
+        with pytest.raises(Halted):
+            await places.pause(100)
         assert now() == 2
 
     on_simulated_time(work())
@@ -602,7 +603,7 @@ def test_calls_that_come_back_wait_no_more_once_everybody_is_to_hurry() -> None:
 def test_outside_of_any_run_a_pause_is_a_sleep_and_the_rest_is_nothing() -> None:
     async def work() -> None:
         assert module.current() is None
-        assert await module.pause(3) is True
+        await module.pause(3)
         assert now() == 3
         async with module.given_back():
             pass
@@ -627,7 +628,7 @@ def test_the_calls_of_a_run_find_its_places_and_nobody_else_does() -> None:
             async with module.given_back():
                 assert places.taken == 0
             assert places.taken == 1
-            assert await module.pause(5)
+            await module.pause(5)
             assert (now(), places.taken) == (5, 1)
             move(2)
             moved = places._adaptive

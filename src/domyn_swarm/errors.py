@@ -9,12 +9,15 @@
     ├── JobError                the run broke in mid-way; what was flushed stays and a resume goes on from there
     └── Interrupted             the run was asked to stop; same promise as JobError
 
-A message says what was wrong and what it got; the hint says what to do. Errors survive pickling (worker processes).
+A message says what was wrong and what it got; the hint says what to do. Neither shows a key, whatever they were made
+from. Errors survive pickling (worker processes).
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
+
+from domyn_swarm.masking import masked
 
 
 class SwarmError(Exception):
@@ -23,6 +26,7 @@ class SwarmError(Exception):
     exit_status: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
+        message, hint = masked(message), masked(hint)
         super().__init__(message, hint)
         self.message = message
         self.hint = hint
@@ -72,7 +76,7 @@ class EndpointError(SwarmError):
         overload: bool = False,
     ) -> None:
         super().__init__(message, hint)
-        self.args = (message, hint, status, retryable, retry_after, overload)
+        self.args = (self.message, self.hint, status, retryable, retry_after, overload)
         self.status = status
         self.retryable = retryable
         self.retry_after = retry_after

@@ -9,8 +9,9 @@ from typing import Any
 
 import typer
 
-from domyn_swarm import __version__
+from domyn_swarm import __version__, masking
 from domyn_swarm.cli import endpoint, job
+from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import Interrupted, SwarmError
 
 app = typer.Typer(
@@ -48,6 +49,8 @@ def root(
 
 def main() -> None:
     """Run the command line; errors of ours become one message and their exit status."""
+    for name in VARIABLES:
+        masking.hide(os.environ.get(name, "").strip())
     try:
         sys.exit(app(standalone_mode=False))
     except UsageError as error:

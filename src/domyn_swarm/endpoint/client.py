@@ -16,6 +16,7 @@ import msgspec
 
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff, seconds_of, status_is_retryable
+from domyn_swarm.masking import hide
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,6 +50,7 @@ class EndpointClient:
     ) -> None:
         self.base_url = normalised(base_url)
         self._api_key = api_key
+        hide(api_key or "")
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._session: aiohttp.ClientSession | None = None
 
@@ -98,9 +100,11 @@ class EndpointClient:
             raise RuntimeError("the client is not open: use `async with`")
         what, timeout = f"{method} {path}", patience or self._timeout
         try:
-            async with self._session.request(method, f"{self.base_url}/{path}", data=body, timeout=timeout) as response:
-                content = self._without_key(await response.read())
-                if response.status >= 400:
+            async with self._session.request(
+                method, f"{self.base_url}/{path}", data=body, timeout=timeout, allow_redirects=False
+            ) as response:
+                content = await response.read()
+                if response.status >= 300:
                     raise _refusal(what, response.status, content, response.headers.get("Retry-After"))
         except aiohttp.ConnectionTimeoutError:
             raise EndpointError(f"{what}: no connection within {timeout.sock_connect:g} s.") from None
@@ -114,10 +118,6 @@ class EndpointClient:
             raise EndpointError(
                 f"{what}: the answer is not a JSON object: {type(error).__name__}: {error}", status=response.status
             ) from None
-
-    def _without_key(self, content: bytes) -> bytes:
-        """`content` without the key, which a server may repeat, most of all when it refuses it."""
-        return content.replace(self._api_key.encode(), b"***") if self._api_key else content
 
 
 def normalised(url: str) -> str:

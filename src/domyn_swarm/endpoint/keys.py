@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from domyn_swarm import masking
 from domyn_swarm.errors import ConfigurationError
 
 VARIABLES = ("DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
@@ -31,4 +32,5 @@ def read_key(path: str | None = None) -> str | None:
             break
     if not (key.isascii() and key.isprintable()):
         raise ConfigurationError(f"{where} holds what is no key: a line of plain characters is needed.")
+    masking.hide(key)
     return key or None

@@ -12,6 +12,8 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from domyn_swarm.helpers import places
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -64,8 +66,8 @@ class Rates:
         if self._requests is None and self._tokens is None:
             return 0.0
         async with self._turn:
-            while wait := self._wait(size):  # noqa: ASYNC110 - it is time that passes
-                await asyncio.sleep(min(wait, LOOK_SECONDS))  # answers may put something back meanwhile
+            while wait := self._wait(size):
+                await places.pause(min(wait, LOOK_SECONDS), keeping=True)  # answers may put something back meanwhile
             tokens = size * self._tokens_per_byte
             if self._requests:
                 self._requests.take(1)

@@ -31,6 +31,7 @@ GONE_STATUS = frozenset({0, 502, 503, 504})
 REFUSED_AT_FIRST = {401: 1, 403: 10, 404: 1}
 """After how many of these, and no answer yet, it is plain that no row will fare better. 403 may be about a text."""
 REFUSED_IN_A_ROW = 100
+FIRST_REST_SECONDS, MOST_REST_SECONDS = 0.25, 10.0
 FIRST_PROBE_SECONDS, MOST_PROBE_SECONDS = 0.25, 10.0
 LOOK_SECONDS = 0.5
 
@@ -51,8 +52,24 @@ class Replica:
     def __init__(self, client: EndpointClient) -> None:
         self.client = client
         self.in_flight = 0
-        self.failures = 0  # in a row
         self.aside = False
+        self.rests_until = 0.0
+        self._failures = 0  # in a row, of those that another try may mend
+        self._absences = 0  # in a row, of those that say that nobody is there
+
+    def answered(self) -> None:
+        """All is well."""
+        self._failures = self._absences = 0
+        self.rests_until = 0.0
+
+    def failed(self, error: EndpointError) -> bool:
+        """Rest a while, because what fails fast has few requests in flight; whether it seems to be gone."""
+        if error.retryable:
+            self._failures += 1
+            rest = max(error.retry_after or 0.0, FIRST_REST_SECONDS * 2.0 ** min(self._failures - 1, 10))
+            self.rests_until = max(self.rests_until, time.monotonic() + min(rest, MOST_REST_SECONDS))
+        self._absences = self._absences + 1 if error.status in GONE_STATUS else 0
+        return self._absences >= ASIDE_AFTER
 
 
 class Replicas:
@@ -104,8 +121,7 @@ class Replicas:
         attempt = 0
         while True:
             attempt += 1
-            estimate = await self._rates.admit(len(body))
-            replica = self._least_loaded() or await self._any_that_is_back()
+            replica, estimate = await self._admitted(len(body))
             started = time.monotonic()
             try:
                 answer = await self._send(replica, path, body)
@@ -117,6 +133,16 @@ class Replicas:
                 seconds = time.monotonic() - started
                 self._rates.settle(len(body), estimate, self._answered(replica, answer, seconds))
                 return Answer(answer, seconds, attempt)
+
+    async def _admitted(self, size: int) -> tuple[Replica, float]:
+        """A replica for a request of `size` bytes that may be sent now; an outage keeps no request waiting in line."""
+        while True:
+            if all(one.aside for one in self._replicas):
+                await self._any_that_is_back()
+            estimate = await self._rates.admit(size)
+            if (replica := self._least_loaded()) is not None:
+                return replica, estimate
+            self._rates.settle(size, estimate, 0)
 
     async def _send(self, replica: Replica, path: str, body: bytes) -> dict[str, Any]:
         counts = self.counts
@@ -132,7 +158,8 @@ class Replicas:
     def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
         """Count an answer; the tokens that it says it used, None when it does not say."""
         counts = self.counts
-        replica.failures = self._refused = 0
+        replica.answered()
+        self._refused = 0
         counts.answers += 1
         counts.latencies.record(seconds)
         used = [usage_of(answer, name) for name in ("prompt_tokens", "completion_tokens")]
@@ -149,39 +176,35 @@ class Replicas:
                     f"{replica.client.base_url} refuses every request: {error.message}",
                     "Look at the key, the model and the address; no other row would fare better.",
                 )
-        replica.failures = replica.failures + 1 if error.status in GONE_STATUS else 0
-        if replica.failures >= ASIDE_AFTER and not replica.aside:
+        if replica.failed(error) and not replica.aside:
             replica.aside = True
             probe = asyncio.get_running_loop().create_task(self._probe(replica, error))
             self._probes.add(probe)
             probe.add_done_callback(self._probes.discard)
 
     async def _wait_for_another_try(self, error: EndpointError, attempt: int, deadline: float) -> None:
-        """Return when it is time for it; raise `error` when there will be none."""
+        """Return when it is time for it. Raises `error` when there will be none, Halted when the run ends before."""
         wait = backoff(attempt, error)
         in_time = time.monotonic() + wait <= deadline
         if is_overload(error):
             places.rejected()
         if error.retryable and attempt <= self._retries and in_time:
             self.counts.retries += 1
-            if await places.pause(wait):
-                return
-        elif error.retryable and not in_time:
+            await places.pause(wait)
+            return
+        if error.retryable and not in_time:
             error = _too_late(error, wait, self._retry_timeout)
         error.retryable = False  # whoever makes the calls need not try on
         error.attempts = attempt
         raise error
 
     def _least_loaded(self) -> Replica | None:
-        """The next in turn of those with the fewest requests in flight."""
-        best: Replica | None = None
-        count = len(self._replicas)
-        for step in range(count):
-            replica = self._replicas[(self._turn + step) % count]
-            if not replica.aside and (best is None or replica.in_flight < best.in_flight):
-                best = replica
+        """The next in turn of those with the fewest requests in flight; those that failed lately rest meanwhile."""
         self._turn += 1
-        return best
+        at, now = self._turn % len(self._replicas), time.monotonic()
+        up = [one for one in (*self._replicas[at:], *self._replicas[:at]) if not one.aside]
+        rested = [one for one in up if one.rests_until <= now]
+        return min(rested or up, key=lambda one: one.in_flight, default=None)
 
     async def _any_that_is_back(self) -> Replica:
         gone_since = time.monotonic()
@@ -191,7 +214,7 @@ class Replicas:
                 raise JobError(
                     f"No endpoint has answered for {self._retry_timeout:g} s: {urls}.", "Bring it back, then go on."
                 )
-            await asyncio.sleep(min(LOOK_SECONDS, self._retry_timeout / 10))
+            await places.pause(min(LOOK_SECONDS, self._retry_timeout / 10), keeping=True)
         return replica
 
     async def _probe(self, replica: Replica, error: EndpointError) -> None:
@@ -209,7 +232,7 @@ class Replicas:
                 told = True
             await asyncio.sleep(wait)
             wait = min(2 * wait, MOST_PROBE_SECONDS)
-        replica.failures = 0
+        replica.answered()
         replica.aside = False
         if told:
             logger.info("%s is back", url)

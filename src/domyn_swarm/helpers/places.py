@@ -30,6 +30,10 @@ class _Row:
     away = 0
 
 
+class Halted(BaseException):
+    """The run ends while a call waits: its row has neither an output nor a failure, and is the next run's."""
+
+
 class Places:
     """`limit` places, or as many as turn out to be good for the server (None).
 
@@ -117,12 +121,17 @@ class Places:
             if row.away == 0:
                 await self.take(returning=True)
 
-    async def pause(self, seconds: float) -> bool:
-        """Wait without a place; false when it is time to hurry."""
-        async with self.given_back():
+    async def pause(self, seconds: float, *, keeping: bool = False) -> None:
+        """Wait without a place, or `keeping` it.
+
+        Raises:
+            Halted: it is time to hurry.
+        """
+        async with contextlib.nullcontext() if keeping else self.given_back():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), seconds)
-        return not self._hurry.is_set()
+        if self._hurry.is_set():
+            raise Halted
 
     def _move_to(self, limit: int) -> None:
         if limit != self.limit:
@@ -142,12 +151,16 @@ class Places:
             self.taken += 1
 
 
-async def pause(seconds: float) -> bool:
-    """Wait, giving back the place of the call that waits; false when the run is about to end."""
+async def pause(seconds: float, *, keeping: bool = False) -> None:
+    """Wait, giving back the place of the call that waits unless it is `keeping` it.
+
+    Raises:
+        Halted: the run is about to end.
+    """
     if (places := _CURRENT.get(None)) is not None:
-        return await places.pause(seconds)
-    await asyncio.sleep(seconds)
-    return True
+        await places.pause(seconds, keeping=keeping)
+    else:
+        await asyncio.sleep(seconds)
 
 
 @contextlib.asynccontextmanager

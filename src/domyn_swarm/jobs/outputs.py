@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE
+from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,7 +52,7 @@ class Failure:
     def of(cls, error: BaseException, attempts: int = 1) -> Failure:
         """The failure that `error` is."""
         try:
-            message = str(error) or repr(error)
+            message = masked(str(error) or repr(error))
         except Exception:  # noqa: BLE001 - the job's own code, which may break as any other of it
             message = "(an error that cannot be shown)"
         # Half of a surrogate pair cannot be stored.

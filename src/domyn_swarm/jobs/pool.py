@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from domyn_swarm.errors import JobError
-from domyn_swarm.helpers.places import Places
+from domyn_swarm.helpers.places import Halted, Places
 from domyn_swarm.helpers.retry import backoff, is_overload, is_retryable
 from domyn_swarm.jobs.outputs import Failure
 
@@ -321,9 +321,9 @@ class _Crew:
                 if stopped() or halted():
                     return
                 try:
-                    output = await call(payload)
-                except BaseException as error:  # noqa: BLE001 - a row's error is its failure, whatever it is
-                    output = await self._again(call, payload, error)
+                    output = await self._output(call, payload)
+                except Halted:
+                    return
                 keys.append(key)
                 outputs.append(output)
                 if places.crowded:
@@ -348,13 +348,20 @@ class _Crew:
                 raise TimeoutError(f"no output after {self._limits.timeout:g} s") from None
             raise
 
+    async def _output(self, call: Callable[[Any], Awaitable[Any]], payload: Any) -> Any:
+        try:
+            return await call(payload)
+        except BaseException as error:  # noqa: BLE001 - a row's error is its failure, whatever it is
+            return await self._again(call, payload, error)
+
     async def _again(self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: BaseException) -> Any:
         attempts = 1
         while not self._is_final(error, attempts):
             if is_overload(error):
                 self._places.rejected()
-            if not await self._places.pause(backoff(attempts, error)) or self._stop.is_set():
-                break
+            await self._places.pause(backoff(attempts, error))
+            if self._stop.is_set():
+                raise Halted
             attempts += 1
             try:
                 return await call(payload)
@@ -364,6 +371,8 @@ class _Crew:
 
     def _is_final(self, error: BaseException, attempts: int) -> bool:
         """Whether the row has failed for good. Raises one that is not the row's own: no further call starts."""
+        if isinstance(error, Halted):
+            raise error
         if isinstance(error, _ENDINGS) or (self._cancelled and isinstance(error, asyncio.CancelledError)):
             self._halt()
             raise error
@@ -390,7 +399,10 @@ class _Crew:
             for key, payload in chunk.entries:
                 if self._stop.is_set() or self._halted.is_set():
                     return
-                output = self._call_blocking(payload)
+                try:
+                    output = self._call_blocking(payload)
+                except Halted:
+                    return
                 with self._lock:
                     chunk.keys.append(key)
                     chunk.outputs.append(output)
@@ -417,10 +429,10 @@ class _Crew:
             try:
                 return self._call(payload)
             except BaseException as error:  # noqa: BLE001
-                if self._is_final(error, attempts) or self._halted.wait(backoff(attempts, error)):
+                if self._is_final(error, attempts):
                     return Failure.of(error, attempts)
-                if self._stop.is_set():
-                    return Failure.of(error, attempts)
+                if self._halted.wait(backoff(attempts, error)) or self._stop.is_set():
+                    raise Halted from None
 
 
 def _finished(underway: deque[Chunk]) -> Iterator[Finished]:

@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.errors import CheckpointError
+from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.store import CheckpointStore
@@ -57,7 +58,7 @@ class Record:
             self._store.save("run.json", content)
             return
         with contextlib.suppress(OSError):
-            self._store.save("run.json", {**content, "error": f"{type(error).__name__}: {error}"})
+            self._store.save("run.json", {**content, "error": masked(f"{type(error).__name__}: {error}")})
 
 
 def _figures(counts: Counts, seconds: float) -> dict[str, Any]:

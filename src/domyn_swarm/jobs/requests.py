@@ -17,6 +17,7 @@ from domyn_swarm.endpoint.replicas import Answer, Replicas
 from domyn_swarm.errors import ConfigurationError, EndpointError, JobError
 from domyn_swarm.helpers import places
 from domyn_swarm.jobs.base import SwarmJob
+from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +76,7 @@ class EndpointJob(SwarmJob):
                 "Give its URL, set ENDPOINT, or try --endpoint demo.",
             )
         key = read_key(spec.api_key_file)
-        if key and key in msgspec.json.encode(spec).decode():
+        if masked(spoken := " ".join(_texts(msgspec.to_builtins(spec)))) != spoken:
             raise ConfigurationError(
                 "The key stands in an option, which would be written down with the run.",
                 "Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file alone.",
@@ -168,6 +169,15 @@ class EndpointJob(SwarmJob):
             self._resources.push_async_callback(client.close)
             self._official[url] = client
         return self._official[url]
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts in plain data, names of keys included."""
+    if isinstance(value, dict):
+        return [text for one in (*value, *value.values()) for text in _texts(one)]
+    if isinstance(value, list):
+        return [text for one in value for text in _texts(one)]
+    return [value] if isinstance(value, str) else []
 
 
 def kind_of(value: Any) -> str:

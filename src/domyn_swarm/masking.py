@@ -1,0 +1,44 @@
+"""Texts without the keys that must not be shown.
+
+Whatever is written or shown of an error goes through here: a server may repeat a key, whole or in part, as JSON, in a
+URL or in base64, and so may a library's error, or a user who gives it in the wrong place.
+"""
+
+from __future__ import annotations
+
+import base64
+from functools import cache
+from itertools import groupby
+from urllib.parse import quote
+
+PIECE = 8
+MASK = "***"
+_known: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """Mask `secret` in this process from now on, unless it is too short for a key (`EMPTY`, for servers without)."""
+    if len(secret) >= PIECE:
+        _known.add(secret)
+
+
+def masked(text: str) -> str:
+    """`text` with `***` for each stretch that is made of pieces of a secret."""
+    for secret in _known:
+        pieces = _pieces(secret)
+        hidden = bytearray(len(text))
+        for at in range(len(text) - PIECE + 1):
+            if text[at : at + PIECE] in pieces:
+                hidden[at : at + PIECE] = b"\1" * PIECE
+        if any(hidden):
+            stretches = groupby(zip(hidden, text, strict=True), key=lambda pair: pair[0])
+            text = "".join(MASK if hide else "".join(char for _, char in chars) for hide, chars in stretches)
+    return text
+
+
+@cache
+def _pieces(secret: str) -> frozenset[str]:
+    """Each PIECE characters of the forms in which `secret` may be told, base64 at any offset among them."""
+    encoded = (base64.b64encode(b" " * pad + secret.encode()).decode()[pad + (pad > 0) : -4] for pad in range(3))
+    forms = (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode(), *encoded)
+    return frozenset(form[at : at + PIECE] for form in forms for at in range(len(form) - PIECE + 1))
