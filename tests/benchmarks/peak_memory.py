@@ -1,9 +1,10 @@
 """Peak memory as rows grow: the same job over some rows and over ten times as many.
 
-    python tests/benchmarks/peak_memory.py [--rows 10000000] [--backend pandas ...] [--modes items native] [--ids]
+    python tests/benchmarks/peak_memory.py [--rows 10000000] [--backend pandas ...] [--modes items native] [--resume]
 
 The larger input is more than 2 GB on disk at 10,000,000 rows (220 bytes of text that does not compress). Each run is a
-process of its own, which reports its peak resident set; the ratio is larger / smaller.
+process of its own, which reports its peak resident set; the ratio is larger / smaller. With `--resume` the run that is
+measured has 99 of 100 rows done before.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ def write_input(path: Path, rows: int) -> None:
             writer.write_table(pa.table([keys, texts], schema=schema))
 
 
-def one_run(source: str, target: str, backend: str, mode: str, *, ids: bool) -> None:
+def one_run(source: str, target: str, backend: str, mode: str, *, ids: bool, limit: int | None) -> None:
     options = {"job": f"{__file__}:Echo", "input": source, "output": target, "data_backend": backend,
                "native_backend": mode == "native", "input_columns": ["text"], "output_columns": ["echo"],
-               "id_column": "key" if ids else None}  # fmt: skip
+               "id_column": "key" if ids else None, "limit": limit}  # fmt: skip
     result = run(make_spec(options))
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) // 1024
@@ -72,11 +73,15 @@ def main() -> None:
     parser.add_argument("--backend", nargs="+", default=backend_names())
     parser.add_argument("--modes", nargs="+", default=["items", "native"])
     parser.add_argument("--ids", action="store_true", help="identify rows by a column of strings")
+    parser.add_argument(
+        "--resume", action="store_true", help="measure a run that goes on with the last 1 %% of the rows"
+    )
+    parser.add_argument("--limit", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=4, metavar=("SOURCE", "TARGET", "BACKEND", "MODE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         source, target, backend, mode = arguments.one
-        one_run(source, target, backend, mode, ids=arguments.ids)
+        one_run(source, target, backend, mode, ids=arguments.ids, limit=arguments.limit)
         return
     ids = ["--ids"] if arguments.ids else []
     with tempfile.TemporaryDirectory() as folder:
@@ -89,11 +94,18 @@ def main() -> None:
                 peaks = []
                 for rows, path in inputs.items():
                     target = Path(folder, f"{backend}-{mode}-{rows}", "out.parquet")
-                    peak, seconds = measured([*ids, "--one", str(path), str(target), backend, mode])
+                    command = [*ids, "--one", str(path), str(target), backend, mode]
+                    if arguments.resume:
+                        measured([*command, "--limit", str(rows * 99 // 100)])
+                    peak, seconds = measured(command)
                     peaks.append(peak)
                     print(f"{backend} {mode:<7}{rows:>12,} rows  peak {peak:>6,} MB  {rows / seconds:>10,.0f} rows/s")
                     subprocess.run(["rm", "-rf", str(target.parent)], check=True)
-                print(f"{backend} {mode:<7}ratio {peaks[1] / peaks[0]:.2f}")
+                more = (peaks[1] - peaks[0]) * 2**20 / (arguments.rows * 0.9)
+                print(
+                    f"{backend} {mode:<7}ratio {peaks[1] / peaks[0]:.2f}, {more:.1f} bytes for each further row",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
