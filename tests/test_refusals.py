@@ -316,7 +316,7 @@ REFUSED = [
     Refused("limit of zero", "--limit 0", ("--limit: 0 is not valid", "It takes: int >= 1")),
     Refused("limit below zero", "--limit -1", ("--limit: -1 is not valid", "It takes: int >= 1")),
     Refused("limit that is no number", "--limit x", ("'--limit'", "integer", "See domyn-swarm job submit --help")),
-    Refused("no concurrency", "--max-concurrency 0", ("--max-concurrency: 0 is not valid", "It takes: int >= 1")),
+    Refused("no concurrency", "--max-concurrency 0", ("--max-concurrency: 0 is not valid", "It takes: N|auto")),
     Refused(
         "native batches of nothing",
         "--native-batch-size 0",
@@ -331,7 +331,7 @@ REFUSED = [
     Refused(
         "option of the wrong type among job kwargs",
         """--job-kwargs '{"max_concurrency": "many"}'""",
-        ("--max-concurrency: 'many' is not valid", "It takes: int"),
+        ("--max-concurrency: 'many' is not valid", "It takes: N|auto"),
     ),
     Refused("unknown --on-error", "--on-error ignore", ("--on-error: 'ignore' is not valid", "It takes: record, fail")),
     Refused(

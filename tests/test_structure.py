@@ -57,11 +57,12 @@ def test_every_file_says_what_it_is_for(path: Path) -> None:
 
 
 def test_no_code_outside_a_backend_asks_for_an_engine_by_name() -> None:
+    engines = set(backend_names())
     named = {
         (path.relative_to(ROOT).as_posix(), node.value)
         for path in SOURCES
         if "backends" not in path.parts
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and node.value in backend_names()
+        if isinstance(node, ast.Constant) and node.value in engines
     }
     assert named == {("src/domyn_swarm/jobs/spec.py", "pandas")}, "the default, and nothing else"
