@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from domyn_swarm.endpoint.client import EndpointClient, check_endpoint, listed_models
+from domyn_swarm.endpoint.client import REQUEST_SECONDS, EndpointClient, check_endpoint, listed_models
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import read_key
 from domyn_swarm.endpoint.rates import Rates
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.spec import JobSpec
 
 DEMO = "demo"
-REQUEST_SECONDS = 600.0
 LISTED_MODELS = 10
 SHOWN_CHARS = 300
 UNLISTED_STATUS = frozenset({404, 405, 501})
