@@ -38,12 +38,12 @@ class Places:
     """`limit` places, or as many as turn out to be good for the server (None).
 
     `hire` is called when a place is free and nobody waits for it; it tells whether it found somebody who has it now.
-    `hurry` is set when nobody should wait any longer.
+    `hurry` is set when the run ends, and nobody should wait any longer.
     """
 
     def __init__(self, limit: int | None, hire: Callable[[], bool], hurry: asyncio.Event) -> None:
         self._adaptive = AdaptiveLimit() if limit is None else None
-        self.limit: int = limit or AdaptiveLimit().limit
+        self.limit = self._adaptive.limit if self._adaptive else limit or 1
         self.taken = 0
         self.crowded = False
         """Whether whoever has a place should hand it over: to a call that comes back, or because there are fewer."""

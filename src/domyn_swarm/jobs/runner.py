@@ -16,6 +16,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
@@ -23,7 +25,7 @@ from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
 from domyn_swarm.jobs.record import Record, check_identity
-from domyn_swarm.jobs.spec import anchored, with_columns_of
+from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
 
 if TYPE_CHECKING:
@@ -97,7 +99,7 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
         SwarmError: with exit status 2, when the job cannot run as it is.
     """
     job = build_job(load_job_class(spec.job), spec.job_kwargs)
-    spec = with_columns_of(job, spec)
+    spec = _with_columns_of(job, spec)
     check_method(job, spec)
     run_dir = run_dir or spec.run_dir
     nodes = _driver(spec).execute([*PLANNED], inputs={**_inputs(spec, job), "run_dir": run_dir})
@@ -107,6 +109,14 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     if spec.resume:
         check_identity(spec, nodes["store"])
     return _plan(spec, job, nodes)
+
+
+def _with_columns_of(job: SwarmJob, spec: JobSpec) -> JobSpec:
+    """`spec` with the job's own columns where it names none."""
+    inputs, outputs = job.default_columns()
+    return msgspec.structs.replace(
+        spec, input_columns=spec.input_columns or list(inputs), output_columns=spec.output_columns or list(outputs)
+    )
 
 
 def _plan(spec: JobSpec, job: SwarmJob, nodes: Mapping[str, Any]) -> Plan:

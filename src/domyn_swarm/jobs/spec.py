@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from domyn_swarm.data.backends.registry import canonical
 from domyn_swarm.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from domyn_swarm.jobs.base import SwarmJob
 
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
 OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
@@ -253,14 +250,6 @@ def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job
     from_kwargs = {name: kwargs.pop(name) for name in list(kwargs) if name in options}
     given = {name: value for name, value in flags.items() if value is not None}
     return make_spec({**defaults, **from_kwargs, **given, "job": job, "job_kwargs": kwargs})
-
-
-def with_columns_of(job: SwarmJob, spec: JobSpec) -> JobSpec:
-    """`spec` with the job's own columns where it names none."""
-    inputs, outputs = job.default_columns()
-    return msgspec.structs.replace(
-        spec, input_columns=spec.input_columns or list(inputs), output_columns=spec.output_columns or list(outputs)
-    )
 
 
 def option_names() -> frozenset[str]:
