@@ -366,6 +366,9 @@ def test_an_endpoint_that_lists_its_models_and_refuses_all_else_ends_the_run_at_
     assert "Run the same command again to go on from there." in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("out.parquet").exists()
+    record = json.loads(Path(".domyn-swarm/out.parquet/run.json").read_text())
+    assert (record["state"], record["rows"], record["answers"]) == ("failed", 0, 0)
+    assert 1 <= record["requests"] <= 16
 
 
 def test_refusals_that_begin_in_mid_run_end_it_as_well_and_a_rerun_asks_for_the_rest(command: Command) -> None:

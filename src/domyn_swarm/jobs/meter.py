@@ -79,10 +79,16 @@ class Meter:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Count the rows of `table` and the requests since the last one, and pass it on."""
-        rows, failed = table.num_rows, table.num_rows - table[FAILURE].null_count
-        seen, self._seen = self._seen, self._traffic() or self._seen
-        self.advanced(Counts(rows, failed) + (self._seen - seen))
+        self.advanced(Counts(table.num_rows, table.num_rows - table[FAILURE].null_count) + self._requests())
         return table
+
+    def finish(self) -> None:
+        """Count the last requests, which may have brought no row."""
+        self.advanced(self._requests())
+
+    def _requests(self) -> Counts:
+        seen, self._seen = self._seen, self._traffic() or self._seen
+        return self._seen - seen
 
     def advanced(self, more: Counts) -> None:
         """Count what happened elsewhere."""

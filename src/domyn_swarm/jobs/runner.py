@@ -172,6 +172,7 @@ def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
         artifact = _execute(plan, meter)
         record.end("done", meter)
     except BaseException as error:
+        meter.finish()
         interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
         record.end("interrupted" if interrupted else "failed", meter, error)
         raise _explained(error, plan) from error
