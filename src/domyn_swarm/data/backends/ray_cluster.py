@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 BLOCKS_IN_FLIGHT = 2
 POLL_SECONDS = 0.3
 CONNECT_SECONDS = 10
+CONNECT_TRIES = 2
 ON_HEAD = {"node:__internal_head__": 0.001}
 """The one machine that a cluster cannot lose and go on."""
 _LOSSES = (RayActorError, ObjectLostError)
@@ -204,10 +205,18 @@ def _connect(address: str | None) -> bool:
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     if local:
         logger.info("starting a local Ray; --ray-address or RAY_ADDRESS names a cluster")
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(f"--ray-address: {address} cannot be used: {error}", "Is the cluster up?") from None
+    for tries_left in reversed(range(CONNECT_TRIES)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **local)
+            break
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            # The server that a client's address names starts a process for each client, which now and then dies at once.
+            if tries_left and isinstance(error, ConnectionAbortedError):
+                logger.warning("%s: %s; trying again", address, str(error).partition("\n")[0])
+                continue
+            raise ConfigurationError(
+                f"--ray-address: {address} cannot be used: {error}", "Is the cluster up?"
+            ) from None
     return True
 
 
