@@ -210,7 +210,7 @@ def _connect(address: str | None) -> bool:
             ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **local)
             break
         except (ConnectionError, ValueError, RuntimeError) as error:
-            # The server that a client's address names starts a process for each client, which now and then dies at once.
+            # What listens at a client's address starts a process for each client, which now and then dies at once.
             if tries_left and isinstance(error, ConnectionAbortedError):
                 logger.warning("%s: %s; trying again", address, str(error).partition("\n")[0])
                 continue
