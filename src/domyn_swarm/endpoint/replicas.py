@@ -137,8 +137,7 @@ class Replicas:
     async def _admitted(self, size: int) -> tuple[Replica, float]:
         """A replica for a request of `size` bytes that may be sent now; an outage keeps no request waiting in line."""
         while True:
-            if all(one.aside for one in self._replicas):
-                await self._any_that_is_back()
+            await self._until_one_is_back()
             estimate = await self._rates.admit(size)
             if (replica := self._least_loaded()) is not None:
                 return replica, estimate
@@ -206,16 +205,15 @@ class Replicas:
         rested = [one for one in up if one.rests_until <= now]
         return min(rested or up, key=lambda one: one.in_flight, default=None)
 
-    async def _any_that_is_back(self) -> Replica:
+    async def _until_one_is_back(self) -> None:
         gone_since = time.monotonic()
-        while (replica := self._least_loaded()) is None:
+        while all(one.aside for one in self._replicas):
             if time.monotonic() - gone_since >= self._retry_timeout:
                 urls = ", ".join(one.client.base_url for one in self._replicas)
                 raise JobError(
                     f"No endpoint has answered for {self._retry_timeout:g} s: {urls}.", "Bring it back, then go on."
                 )
             await places.pause(min(LOOK_SECONDS, self._retry_timeout / 10), keeping=True)
-        return replica
 
     async def _probe(self, replica: Replica, error: EndpointError) -> None:
         """Take `replica` back when it answers, whatever it says."""

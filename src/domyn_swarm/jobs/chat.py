@@ -41,31 +41,24 @@ class ChatJob(EndpointJob):
         """The columns of `prompt`, if there is one."""
         return self._prompt_columns() or self.input_columns, self.output_columns
 
-    def preflight(self, spec: JobSpec) -> None:
-        """Check the prompt and the output columns as well.
+    def prepare(self, spec: JobSpec) -> None:
+        """Read the prompt and the output columns.
 
         Raises:
-            ConfigurationError: as `EndpointJob.preflight`, and when one of these cannot be used.
+            ConfigurationError: one of them cannot be used.
         """
-        self.prepare(spec)
-        if missing := [name for name in self._prompt_columns() if name not in spec.input_columns]:
+        self.reply = ReplyColumns(self, spec, self.parts(spec))
+        self._inputs = tuple(dict.fromkeys(spec.input_columns))
+        self._prompted_by = self._prompt_columns()
+        if missing := [name for name in self._prompted_by if name not in self._inputs]:
             raise ConfigurationError(
                 f"--job-kwargs: `prompt` uses {missing[0]!r}, which is none of the input columns.",
                 f"Add --input-column {missing[0]}, or leave them all out: the prompt says which it needs.",
             )
-        super().preflight(spec)
 
-    async def open(self, spec: JobSpec) -> None:
-        """Connect, and make ready what is the same for every row."""
-        self.prepare(spec)
-        await super().open(spec)
-
-    def prepare(self, spec: JobSpec, parts: Sequence[str] = ()) -> None:
-        """Make ready what needs no connection; the content has `parts` that output columns may name."""
-        several = self.parameters().get("n", 1) != 1
-        names = spec.output_columns or self.output_columns
-        self.reply = ReplyColumns(type(self).__name__, names, parts, several=several)
-        self._inputs = tuple(dict.fromkeys(spec.input_columns))
+    def parts(self, spec: JobSpec) -> Sequence[str]:
+        """Parts of the content that output columns may name."""
+        return ()
 
     async def chat(self, messages: list[dict[str, Any]], **parameters: Any) -> tuple[Answer, list[dict[str, Any]]]:
         """The answer to `messages`, and its choices.
@@ -90,7 +83,7 @@ class ChatJob(EndpointJob):
     def _prompted(self, item: Any) -> str:
         """The prompt, filled in. One input column comes as its value, several as a dict."""
         values = item if len(self._inputs) > 1 else {self._inputs[0]: item}
-        return str(self.prompt).format_map({name: _filled(name, values[name]) for name in self._prompt_columns()})
+        return str(self.prompt).format_map({name: _filled(name, values[name]) for name in self._prompted_by})
 
     def _prompt_columns(self) -> list[str]:
         try:
@@ -126,8 +119,8 @@ class ChatCompletionJob(ChatJob):
 
     schema: dict[str, Any] | str | None = None
 
-    def prepare(self, spec: JobSpec, parts: Sequence[str] = ()) -> None:
-        """Read the schema, too.
+    def parts(self, spec: JobSpec) -> Sequence[str]:
+        """Read the schema; the properties that output columns may name.
 
         Raises:
             ConfigurationError: it cannot be used.
@@ -138,7 +131,7 @@ class ChatCompletionJob(ChatJob):
         self._format = {}
         if self._structure and "response_format" not in self.parameters():
             self._format = {"response_format": self._structure.response_format}
-        super().prepare(spec, (*parts, *(self._structure.columns if self._structure else ())))
+        return self._structure.columns if self._structure else ()
 
     async def transform_item(self, item: Any) -> Any:
         """What the output columns ask for: the content of the assistant's message, and facts about the answer.

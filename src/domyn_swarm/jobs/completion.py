@@ -24,19 +24,9 @@ class CompletionJob(EndpointJob):
     output_columns = ("completion",)
     reserved = (*EndpointJob.reserved, "prompt")
 
-    def preflight(self, spec: JobSpec) -> None:
-        """Check the output columns as well."""
-        self._reply = self._columns(spec)
-        super().preflight(spec)
-
-    async def open(self, spec: JobSpec) -> None:
-        """Connect."""
-        self._reply = self._columns(spec)
-        await super().open(spec)
-
-    def _columns(self, spec: JobSpec) -> ReplyColumns:
-        several = self.parameters().get("n", 1) != 1
-        return ReplyColumns(type(self).__name__, spec.output_columns or self.output_columns, several=several)
+    def prepare(self, spec: JobSpec) -> None:
+        """Read the output columns."""
+        self._reply = ReplyColumns(self, spec)
 
     async def transform_item(self, item: Any) -> Any:
         """What the output columns ask for: the text that follows, and facts about the answer.

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from domyn_swarm.errors import ConfigurationError, EndpointError
-from domyn_swarm.jobs.requests import SHOWN_CHARS, EndpointJob, ItemError, kind_of
+from domyn_swarm.jobs.replies import SHOWN_CHARS
+from domyn_swarm.jobs.requests import EndpointJob, ItemError, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,18 +33,17 @@ class EmbeddingJob(EndpointJob):
     output_columns = ("embedding",)
     reserved = (*EndpointJob.reserved, "input", "encoding_format")
 
-    def preflight(self, spec: JobSpec) -> None:
+    def prepare(self, spec: JobSpec) -> None:
         """Check that there is one column for the vector.
 
         Raises:
-            ConfigurationError: as `EndpointJob.preflight`, and when there are several.
+            ConfigurationError: there are several.
         """
         if len(spec.output_columns) > 1:
             raise ConfigurationError(
                 f"--output-column: {type(self).__name__} makes one column, not {len(spec.output_columns)}.",
                 "Name one.",
             )
-        super().preflight(spec)
 
     async def transform_items(self, items: list[Any]) -> list[Any]:
         """A vector for each text; an error for each item that is no text, or that the server refuses.

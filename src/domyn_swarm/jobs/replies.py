@@ -10,6 +10,9 @@ from domyn_swarm.errors import ConfigurationError, EndpointError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from domyn_swarm.jobs.requests import EndpointJob
+    from domyn_swarm.jobs.spec import JobSpec
+
 SHOWN_CHARS = 300
 
 
@@ -39,22 +42,23 @@ _FACTS: dict[str, Callable[[Answer, list[dict[str, Any]]], Any]] = {
 class ReplyColumns:
     """What a row's output is, by the names of the output columns: facts about the answer, parts of it, or its content.
 
-    `parts` are names that the content, a dict, is known to have; they win over facts. With `several` choices asked for,
-    what each of them has is a list.
+    `parts` are names that the content, a dict, is known to have; they win over facts. When the job asks for several
+    choices, what each of them has is a list.
 
     Raises:
-        ConfigurationError: two of `names` would be the content.
+        ConfigurationError: two output columns would be the content.
     """
 
-    def __init__(self, job: str, names: Sequence[str], parts: Sequence[str] = (), *, several: bool = False) -> None:
-        self._names = list(names)
+    def __init__(self, job: EndpointJob, spec: JobSpec, parts: Sequence[str] = ()) -> None:
+        names = self._names = list(spec.output_columns or job.output_columns)
         self._parts = frozenset(parts)
-        self._several = several
+        self._several = job.parameters().get("n", 1) != 1
         whole = [name for name in names if name not in _FACTS and name not in self._parts]
         if len(whole) > 1:
             known = ", ".join([*_FACTS, *sorted(self._parts - _FACTS.keys())])
+            twice = " and ".join(map(repr, whole))
             raise ConfigurationError(
-                f"--output-column: {job} has one content, and {' and '.join(map(repr, whole))} would be it.",
+                f"--output-column: {type(job).__name__} has one content, and {twice} would be it.",
                 f"Name it once, and beside it any of: {known}.",
             )
         self._plain = whole == self._names

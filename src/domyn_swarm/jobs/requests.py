@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 DEMO = "demo"
 LISTED_MODELS = 10
-SHOWN_CHARS = 300
 UNLISTED_STATUS = frozenset({404, 405, 501})
 """What servers that have no list of models say when they are asked for it."""
 
@@ -64,6 +63,7 @@ class EndpointJob(SwarmJob):
         Raises:
             ConfigurationError: something of it is wrong, no endpoint is given, or none answers.
         """
+        self.prepare(spec)
         if taken := sorted(self.parameters().keys() & set(self.reserved)):
             raise ConfigurationError(
                 f"--job-kwargs: `request` holds {', '.join(taken)}.",
@@ -82,6 +82,13 @@ class EndpointJob(SwarmJob):
             )
         _check_models(spec, key)
 
+    def prepare(self, spec: JobSpec) -> None:
+        """Make ready what needs no connection and is the same for every row; called before each check and each run.
+
+        Raises:
+            ConfigurationError: it cannot be made from the options.
+        """
+
     def parameters(self) -> dict[str, Any]:
         """`request`, with what stands in `extra_body` beside the rest."""
         given = dict(self.request)
@@ -98,6 +105,7 @@ class EndpointJob(SwarmJob):
         Raises:
             EndpointError: no endpoint lists its models, and none is named.
         """
+        self.prepare(spec)
         self._key = read_key(spec.api_key_file)
         self._timeout = spec.timeout or REQUEST_SECONDS
         async with contextlib.AsyncExitStack() as resources:
