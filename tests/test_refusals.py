@@ -458,16 +458,16 @@ def test_the_second_of_two_runs_on_one_folder_is_told_who_holds_it(command: Comm
 @pytest.mark.parametrize(
     ("name", "flags", "difference"),
     [
-        ("Length", ["--job-kwargs", '{"plus": 1}'], "job_kwargs = {}, now it is {'plus': 1}"),
-        ("Upper", [], "job = 'jobs.py:Length', now it is 'jobs.py:Upper'"),
-        ("Length", ["--input-column", "id"], "input_columns = ['text'], now it is ['id']"),
-        ("Length", ["--output-column", "size"], "output_columns = ['length'], now it is ['size']"),
-        ("Length", ["--id-column", "id"], "id_column = None, now it is 'id'"),
-        ("Length", ["--model", "large"], "model = None, now it is 'large'"),
+        ("Length", ["--job-kwargs", '{"plus": 1}'], "job_kwargs.plus: 0, now 1"),
+        ("Upper", [], "job: 'jobs.py:Length', now 'jobs.py:Upper'"),
+        ("Length", ["--input-column", "id"], "input_columns: ['text'], now ['id']"),
+        ("Length", ["--output-column", "size"], "output_columns: ['length'], now ['size']"),
+        ("Length", ["--id-column", "id"], "id_column: None, now 'id'"),
+        ("Length", ["--model", "large"], "model: None, now 'large'"),
         (
             "Length",
             ["--backend-read-kwargs", '{"filters": [["number", ">", 1]]}'],
-            "filters = None, now it is [['number', '>', 1]]",
+            "filters: None, now [['number', '>', 1]]",
         ),
     ],
     ids=["job kwargs", "class", "input columns", "output columns", "id column", "model", "filters"],

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domyn_swarm import make_spec, run
+from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import JobError
@@ -86,15 +87,16 @@ def test_the_store_holds_the_latest_success_of_each_row(runs: list[list[list[tup
     latest: dict[int, int] = {}
     tried: set[int] = set()
     with tempfile.TemporaryDirectory() as folder:
-        for tables in runs:
-            store = CheckpointStore(f"{folder}/run", "id", "digest", ["made"])
+        for number, tables in enumerate(runs, start=1):
+            store = CheckpointStore(RunFolder(f"{folder}/run"), "id", "digest", ["made"])
+            store.begin("run", number, {})
             report = store.flush(map(_finished, tables), interval=1e-9)
             assert report.rows == sum(len(outcomes) for outcomes in tables)
             for position, value in (outcome for outcomes in tables for outcome in outcomes):
                 tried.add(position)
                 if value is not None:
                     latest[position] = value % 1000
-        store = CheckpointStore(f"{folder}/run", "id", "digest", ["made"])
+        store = CheckpointStore(RunFolder(f"{folder}/run"), "id", "digest", ["made"])
         done = store.done(_no_ids_move)
         assert set(np.flatnonzero(done.finished).tolist()) == set(latest)
         assert done.failed == len(tried - set(latest))

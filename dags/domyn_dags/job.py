@@ -15,8 +15,10 @@ import pyarrow as pa
 from hamilton.function_modifiers import config
 from hamilton.function_modifiers.metadata import ray_remote_options
 
+from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.locate import locator
-from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows, FlushReport
+from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
+from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.helpers.io import InputFiles, list_files
@@ -76,9 +78,9 @@ def limited(backend: DataBackend, identified: Frame, limit: int | None) -> Frame
     return identified if limit is None else backend.head(identified, limit)
 
 
-def store(run_dir: str, files: InputFiles, columns: Columns) -> CheckpointStore:
+def store(run_dir: str, run_storage: dict[str, Any], files: InputFiles, columns: Columns) -> CheckpointStore:
     """The run's folder, where finished rows become parquet parts. Nothing is written yet."""
-    return CheckpointStore(run_dir, columns.id, files.digest, columns.outputs)
+    return CheckpointStore(RunFolder(run_dir, run_storage), columns.id, files.digest, columns.outputs)
 
 
 @config.when(checkpoints="resumed")

@@ -1,74 +1,249 @@
-"""One writer at a time for a run's folder."""
+"""One writer at a time for a run's folder, on any filesystem that can create a file exclusively.
+
+The lock is a file `lock-NNNNNN` that says who holds it, and that its holder rewrites every few seconds (a heartbeat).
+To take over from a holder that is gone is to create the next number, which only one process can; a holder that finds a
+higher number than its own has been taken for dead, and stops. Nothing needs the clocks of two machines to agree: what
+counts is whether the file changes while one watches. The numbers are what Chubby calls sequencers (Burrows, OSDI 2006).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import re
 import socket
+import threading
+import time
+import uuid
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+import msgspec
+import psutil
 
+from domyn_swarm.checkpoint.folder import name_of
 from domyn_swarm.errors import CheckpointError
+from domyn_swarm.helpers.io import create_file, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from domyn_swarm.checkpoint.store import CheckpointStore
+    from domyn_swarm.checkpoint.folder import RunFolder
+
+BEAT_SECONDS = 5.0
+PATIENCE = 4
+"""Heartbeats that a holder on another machine may miss before it is taken for dead."""
+POLL_SECONDS = 0.25
+_LOCK_NAME = re.compile(r"lock-(\d{6,})")
+
+logger = logging.getLogger("domyn_swarm")
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who holds a lock. `started` is when its process did, in seconds since the machine did; `token` is its own."""
+
+    host: str
+    pid: int
+    machine: str
+    started: float
+    since: str
+    token: str
+    beat: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+    @property
+    def is_near(self) -> bool:
+        """Whether its process would be in this machine's table of processes."""
+        return self.machine == _machine()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process is in this machine's table of processes, and not another one with the same number."""
+        started = _started(self.pid)
+        return started is not None and abs(started - self.started) < 2
+
+
+def this_process() -> Holder:
+    """This process as a holder."""
+    pid = os.getpid()
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    return Holder(socket.gethostname(), pid, _machine(), _started(pid) or 0.0, since, uuid.uuid4().hex)
+
+
+@cache
+def _machine() -> str:
+    """What process numbers mean something in: one boot of one host, or a container's own table on it."""
+    boot, table = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    with contextlib.suppress(OSError):
+        return f"{socket.gethostname()} {boot.read_text().strip()} {table.readlink()}"
+    return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
+def _started(pid: int) -> float | None:
+    """Seconds from the machine's start to that of the process, whatever clocks were set to since; None: it is gone."""
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time() - psutil.boot_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+class Lock:
+    """The lock of one folder, while it is held."""
+
+    def __init__(self, folder: RunFolder, lost: threading.Event) -> None:
+        self._folder = folder
+        self._lost = lost
+        self._mine = this_process()
+        self._number = 0
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="domyn-swarm-lock", daemon=True)
+
+    def acquire(self) -> None:
+        """Take the lock, or take it over from a holder that is dead.
+
+        Raises:
+            CheckpointError: another process holds it; the message says which.
+        """
+        while True:
+            number = newest(self._folder)
+            if number:
+                _wait_until_over(self._folder, number)
+            with contextlib.suppress(FileExistsError):  # somebody else was faster; who?
+                create_file(self._folder.fs, _path(self._folder, number + 1), msgspec.json.encode(self._mine))
+                self._number = number + 1
+                if self._is_mine():  # not on a store that ignores the condition of a conditional put
+                    break
+        for path in _locks(self._folder).values():
+            if path != self._path:
+                _remove(self._folder, path)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Make sure that the lock is still held, before something is written that cannot be taken back.
+
+        Raises:
+            CheckpointError: another process has taken it over.
+        """
+        if newest(self._folder) > self._number or not self._is_mine():
+            holder = read(self._folder, newest(self._folder)) or "unknown"
+            raise CheckpointError(
+                f"Another process has taken over this job, as this one gave no sign of life: {holder} "
+                f"({self._folder.path}).",
+                "What finished here is kept. Nothing has to be done; the other process goes on.",
+            )
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._released.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            if self._is_mine():
+                _remove(self._folder, self._path)
+
+    @property
+    def _path(self) -> str:
+        return _path(self._folder, self._number)
+
+    def _is_mine(self) -> bool:
+        holder = read(self._folder, self._number)
+        return holder is not None and holder.token == self._mine.token
+
+    def _keep(self) -> None:
+        """Beat until released. A filesystem that fails for a while does not matter: others wait for some beats."""
+        while not self._released.wait(BEAT_SECONDS):
+            try:
+                self.check()
+                self._mine = msgspec.structs.replace(self._mine, beat=self._mine.beat + 1)
+                with whole_file(self._folder.fs, self._path) as file:
+                    file.write(msgspec.json.encode(self._mine))
+            except CheckpointError as error:
+                logger.warning("%s", error.message)
+                self._lost.set()
+                return
+            except Exception as error:  # noqa: BLE001 - whatever a filesystem throws
+                logger.warning("the lock of %s cannot be renewed for now: %s", self._folder.path, error)
 
 
 @contextlib.contextmanager
-def locked(store: CheckpointStore) -> Iterator[None]:
-    """Hold the folder of `store`. On local disks the kernel holds the lock, so it goes with a process that is killed.
-
-    Elsewhere it is a file that only one process can create; one that was left behind has to be removed by hand.
+def locked(folder: RunFolder, lost: threading.Event | None = None) -> Iterator[Lock]:
+    """Hold `folder`, which is made if there is none. `lost` is set if another process takes it over.
 
     Raises:
-        CheckpointError: another process holds it; the message says which.
+        CheckpointError: it cannot be made, or another process holds it.
     """
     try:
-        store.fs.makedirs(store.lock_path.rpartition("/")[0], exist_ok=True)
+        folder.make()
     except OSError as error:
         raise CheckpointError(
-            f"{store.path} cannot be made: {error}.",
+            f"{folder.path} cannot be made: {error}.",
             "Give another --output or --checkpoint-dir, in a directory to write in.",
         ) from None
-    holder = _held_by_kernel(store) if store.is_local else _held_by_file(store)
-    with holder:
-        yield
-
-
-@contextlib.contextmanager
-def _held_by_kernel(store: CheckpointStore) -> Iterator[None]:
-    lock = FileLock(store.lock_path, timeout=0)
+    lock = Lock(folder, lost or threading.Event())
+    lock.acquire()
     try:
-        lock.acquire()
-    except Timeout:
-        owner = store.load("run.json") or {}
-        who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}, since {owner.get('started', '?')}"
-        raise CheckpointError(
-            f"Another process is running this job: {who} ({store.path}).",
-            "Wait for it or stop it. For a second run of its own give another --output or --checkpoint-tag.",
-        ) from None
-    try:
-        yield
+        yield lock
     finally:
         lock.release()
 
 
-@contextlib.contextmanager
-def _held_by_file(store: CheckpointStore) -> Iterator[None]:
-    owner = f"process {os.getpid()} on {socket.gethostname()}"
-    try:
-        store.fs.pipe_file(store.lock_path, owner.encode(), mode="create")
-    except FileExistsError:
-        held = store.fs.cat_file(store.lock_path).decode(errors="replace")
-        raise CheckpointError(
-            f"Another process is running this job: {held} ({store.path}).",
-            f"Wait for it or stop it. If it is gone, remove {store.path}/lock.",
-        ) from None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            store.fs.rm(store.lock_path)
+def newest(folder: RunFolder) -> int:
+    """The number of the lock that counts, 0 when there is none."""
+    return max(_locks(folder), default=0)
+
+
+def read(folder: RunFolder, number: int) -> Holder | None:
+    """Who holds the lock `number`; None when it is gone, or cannot be read."""
+    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+        return msgspec.json.decode(folder.fs.cat_file(_path(folder, number)), type=Holder)
+    return None
+
+
+def _wait_until_over(folder: RunFolder, number: int) -> None:
+    """Return when nobody holds the lock `number` any more: it is gone, or its holder is dead.
+
+    Raises:
+        CheckpointError: its holder is alive.
+    """
+    first = read(folder, number)
+    if first is not None and first.is_near:
+        if first.is_alive:
+            raise _held(folder, first)
+        return
+    patience = PATIENCE * BEAT_SECONDS
+    deadline = time.monotonic() + patience
+    if first is not None:
+        logger.info("%s may hold %s; waiting up to %.0f s for a sign of life", first, folder.path, patience)
+    while time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        if newest(folder) != number:
+            return
+        now = read(folder, number)
+        if now is not None and now != first:
+            raise _held(folder, now)
+
+
+def _held(folder: RunFolder, holder: Holder) -> CheckpointError:
+    return CheckpointError(
+        f"Another process is running this job: {holder} ({folder.path}).",
+        "Wait for it or stop it. For a second run of its own give another --output or --checkpoint-tag.",
+    )
+
+
+def _path(folder: RunFolder, number: int) -> str:
+    return f"{folder.root}/lock-{number:06d}"
+
+
+def _locks(folder: RunFolder) -> dict[int, str]:
+    found = {path: _LOCK_NAME.fullmatch(name_of(path)) for path in folder.files()}
+    return {int(match[1]): path for path, match in found.items() if match}
+
+
+def _remove(folder: RunFolder, path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        folder.fs.rm_file(path)

@@ -15,7 +15,14 @@ import pyarrow.parquet as pq
 
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.errors import CheckpointError, ConfigurationError
-from domyn_swarm.helpers.io import filesystem, open_parquet, whole_directory, whole_file
+from domyn_swarm.helpers.io import (
+    filesystem,
+    make_folder,
+    open_parquet,
+    remove_leftovers,
+    whole_directory,
+    whole_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -211,15 +218,17 @@ def write_parquet(
     fs, target = filesystem(path, write_kwargs.get("storage_options"))
     schema = stream.schema.with_metadata({key.encode(): value.encode() for key, value in metadata.items()})
     reader = RowReader(stream.tables(), schema)
-    fs.makedirs(target.rstrip("/").rpartition("/")[0] or ".", exist_ok=True)
+    parent, _, name = target.rstrip("/").rpartition("/")
+    make_folder(fs, parent or ".")
+    remove_leftovers(fs, parent or ".", name)
     if not directory:
-        with whole_file(fs, target) as file:
+        with whole_file(fs, target, streamed=True) as file:
             return _write_file(file, reader, schema, None, write_kwargs)
     written = 0
-    with whole_directory(fs, target.rstrip("/")) as folder:
+    with whole_directory(fs, target.rstrip("/")) as make:
         number = 0
         while number == 0 or not reader.is_empty():
-            with whole_file(fs, f"{folder}/part-{number:05d}.parquet") as file:
+            with make(f"part-{number:05d}.parquet") as file:
                 written += _write_file(file, reader, schema, FILE_ROWS, write_kwargs)
             number += 1
     return written

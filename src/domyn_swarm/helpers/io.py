@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
+import io
 import os
 import re
 import shutil
 import struct
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,13 +26,16 @@ from fsspec.utils import glob_translate
 from domyn_swarm.errors import DataError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
 Format = Literal["parquet", "csv", "jsonl"]
 DEBUG_FORMATS: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 PARQUET_SUFFIXES = (".parquet", ".pq")
 LOCAL_READ_BYTES = 2**20
 REMOTE_READ_BYTES = 8 * 2**20
+LEFTOVER = ".tmp"
+"""What the names of files end in that are not complete."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
         DataError: the protocol is unknown, or it does not take the `storage_options`.
     """
     try:
-        fs, on_fs = fsspec.core.url_to_fs(path, **(storage_options or {}))
+        # Listings are read anew each time: other processes write to the same folders.
+        fs, on_fs = fsspec.core.url_to_fs(path, **{"use_listings_cache": False, **(storage_options or {})})
     except ImportError as error:
         raise MissingDependencyError(f"{path}: {error}", "Install the package that the message names.") from None
     except ValueError as error:
@@ -217,18 +224,39 @@ def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
                 )
 
 
+def make_folder(fs: Any, path: str) -> None:
+    """Make the folder at `path` and those above it, but no bucket: a name that was mistyped must not become one.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    bucket = path.partition("/")[0]
+    if bucket and not is_local(fs) and not fs.exists(bucket):
+        raise FileNotFoundError(f"there is no bucket {bucket!r}")
+    fs.makedirs(path, exist_ok=True)
+
+
 @contextlib.contextmanager
-def whole_file(fs: Any, path: str) -> Iterator[IO[bytes]]:
+def whole_file(fs: Any, path: str, *, streamed: bool = False) -> Iterator[IO[bytes]]:
     """A file to write that appears at `path` complete, or not at all.
 
-    On local disks it is written beside, synced and renamed. Elsewhere the filesystem's own write must be a single put.
+    On local disks it is written beside, synced and renamed. Elsewhere it is kept in memory and becomes a single put, or
+    (`streamed`, for files of any size) an upload in pieces that is completed at the end.
+
+    Raises:
+        OSError: it cannot be written; `filename` says which.
     """
-    if not is_local(fs):
-        with fs.open(path, "wb") as file:
+    try:
+        with _beside(path) if is_local(fs) else _upload(fs, path) if streamed else _put(fs, path) as file:
             yield file
-        return
+    except OSError as error:
+        raise error if error.filename or error.errno is None else OSError(error.errno, error.strerror, path) from error
+
+
+@contextlib.contextmanager
+def _beside(path: str) -> Iterator[IO[bytes]]:
     target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    beside = target.with_name(f".{target.name}.{os.getpid()}{LEFTOVER}")
     try:
         with beside.open("wb") as file:
             yield file
@@ -241,22 +269,70 @@ def whole_file(fs: Any, path: str) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def whole_directory(fs: Any, path: str) -> Iterator[str]:
-    """A directory to fill that takes the place of `path` when it is complete (local disks), or is filled in place."""
+def _put(fs: Any, path: str) -> Iterator[IO[bytes]]:
+    buffer = io.BytesIO()
+    yield buffer
+    fs.pipe_file(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def _upload(fs: Any, path: str) -> Iterator[IO[bytes]]:
+    file = fs.open(path, "wb", autocommit=False)
+    try:
+        with file:
+            yield file
+    except BaseException:
+        file.discard()
+        raise
+    file.commit()
+
+
+def create_file(fs: Any, path: str, content: bytes) -> None:
+    """Write a small file that appears whole, if there is none at `path`: of several processes only one succeeds.
+
+    Raises:
+        FileExistsError: there is one.
+    """
     if not is_local(fs):
-        if fs.exists(path):
-            fs.rm(path, recursive=True)
-        fs.makedirs(path, exist_ok=True)
-        yield path
+        fs.pipe_file(path, content, mode="create")
         return
     target = Path(path)
-    beside = target.with_name(f".{target.name}.tmp")
-    old = target.with_name(f".{target.name}.old")
+    beside = target.with_name(f".{target.name}.{uuid.uuid4().hex}{LEFTOVER}")
+    try:
+        beside.write_bytes(content)
+        target.hardlink_to(beside)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def remove_leftovers(fs: Any, folder: str, name: str = "") -> None:
+    """Remove what `whole_file` and `create_file` had half written of `name` (of all) when their process was killed."""
+    if is_local(fs):
+        for leftover in Path(folder).glob(f".{glob.escape(name)}{'.' if name else ''}*{LEFTOVER}"):
+            if leftover.is_file():
+                leftover.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_directory(fs: Any, path: str) -> Iterator[Callable[[str], AbstractContextManager[IO[bytes]]]]:
+    """Makes files, by name, of a directory that takes the place of `path` when it is complete.
+
+    On local disks it is filled beside and renamed. Elsewhere the files are uploaded, and become visible together at the
+    end, but for the moment that each of them takes; then files that were there before are removed.
+    """
+    with _directory_beside(path) if is_local(fs) else _directory_uploaded(fs, path) as make:
+        yield make
+
+
+@contextlib.contextmanager
+def _directory_beside(path: str) -> Iterator[Callable[[str], AbstractContextManager[IO[bytes]]]]:
+    target = Path(path)
+    beside, old = (target.with_name(f".{target.name}{suffix}") for suffix in (LEFTOVER, ".old"))
     for leftover in (beside, old):
         shutil.rmtree(leftover, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
-        yield str(beside)
+        yield lambda name: whole_file(LocalFileSystem(), f"{beside}/{name}")
         if target.exists():
             target.replace(old)
         beside.replace(target)
@@ -264,6 +340,29 @@ def whole_directory(fs: Any, path: str) -> Iterator[str]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _directory_uploaded(fs: Any, path: str) -> Iterator[Callable[[str], AbstractContextManager[IO[bytes]]]]:
+    before = set(fs.find(path))
+    uploads: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def make(name: str) -> Iterator[IO[bytes]]:
+        with fs.open(f"{path}/{name}", "wb", autocommit=False) as file:
+            uploads[f"{path}/{name}"] = file
+            yield file
+
+    try:
+        yield make
+    except BaseException:
+        for file in uploads.values():
+            file.discard()
+        raise
+    for file in uploads.values():
+        file.commit()
+    for stale in before - {fs._strip_protocol(name) for name in uploads}:  # noqa: SLF001 - how fsspec spells names
+        fs.rm_file(stale)
 
 
 def _sync_directory(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence  # noqa: TC003 - the annotations of fields are evaluated
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, cast, dataclass_transform
 
 if TYPE_CHECKING:
     from domyn_swarm.helpers.counts import Counts
@@ -58,6 +58,18 @@ class SwarmJob:
     def default_columns(self) -> tuple[Sequence[str], Sequence[str]]:
         """The input and the output columns when none are named: the class's, unless the fields say otherwise."""
         return self.input_columns, self.output_columns
+
+    def identity(self) -> Mapping[str, Any]:
+        """What of the job decides its outputs: its fields. Rows that were made under other values are not resumed.
+
+        Override it to leave out a field that changes no output, or to add what a field only names (the content of a
+        file, say).
+        """
+        return (
+            {}
+            if "__dataclass_fields__" not in vars(type(self))
+            else {field.name: getattr(self, field.name) for field in dataclasses.fields(cast("Any", self))}
+        )
 
     def traffic(self) -> Counts | None:
         """The requests that were made so far, shown while the job runs; None when it makes none. Any thread asks."""

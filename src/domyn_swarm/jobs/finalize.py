@@ -32,11 +32,12 @@ _SHAPING = ("output_mode", "limit", "input_columns", "output_columns", "backend_
 
 @dataclass(frozen=True)
 class Artifact:
-    """The finished output: its rows, and how many of them failed."""
+    """The finished output: its rows, how many of them failed, and what identifies its content."""
 
     path: str
     rows: int
     failed: int
+    content: str
 
 
 def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore) -> None:
@@ -72,12 +73,7 @@ def _check_apart(spec: JobSpec, path: str, files: InputFiles) -> None:
 
 
 def _is_ours(owner: dict[str, str], store: CheckpointStore) -> bool:
-    return RUN_KEY in owner and owner[RUN_KEY] == run_id(store)
-
-
-def run_id(store: CheckpointStore) -> str | None:
-    """The id of the run whose folder `store` is; None when there was none yet."""
-    return (store.load("run.json") or {}).get("run_id")
+    return RUN_KEY in owner and owner[RUN_KEY] == store.folder.run_id()
 
 
 def owner_of(spec: JobSpec) -> dict[str, str] | None:
@@ -96,10 +92,13 @@ def owner_of(spec: JobSpec) -> dict[str, str] | None:
 
 
 def content_key(store: CheckpointStore, spec: JobSpec) -> str:
-    """Changes whenever the output would: with the parts, the input, and the options that shape it."""
+    """Changes whenever the output would: with each run that leaves parts, the input, and the options that shape it.
+
+    What compaction does to the parts changes nothing.
+    """
     options = {name: getattr(spec, name) for name in _SHAPING}
-    text = msgspec.json.encode([store.fingerprint(), store.input_digest, options])
-    return hashlib.sha256(text).hexdigest()[:32]
+    content = [store.folder.run_id(), store.folder.newest_part_run(), store.input_digest, options]
+    return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:32]
 
 
 def write_artifact(
@@ -109,20 +108,21 @@ def write_artifact(
 
     Raises:
         CheckpointError: the parts do not cover the input.
+        DamagedPartError: a part turned out to be damaged; it has been set aside.
     """
     rows = backend.count(limited)
     key = content_key(store, spec)
     failed = _write_errors(store, rows, spec)
-    if (owner_of(spec) or {}).get(CONTENT_KEY) != key:
+    if not is_current(store, spec):
         joined = backend.join(limited, store.outputs(), columns.id, columns.kept)
-        metadata = {RUN_KEY: run_id(store) or "", CONTENT_KEY: key}
+        metadata = {RUN_KEY: store.folder.run_id() or "", CONTENT_KEY: key}
         written = backend.write(
             joined, spec.output, directory=spec.output_is_directory, metadata=metadata,
             write_kwargs=spec.backend_write_kwargs,
         )  # fmt: skip
         if written != rows:
             raise CheckpointError(f"{written:,} rows were written for {rows:,} of the input.", "This is a bug.")
-    return Artifact(spec.output, rows, failed)
+    return Artifact(spec.output, rows, failed, key)
 
 
 def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec) -> int:
@@ -154,5 +154,7 @@ def _flat(table: pa.Table, id_col: str, schema: pa.Schema) -> pa.Table:
 
 
 def is_current(store: CheckpointStore, spec: JobSpec) -> bool:
-    """Whether the output holds just what the parts would make."""
-    return (owner_of(spec) or {}).get(CONTENT_KEY) == content_key(store, spec)
+    """Whether the output holds just what the parts would make, and was finished."""
+    key = content_key(store, spec)
+    recorded = (store.folder.load("run.json") or {}).get("content")
+    return recorded == key and (owner_of(spec) or {}).get(CONTENT_KEY) == key

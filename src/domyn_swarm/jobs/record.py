@@ -8,57 +8,89 @@ import socket
 import time
 import uuid
 from datetime import UTC, datetime
-from pathlib import PurePath
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from domyn_swarm.errors import CheckpointError
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.helpers.counts import Counts
+    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.meter import Meter
     from domyn_swarm.jobs.spec import JobSpec
 
-IDENTITY = ("job_kwargs", "input_columns", "output_columns", "id_column", "model")
+IDENTITY = ("input_columns", "output_columns", "id_column", "model")
 """Options that change what a row's output is: parts made under others of these do not belong to the job."""
+JOB_FIELD = "job_kwargs."
+FILES_LISTED = 1000
+"""Most files of the input that a run writes down, to tell later which have changed."""
+VALUE_CHARS = 200
 
 
 class Record:
-    """`run.json` and `spec.json` of one run. The run's id stays the same for as long as its folder does."""
+    """`run.json` and `spec.json` of one run. The id stays the same for as long as its folder does; runs are numbered.
 
-    def __init__(self, store: CheckpointStore, spec: JobSpec) -> None:
-        before = store.load("run.json") or {}
-        self._store = store
+    `content` identifies the output that was written last.
+    """
+
+    def __init__(self, store: CheckpointStore, spec: JobSpec, job: SwarmJob, files: InputFiles) -> None:
+        before = store.folder.load("run.json") or {}
+        self.run_id: str = before.get("run_id") or _run_id_in_parts(store) or uuid.uuid4().hex
+        self.number = store.folder.newest_run() + 1
+        self.identity = identity_of(spec, job)
+        self._folder = store.folder
         self._spec = spec
         self._since = time.monotonic()
         self._content = {
-            "run_id": before.get("run_id") or uuid.uuid4().hex,
+            "run_id": self.run_id,
+            "number": self.number,
             "started": _now(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "id_column": store.id_col,
             "input_digest": store.input_digest,
-            "identity": identity_of(spec),
+            "input_files": _listed(files),
+            "identity": self.identity,
+            "content": before.get("content"),
         }
 
     def begin(self) -> None:
         """Write down that the run goes on, and what it was asked to do."""
-        self._store.save("spec.json", self._spec)
-        self._store.save("run.json", {**self._content, "state": "running"})
+        self._folder.save("spec.json", self._spec)
+        self._folder.save("run.json", {**self._content, "state": "running"})
 
-    def end(self, state: str, meter: Meter, error: BaseException | None = None) -> None:
+    def end(self, state: str, meter: Meter, error: BaseException | None = None, content: str | None = None) -> None:
         """Write down how the run ended; a disk that refuses does not hide the error that ended it."""
-        content = {
+        record = {
             **self._content,
             "state": state,
             "ended": _now(),
             **_figures(meter.counts, time.monotonic() - self._since),
         }
         if error is None:
-            self._store.save("run.json", content)
+            self._folder.save("run.json", {**record, "content": content})
             return
         with contextlib.suppress(OSError):
-            self._store.save("run.json", {**content, "error": masked(f"{type(error).__name__}: {error}")})
+            self._folder.save("run.json", {**record, "error": masked(f"{type(error).__name__}: {error}")})
+
+
+def _run_id_in_parts(store: CheckpointStore) -> str | None:
+    origin = store.newest_origin()
+    return origin.run_id if origin else None
+
+
+def _listed(files: InputFiles) -> list[list[Any]] | None:
+    """Name, rows and digest of each file; None when there are too many to list."""
+    if len(files.files) > FILES_LISTED:
+        return None
+    return [[PurePosixPath(file.path).name, file.rows, file.digest[:24]] for file in files.files]
 
 
 def _figures(counts: Counts, seconds: float) -> dict[str, Any]:
@@ -75,34 +107,79 @@ def _figures(counts: Counts, seconds: float) -> dict[str, Any]:
     return {**figures, **rates, "p50": counts.latencies.percentile(0.5), "p95": counts.latencies.percentile(0.95)}
 
 
-def identity_of(spec: JobSpec) -> dict[str, Any]:
+def identity_of(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
     """What must stay the same for parts to belong to the job. A job's file may move; its name and class may not."""
     where, _, name = spec.job.rpartition(":")
     identity = {"job": f"{PurePath(where).name}:{name}", **{name: getattr(spec, name) for name in IDENTITY}}
-    return {**identity, "filters": spec.backend_read_kwargs.get("filters")}
+    fields = dict(spec.job_kwargs) | msgspec.to_builtins(dict(job.identity()), enc_hook=_type_name)
+    identity |= {"filters": spec.backend_read_kwargs.get("filters")}
+    return identity | {f"{JOB_FIELD}{name}": value for name, value in fields.items()}
 
 
-def check_identity(spec: JobSpec, store: CheckpointStore) -> None:
+def _type_name(value: Any) -> str:
+    """A value that JSON has no words for: its `repr` may hold an address, which no two processes share."""
+    return type(value).__qualname__
+
+
+def check_identity(spec: JobSpec, job: SwarmJob, store: CheckpointStore, files: InputFiles) -> None:
     """Refuse to mix outputs of different jobs, or rows of different inputs under generated ids.
 
     Raises:
         CheckpointError: with what differs, and the ways out.
     """
-    record = store.load("run.json")
-    if record is None or not store.parts():
+    if not store.folder.parts():
         return
+    record = store.folder.load("run.json") or _record_in_parts(store)
     ways_out = "Run with --no-resume to compute every row again, or with another --checkpoint-tag to keep both."
-    now = identity_of(spec)
-    for name, before in record.get("identity", {}).items():
-        if name in now and now[name] != before:
-            raise CheckpointError(
-                f"The run in {store.path} had {name} = {before!r}, now it is {now[name]!r}.", ways_out
-            )
-    if spec.id_column is None and record.get("input_digest") != store.input_digest:
+    before, now = record.get("identity", {}), identity_of(spec, job)
+    if changed := _changed(before, now, spec):
+        lines = [f"  {name}: {_shown(before, name)}, now {_shown(now, name)}" for name in changed]
         raise CheckpointError(
-            f"The input changed since the run in {store.path}, and generated ids only count its rows.",
+            f"The rows in {store.path} were made by a job that differs from this one:\n" + "\n".join(lines), ways_out
+        )
+    if spec.id_column is None and record.get("input_digest", store.input_digest) != store.input_digest:
+        lines = _changed_files(record.get("input_files"), _listed(files))
+        why = f"The input changed since the run in {store.path}, and generated ids only count its rows."
+        raise CheckpointError(
+            "\n".join([why, *lines]),
             f"{ways_out} With --id-column, a run follows its rows through changes of the input.",
         )
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec) -> list[str]:
+    """Names of what differs. A field that the class got since, and that nobody set, has its default for all rows."""
+    given = {f"{JOB_FIELD}{name}" for name in spec.job_kwargs}
+    return [
+        name
+        for name in {**before, **now}
+        if before.get(name) != now.get(name) and (name in before or (before and name in given))
+    ]
+
+
+def _record_in_parts(store: CheckpointStore) -> dict[str, Any]:
+    """What can be told without run.json: the newest part says what it belongs to."""
+    origin = store.newest_origin()
+    return msgspec.structs.asdict(origin) if origin else {}
+
+
+def _shown(identity: Mapping[str, Any], name: str) -> str:
+    if name not in identity:
+        return "not there"
+    text = repr(identity[name])
+    return text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}… ({len(text):,} characters)"
+
+
+def _changed_files(before: list[list[Any]] | None, now: list[list[Any]] | None) -> list[str]:
+    """A line for each of the first files that differ."""
+    if before is None or now is None:
+        return []
+    old, new = ({name: rest for name, *rest in files} for files in (before, now))
+    lines = [f"  {name} is gone" for name in old if name not in new]
+    lines += [f"  {name} is new" for name in new if name not in old]
+    for name in old.keys() & new.keys():
+        if old[name] != new[name]:
+            lines.append(f"  {name}: {old[name][0] or 'some'} rows, now {new[name][0] or 'some'} rows of other content")
+    return sorted(lines)[:10] or ["  the same files in another order"]
 
 
 def _now() -> str:

@@ -6,6 +6,7 @@ The only importer of Hamilton's driver, which is slow to import and pulls in pan
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -20,6 +21,7 @@ import msgspec
 
 from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.lock import locked
+from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
 from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from hamilton.driver import Driver
 
+    from domyn_swarm.checkpoint.lock import Lock
     from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
     from domyn_swarm.data.backends.base import DataBackend, Frame
     from domyn_swarm.jobs.base import SwarmJob
@@ -102,12 +105,13 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     spec = _with_columns_of(job, spec)
     check_method(job, spec)
     run_dir = run_dir or spec.run_dir
-    nodes = _driver(spec).execute([*PLANNED], inputs={**_inputs(spec, job), "run_dir": run_dir})
+    inputs = {**_inputs(spec, job), "run_dir": run_dir, "run_storage": spec.run_storage if spec.checkpointing else {}}
+    nodes = _driver(spec).execute([*PLANNED], inputs=inputs)
     backend: DataBackend = nodes["backend"]
     backend.check_write_kwargs(spec.backend_write_kwargs)
     check_output(spec, nodes["files"], nodes["store"])
     if spec.resume:
-        check_identity(spec, nodes["store"])
+        check_identity(spec, job, nodes["store"], nodes["files"])
     return _plan(spec, job, nodes)
 
 
@@ -143,8 +147,9 @@ def run(spec: JobSpec, progress: Progress | None = None) -> RunResult:
             plan.job.preflight(plan.spec)
         if plan.in_workers:
             plan.nodes["backend"].check_address(spec.ray_address)
-        with locked(plan.store):
-            return _run_locked(plan, progress or Silent(), started)
+        stop = threading.Event()
+        with locked(plan.store.folder, stop) as lock:
+            return _run_locked(plan, lock, stop, progress or Silent(), started)
 
 
 @contextlib.contextmanager
@@ -157,20 +162,20 @@ def _run_dir(spec: JobSpec) -> Iterator[str]:
         yield folder
 
 
-def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
+def _run_locked(plan: Plan, lock: Lock, stop: threading.Event, progress: Progress, started: float) -> RunResult:
     spec, store = plan.spec, plan.store
     plan = _prepared(plan)
     before = plan.rows - plan.pending
     if plan.pending == 0 and is_current(store, spec):
         return RunResult(spec.output, None, store.path, plan.rows, before, 0, 0, time.monotonic() - started)
-    record = Record(store, spec)
-    meter = Meter(progress, plan.job.traffic, ErrorBudget(spec.max_errors))
+    record = Record(store, spec, plan.job, plan.nodes["files"])
+    meter = Meter(progress, plan.job.traffic, ErrorBudget(spec.max_errors), stop)
     progress.started(plan.rows, before)
     try:
-        store.begin()
+        store.begin(record.run_id, record.number, record.identity)
         record.begin()
-        artifact = _execute(plan, meter)
-        record.end("done", meter)
+        artifact = _completed(plan, meter, lock)
+        record.end("done", meter, content=artifact.content)
     except BaseException as error:
         meter.finish()
         interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
@@ -184,12 +189,27 @@ def _run_locked(plan: Plan, progress: Progress, started: float) -> RunResult:
     )  # fmt: skip
 
 
-def _execute(plan: Plan, meter: Meter) -> Artifact:
+def _completed(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
+    """Compute what is pending and write the output; again, when a part that seemed whole turns out to be damaged.
+
+    Each time one part is set aside, so there is an end to it.
+    """
+    while True:
+        try:
+            plan.store.compact()
+            return _execute(plan, meter, lock)
+        except DamagedPartError as error:
+            logger.warning("%s; it is set aside in %s/damaged, and its rows are computed again", error, plan.store.path)
+            plan = _prepared(plan)
+
+
+def _execute(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
     """Pull the rows through, then write the output. Only the first needs care when it is interrupted."""
     stop = meter.stop
     with _graph_for(plan, meter, stop) as graph:
         with _on_signals(stop):
             report = graph.value("flushed")
+        lock.check()
         if meter.overspent:
             counts = meter.counts
             raise JobError(
@@ -199,6 +219,7 @@ def _execute(plan: Plan, meter: Meter) -> Artifact:
         if stop.is_set():
             raise Interrupted("The run was asked to stop.")
         with _on_signals(None):
+            plan.store.compact()
             artifact: Artifact = graph.value("finalized", flushed=report)
     return artifact
 
@@ -235,16 +256,17 @@ def _graph_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[_Gra
 def _prepared(plan: Plan) -> Plan:
     """The plan as it stands now that nobody else writes, with the folder put in order."""
     spec, store, nodes = plan.spec, plan.store, plan.nodes
+    store.folder.tidy()
     if not spec.resume:
-        store.clear()
+        store.folder.clear()
         return plan
-    check_identity(spec, store)
+    check_identity(spec, plan.job, store, nodes["files"])
     done: DoneRows = nodes["done"]
     locate = locator(nodes["backend"], nodes["identified"], store.id_col)
-    if store.rebase(locate) or done.fingerprint != store.fingerprint():
+    if store.rebase(locate) or done.fingerprint != store.folder.fingerprint():
         done = store.done(locate)
     if done.damaged:
-        store.set_aside(done.damaged)
+        store.folder.set_aside(done.damaged)
         names = ", ".join(done.damaged)
         logger.warning("%d damaged part(s) set aside in %s/damaged: %s", len(done.damaged), store.path, names)
     return _plan(spec, plan.job, {**nodes, "done": done})
@@ -261,7 +283,19 @@ def _explained(error: BaseException, plan: Plan) -> BaseException:
         return Interrupted("Interrupted.", resume)
     if isinstance(error, SwarmError):
         return type(error)(error.message, f"{error.hint}\n{resume}".strip())
+    if isinstance(error, OSError) and error.errno in _MEND:
+        where = error.filename or plan.store.path
+        return JobError(f"{where} cannot be written: {error.strerror}.", f"{_MEND[error.errno]} {resume}")
     return JobError(f"{type(error).__name__}: {error}", resume)
+
+
+_MEND = {
+    errno.ENOSPC: "Free some space.",
+    errno.EDQUOT: "Free some space, or ask for more.",
+    errno.EACCES: "Give this user the right to write there.",
+    errno.EPERM: "Give this user the right to write there.",
+    errno.EROFS: "Make the filesystem writable.",
+}
 
 
 def _kept(store: CheckpointStore) -> str:

@@ -164,6 +164,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return f"{root.rstrip('/')}/{self.checkpoint_tag or name}"
 
     @property
+    def run_storage(self) -> dict[str, Any]:
+        """Storage options for the run's folder: the output's, when it is on the same kind of filesystem."""
+        protocols = {path.rpartition("://")[0] for path in (self.run_dir, self.output)}
+        return self.backend_write_kwargs.get("storage_options") or {} if len(protocols) == 1 else {}
+
+    @property
     def errors_path(self) -> str:
         """Where failed rows are written down: `<output>.errors.parquet`."""
         parent, name = _split(self.output)

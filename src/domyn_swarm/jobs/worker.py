@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import pandas as pd
 
-from domyn_swarm.checkpoint.store import FlushReport
+from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.errors import JobError

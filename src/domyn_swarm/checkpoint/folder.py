@@ -1,0 +1,132 @@
+"""A run's folder: where its files are, on any fsspec filesystem.
+
+    <checkpoint-dir>/<tag>/
+        spec.json        the JobSpec of the newest run
+        run.json         its state and counts, who runs it, and what the parts belong to
+        parts/           RRRR-[worker-]NNNNNN.parquet: the run's number, the worker where there are several, the part's
+        damaged/         parts that could not be read; their rows are computed again
+        lock-NNNNNN      held by the one process that writes here
+
+Files whose names end in `.tmp` are not complete, and nobody looks at them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from domyn_swarm.helpers.io import filesystem, make_folder, remove_leftovers, whole_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_PART_NAME = re.compile(r"(\d{4,})-(?:(\w+)-)?(\d{6,})\.parquet")
+
+
+class PartName(NamedTuple):
+    """What the name of a part tells; parts are ordered by it, the later ones last."""
+
+    run: int
+    worker: str
+    number: int
+
+    def __str__(self) -> str:
+        worker = f"{self.worker}-" if self.worker else ""
+        return f"{self.run:04d}-{worker}{self.number:06d}.parquet"
+
+    @classmethod
+    def of(cls, path: str) -> PartName | None:
+        """The name in `path`, or None when it is not that of a part."""
+        match = _PART_NAME.fullmatch(name_of(path))
+        return cls(int(match[1]), match[2] or "", int(match[3])) if match else None
+
+
+class RunFolder:
+    """The folder at `path`. Nothing is written before it is asked for."""
+
+    def __init__(self, path: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        self.fs, self.root = filesystem(path, storage_options)
+
+    def make(self) -> None:
+        """Make the folder, and that of the parts."""
+        make_folder(self.fs, f"{self.root}/parts")
+
+    def files(self, folder: str = "") -> dict[str, int]:
+        """Paths and sizes of the files in the folder, or in one below it, as they are now."""
+        path = f"{self.root}/{folder}".rstrip("/")
+        try:
+            entries = self.fs.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        return {entry["name"]: entry["size"] for entry in entries if entry["type"] == "file"}
+
+    def part_path(self, name: PartName) -> str:
+        """Where the part `name` is, or will be."""
+        return f"{self.root}/parts/{name}"
+
+    def parts(self) -> list[str]:
+        """Paths of the parts, oldest first."""
+        named = {path: name for path in self.files("parts") if (name := PartName.of(path))}
+        return sorted(named, key=named.__getitem__)
+
+    def strangers(self) -> list[str]:
+        """Parquet files among the parts that no run has named."""
+        return [path for path in self.files("parts") if path.endswith(".parquet") and not PartName.of(path)]
+
+    def run_id(self) -> str | None:
+        """The id of the run whose folder this is; None when there was none yet, or its record is gone."""
+        run_id: str | None = (self.load("run.json") or {}).get("run_id")
+        return run_id
+
+    def newest_run(self) -> int:
+        """The highest number of a run that has left anything here, 0 when none has."""
+        recorded: int = (self.load("run.json") or {}).get("number", 0)
+        return max(recorded, self.newest_part_run())
+
+    def newest_part_run(self) -> int:
+        """The highest number of a run that has left a part, 0 when none has."""
+        return max((name.run for path in self.files("parts") if (name := PartName.of(path))), default=0)
+
+    def fingerprint(self) -> str:
+        """Changes whenever a part is added, removed or rewritten at another size."""
+        return ";".join(f"{name_of(path)}:{size}" for path, size in sorted(self.files("parts").items()))
+
+    def set_aside(self, parts: Iterable[str]) -> None:
+        """Move damaged parts out of the way, so that their rows are computed again and nothing is lost to look at."""
+        self.fs.makedirs(f"{self.root}/damaged", exist_ok=True)
+        for name in map(name_of, parts):
+            aside = {name_of(path) for path in self.files("damaged")}
+            names = (f"{name}.{count}" if count else name for count in range(len(aside) + 1))
+            free = next(free for free in names if free not in aside)
+            self.fs.mv(f"{self.root}/parts/{name}", f"{self.root}/damaged/{free}")
+
+    def clear(self) -> None:
+        """Delete all parts, to compute every row again."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rm(f"{self.root}/parts", recursive=True)
+
+    def tidy(self) -> None:
+        """Remove what processes that were killed had half written."""
+        for folder in (self.root, f"{self.root}/parts"):
+            remove_leftovers(self.fs, folder)
+
+    def load(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder (`run.json`), or None when there is none that can be read as JSON."""
+        try:
+            return msgspec.json.decode(self.fs.cat_file(f"{self.root}/{name}"), type=dict[str, Any])
+        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+            return None
+
+    def save(self, name: str, content: Any) -> None:
+        """Write a JSON file of the folder, whole or not at all."""
+        with whole_file(self.fs, f"{self.root}/{name}") as file:
+            file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def name_of(path: str) -> str:
+    """The last part of `path`."""
+    return path.rpartition("/")[2]

@@ -1,0 +1,213 @@
+"""A part: finished rows in one parquet file, which says in its footer what it belongs to.
+
+A part has POSITION, the id column, the output columns and FAILURE, sorted by POSITION, each position once; rows whose
+id is gone from the input stand first, at position -1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from domyn_swarm.data.columns import FAILURE, POSITION
+from domyn_swarm.errors import CheckpointError, JobError
+from domyn_swarm.helpers.io import open_parquet, whole_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+Marks: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+Positions: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
+
+ROW_GROUP_ROWS = 32_768
+BATCH_ROWS = 32_768
+_FOOTER_KEY = b"domyn_swarm.part"
+_FAILED = f"{FAILURE}.type"
+"""The leaf of FAILURE that is null exactly where the row has not failed."""
+
+
+class DamagedPartError(JobError):
+    """`part` cannot be read as a part of its run. Its rows have to be computed again."""
+
+    def __init__(self, part: str, reason: str) -> None:
+        super().__init__(f"{part} is damaged: {reason}")
+        self.args = (part, reason)
+        self.part = part
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What a part belongs to: the run, the job's identity, the input that its positions count in, its id column."""
+
+    run_id: str
+    input_digest: str
+    id_col: str
+    identity: dict[str, Any] = {}
+
+
+class Part:
+    """A part whose footer has been read; its rows are read on request.
+
+    Raises:
+        DamagedPartError: it cannot be read, or is no part of any run.
+    """
+
+    def __init__(self, fs: Any, path: str) -> None:
+        self.path = path
+        self._fs = fs
+        with reading(path), open_parquet(fs, path) as parquet:
+            metadata, schema = parquet.metadata, parquet.schema_arrow
+        try:
+            self.origin = msgspec.json.decode((schema.metadata or {})[_FOOTER_KEY], type=Origin)
+        except (KeyError, msgspec.DecodeError):
+            raise DamagedPartError(path, "it is not a part of a run") from None
+        own = (POSITION, self.origin.id_col, FAILURE)
+        if missing := set(own) - set(schema.names):
+            raise DamagedPartError(path, f"it has no column {min(missing)!r}")
+        self.types = pa.schema([field for field in schema if field.name not in own])
+        self.rows: int = metadata.num_rows
+        self.decoded_bytes = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+        self._groups = [_Group(path, metadata.row_group(group)) for group in range(metadata.num_row_groups)]
+        if not self._groups:
+            raise DamagedPartError(path, "it has no rows")
+
+    @property
+    def first(self) -> int:
+        """The lowest position."""
+        return self._groups[0].first
+
+    @property
+    def last(self) -> int:
+        """The highest position."""
+        return self._groups[-1].last
+
+    @property
+    def has_failures(self) -> bool:
+        """Whether any row has failed."""
+        return any(group.failed for group in self._groups)
+
+    def states(self) -> Iterator[tuple[Positions, Positions]]:
+        """Positions of finished rows, and of failed ones, some row groups at a time.
+
+        The statistics tell it all for a row group whose positions have no gap and that no failure is in, as most are;
+        the pages of the others are read.
+        """
+        none = np.zeros(0, dtype=np.int64)
+        for group in self._groups:
+            if group.is_whole:
+                yield np.arange(group.first, group.last + 1), none
+        if unclear := [number for number, group in enumerate(self._groups) if not group.is_whole]:
+            table = self._columns([POSITION, _FAILED], unclear)
+            positions, fine = table[POSITION].to_numpy(), _is_null(table[FAILURE])
+            yield positions[fine], positions[~fine]
+
+    def ids(self) -> tuple[pa.Array[Any], Marks]:
+        """The ids, and which of them are finished."""
+        table = self._columns([self.origin.id_col, _FAILED])
+        return table[self.origin.id_col].combine_chunks(), _is_null(table[FAILURE])
+
+    def read(self) -> pa.Table:
+        """All rows."""
+        return self._columns(None)
+
+    def _columns(self, columns: list[str] | None, groups: list[int] | None = None) -> pa.Table:
+        with reading(self.path), open_parquet(self._fs, self.path) as parquet:
+            chosen = list(range(parquet.num_row_groups)) if groups is None else groups
+            table: pa.Table = parquet.read_row_groups(chosen, columns=columns)
+        return table
+
+    def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Those of `columns` that it has, a batch at a time."""
+        with reading(self.path), open_parquet(self._fs, self.path) as parquet:
+            present = [name for name in columns if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=present):
+                yield pa.Table.from_batches([batch])
+
+
+class _Group:
+    """What the statistics say of a row group."""
+
+    def __init__(self, path: str, metadata: Any) -> None:
+        columns = [metadata.column(number) for number in range(metadata.num_columns)]
+        statistics = {column.path_in_schema: column.statistics for column in columns}
+        positions, failed = statistics[POSITION], statistics.get(_FAILED)
+        if positions is None or not positions.has_min_max:
+            raise DamagedPartError(path, "it has no statistics")
+        self.first, self.last = int(positions.min), int(positions.max)
+        self.failed = failed is None or failed.null_count < metadata.num_rows
+        self.is_whole = not self.failed and self.first >= 0 and self.last - self.first + 1 == metadata.num_rows
+
+
+def write_part(fs: Any, path: str, table: pa.Table, origin: Origin) -> None:
+    """Write `table`, whole or not at all; rows that share a position become one (see `latest`)."""
+    if not (np.diff(table[POSITION].to_numpy()) > 0).all():
+        table = latest(table, gone=True)
+    table = table.replace_schema_metadata({_FOOTER_KEY: msgspec.json.encode(origin)})
+    with whole_file(fs, path) as file:
+        pq.write_table(
+            table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=False,
+            write_page_checksum=True,
+        )  # fmt: skip
+
+
+def latest(table: pa.Table, *, gone: bool) -> pa.Table:
+    """One row for each position, in order: a success wins over a failure, and the later row over the earlier.
+
+    With `gone`, all rows at -1, which stand for different ids, are kept; else none.
+    """
+    positions = table[POSITION].to_numpy()
+    if (len(positions) == 0 or gone or positions[0] >= 0) and (np.diff(positions) > 0).all():
+        return table
+    order = np.lexsort((np.arange(len(positions)), _is_null(table[FAILURE]), positions))
+    sorted_ = positions[order]
+    last = np.append(sorted_[1:] != sorted_[:-1], True)
+    return table.take(order[last | (sorted_ < 0) if gone else last & (sorted_ >= 0)])
+
+
+def united(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """The columns of all `schemas`, each with a type that holds all of its values."""
+    return pa.unify_schemas(list(schemas), promote_options="permissive").remove_metadata()
+
+
+def conformed(table: pa.Table, columns: Sequence[str], types: pa.Schema) -> pa.Table:
+    """`table` with all `columns`, in order, those in `types` with these types, nulls where it has none."""
+    arrays: list[Any] = []
+    for name in columns:
+        wanted = types.field(name).type if name in types.names else None
+        if name not in table.column_names:
+            arrays.append(pa.nulls(table.num_rows, wanted))
+        else:
+            # Not a safe cast: integers that become floats beside other rows' floats may lose their last digits.
+            same = wanted in (None, table[name].type)
+            arrays.append(table[name] if same else table[name].cast(wanted, safe=False))
+    return pa.table(arrays, names=list(columns))
+
+
+@contextlib.contextmanager
+def reading(part: str) -> Iterator[None]:
+    """What goes wrong in here is that `part` is damaged, unless the filesystem says that it cannot be reached.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        CheckpointError: the filesystem refuses or fails.
+        DamagedPartError: its bytes are not what was written.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # what Arrow finds wrong with the bytes has no errno
+            raise CheckpointError(
+                f"{part} cannot be read: {error}", "The part stays as it is. Mend the cause, and run again."
+            ) from error
+        raise DamagedPartError(part, str(error)) from error
+
+
+def _is_null(failures: pa.ChunkedArray[Any]) -> Marks:
+    nulls: Marks = failures.combine_chunks().is_null().to_numpy(zero_copy_only=False)
+    return nulls

@@ -1,0 +1,117 @@
+"""Finished rows on their way to the disk: gathered, cut into parts, written by a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
+from domyn_swarm.checkpoint.part import DamagedPartError, conformed, united, write_part
+from domyn_swarm.data.columns import FAILURE
+from domyn_swarm.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from domyn_swarm.checkpoint.folder import PartName, RunFolder
+    from domyn_swarm.checkpoint.part import Origin
+
+COMPACT_EVERY = 16
+"""Parts that are written between two compactions."""
+
+
+@dataclass(frozen=True)
+class FlushReport:
+    """What one run made durable: rows (failed ones included), failed rows, parts that were cut."""
+
+    rows: int = 0
+    failed: int = 0
+    parts: int = 0
+
+    def __add__(self, other: FlushReport) -> FlushReport:
+        return FlushReport(self.rows + other.rows, self.failed + other.failed, self.parts + other.parts)
+
+
+class PartWriter:
+    """Cuts a part when it is full, and when its oldest row is `interval` seconds old.
+
+    One part is written while the next one is gathered, so that a slow disk or object store does not stop the calls, and
+    no more than two are ever in memory. Leaving the context cuts and writes what is left, whatever ended the stream.
+    """
+
+    def __init__(self, folder: RunFolder, origin: Origin, first: PartName, interval: float) -> None:
+        self.report = FlushReport()
+        self._folder = folder
+        self._origin = origin
+        self._name = first
+        self._interval = interval
+        self._recent: list[str] = []
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="domyn-swarm-parts")
+        self._writing: Future[FlushReport] | None = None
+        self._start()
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # Where an error is underway already it is the one to report, else the disk's own.
+        with self._thread, contextlib.suppress(*((OSError, pa.ArrowException, CheckpointError) if kind else ())):
+            self._cut()
+            self._settle()
+
+    def _start(self) -> None:
+        self._tables: list[pa.Table] = []
+        self._rows = self._bytes = 0
+        self._since = time.monotonic()
+
+    def add(self, table: pa.Table) -> None:
+        """Take in the rows of `table`.
+
+        Raises:
+            OSError: a part could not be written.
+        """
+        if table.num_rows:
+            if not self._tables:
+                self._since = time.monotonic()
+            self._tables.append(table)
+            self._rows += table.num_rows
+            self._bytes += table.nbytes
+        if self._writing is not None and self._writing.done():
+            self._settle()  # calls that go on while the disk is full are calls that are lost
+        if self._is_full() or (self._tables and time.monotonic() - self._since >= self._interval):
+            self._cut()
+
+    def _is_full(self) -> bool:
+        return self._rows >= PART_ROWS or self._bytes >= PART_BYTES
+
+    def _cut(self) -> None:
+        """Hand what is gathered to the thread, once the part before is durable."""
+        self._settle()
+        if self._tables:
+            self._writing = self._thread.submit(self._write, self._tables, self.report)
+            self._start()
+
+    def _settle(self) -> None:
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            self.report = writing.result()
+
+    def _write(self, tables: list[pa.Table], report: FlushReport) -> FlushReport:
+        types = united([table.schema for table in tables])
+        table = pa.concat_tables([conformed(table, types.names, types) for table in tables])
+        path = self._folder.part_path(self._name._replace(number=report.parts + 1))
+        write_part(self._folder.fs, path, table, self._origin)
+        self._recent.append(path)
+        if len(self._recent) > COMPACT_EVERY:
+            self._compact()
+        failed = table.num_rows - table[FAILURE].null_count
+        return FlushReport(report.rows + table.num_rows, report.failed + failed, report.parts + 1)
+
+    def _compact(self) -> None:
+        """Only the last part can grow any more: the others are full, or would be with the one that follows."""
+        with contextlib.suppress(DamagedPartError):  # whoever reads the parts next sets it aside
+            self._recent = compact(self._folder, self._recent)
+        self._recent = self._recent[-1:]
