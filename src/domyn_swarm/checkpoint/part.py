@@ -37,7 +37,7 @@ class DamagedPartError(JobError):
     def __init__(self, part: str, reason: str) -> None:
         super().__init__(f"{part} is damaged: {reason}")
         self.args = (part, reason)
-        self.part = part
+        self.part, self.reason = part, reason
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -120,10 +120,11 @@ class Part:
             table: pa.Table = parquet.read_row_groups(chosen, columns=columns)
         return table
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Those of `columns` that it has, a batch at a time."""
+    def batches(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        """Those of `columns` that it has (None: all that it has), a batch at a time."""
         with reading(self.path), open_parquet(self._fs, self.path) as parquet:
-            present = [name for name in columns if name in parquet.schema_arrow.names]
+            names = parquet.schema_arrow.names
+            present = names if columns is None else [name for name in columns if name in names]
             for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=present):
                 yield pa.Table.from_batches([batch])
 

@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from domyn_swarm import __version__, masking
-from domyn_swarm.cli import endpoint, job
+from domyn_swarm.cli import checkpoint, endpoint, job
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import Interrupted, SwarmError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # its tables cut off the names of flags
 )
 app.add_typer(job.app, name="job")
+app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(endpoint.app, name="endpoint")
 
 

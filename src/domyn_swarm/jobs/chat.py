@@ -10,10 +10,10 @@ import msgspec
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.replies import ReplyColumns, choices_of, no_text, together
 from domyn_swarm.jobs.requests import EndpointJob, ItemError, kind_of
-from domyn_swarm.jobs.structured import Structure, StructureError
+from domyn_swarm.jobs.structured import Structure, StructureError, schema_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from domyn_swarm.endpoint.replicas import Answer
     from domyn_swarm.jobs.spec import JobSpec
@@ -118,6 +118,10 @@ class ChatCompletionJob(ChatJob):
     output_columns = ("answer",)
 
     schema: dict[str, Any] | str | None = None
+
+    def identity(self) -> Mapping[str, Any]:
+        """The fields, with the schema itself where one is named: what is in the file decides what an answer may be."""
+        return {**super().identity(), "schema": None if self.schema is None else schema_of(self.schema)}
 
     def parts(self, spec: JobSpec) -> Sequence[str]:
         """Read the schema; the properties that output columns may name.

@@ -35,8 +35,8 @@ class Structure:
     """
 
     def __init__(self, given: dict[str, Any] | str, columns: Sequence[str] = ()) -> None:
-        model = _model(given) if isinstance(given, str) and not given.endswith(".json") else None
-        schema: Any = model.model_json_schema() if model else _schema(given)
+        model = _model(given)
+        schema = schema_of(given)
         title = str(schema.get("title", "")) or "answer"
         name = "".join(char if char.isascii() and (char.isalnum() or char in "_-") else "_" for char in title)[:64]
         strict = {"strict": True} if schema.get("additionalProperties") is False else {}
@@ -63,7 +63,21 @@ class Structure:
             raise StructureError(f"the answer does not fit the schema: {str(error)[:ERROR_CHARS]}") from None
 
 
-def _model(reference: str) -> Any:
+def schema_of(given: dict[str, Any] | str) -> dict[str, Any]:
+    """The JSON schema that `given` is or names.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    model: Any = _model(given)
+    schema: dict[str, Any] = model.model_json_schema() if model else _schema(given)
+    return schema
+
+
+def _model(reference: dict[str, Any] | str) -> Any:
+    """The pydantic model that `reference` names; None when it is a schema, or the path of one."""
+    if isinstance(reference, dict) or reference.endswith(".json"):
+        return None
     where, _, name = reference.partition(":")
     try:
         model = getattr(importlib.import_module(where), name)

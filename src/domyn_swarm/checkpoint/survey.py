@@ -1,0 +1,179 @@
+"""Looking into a run's folder from outside, without its job and its input: what it holds, whether that can be read."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from domyn_swarm.checkpoint import lock
+from domyn_swarm.checkpoint.folder import RunFolder, name_of
+from domyn_swarm.checkpoint.merge import in_order
+from domyn_swarm.checkpoint.part import DamagedPartError, Part, united
+from domyn_swarm.data.arrow import Tables, write_parquet
+from domyn_swarm.data.columns import FAILURE, POSITION
+from domyn_swarm.errors import CheckpointError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+class Survey(msgspec.Struct):
+    """What a run's folder holds. `finished` and `failed` count rows of the input, `rows` those in the parts.
+
+    `strange` says of each part that cannot be used why; `damaged` has the names of those that were set aside before.
+    """
+
+    path: str
+    job: str | None
+    state: str | None
+    started: str | None
+    ended: str | None
+    error: str | None
+    holder: str | None
+    id_column: str | None
+    columns: dict[str, str]
+    finished: int
+    failed: int
+    rows: int
+    parts: int
+    size: int
+    strange: dict[str, str]
+    damaged: list[str]
+
+
+def open_run(path: str) -> RunFolder:
+    """The folder of a run.
+
+    Raises:
+        ConfigurationError: there is none at `path`; the message names those that are below it.
+    """
+    folder = RunFolder(path)
+    if folder.load("run.json") is not None or folder.parts():
+        return folder
+    below = [name for name in _folders(folder) if RunFolder(f"{path.rstrip('/')}/{name}").run_id()]
+    runs = f"Runs there: {', '.join(below)}." if below else "It is <checkpoint-dir>/<tag>."
+    raise ConfigurationError(f"{path!r} is not the folder of a run.", runs)
+
+
+def _folders(folder: RunFolder) -> list[str]:
+    try:
+        entries = folder.fs.ls(folder.root, detail=True)
+        return sorted(name_of(entry["name"].rstrip("/")) for entry in entries if entry["type"] == "directory")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def survey(folder: RunFolder) -> Survey:
+    """Read the footers of all parts, and those pages of positions that the statistics do not tell."""
+    record = folder.load("run.json") or {}
+    parts, strange = _usable(folder)
+    finished, failed = _counted(parts)
+    names = [part.origin.id_col for part in parts[-1:]]
+    types = functools.reduce(lambda types, part: united([types, part.types]), parts, pa.schema([]))
+    number = lock.newest(folder)
+    return Survey(
+        path=folder.path,
+        job=record.get("identity", {}).get("job"),
+        state=record.get("state"),
+        started=record.get("started"),
+        ended=record.get("ended"),
+        error=record.get("error"),
+        holder=_described(lock.read(folder, number)) if number else None,
+        id_column=names[0] if names else record.get("id_column"),
+        columns={field.name: str(field.type) for field in types},
+        finished=finished,
+        failed=failed,
+        rows=sum(part.rows for part in parts),
+        parts=len(parts),
+        size=sum(folder.files("parts").values()),
+        strange=strange,
+        damaged=sorted(map(name_of, folder.files("damaged"))),
+    )
+
+
+def _described(holder: lock.Holder | None) -> str:
+    if holder is None:
+        return "unknown"
+    return f"{holder}{' (gone)' if holder.is_near and not holder.is_alive else ''}"
+
+
+def _usable(folder: RunFolder) -> tuple[list[Part], dict[str, str]]:
+    """The parts that can be opened, and why the others cannot."""
+    parts = []
+    strange = {name_of(path): "it has not the name of a part" for path in folder.strangers()}
+    run_id = folder.run_id()
+    for path in folder.parts():
+        try:
+            part = Part(folder.fs, path)
+        except DamagedPartError as error:
+            strange[name_of(path)] = error.reason
+            continue
+        except FileNotFoundError:  # merged meanwhile, by the run
+            continue
+        if run_id in (None, part.origin.run_id):
+            parts.append(part)
+        else:
+            strange[name_of(path)] = "it is another run's"
+    return parts, strange
+
+
+def _counted(parts: Sequence[Part]) -> tuple[int, int]:
+    """Rows that are finished, and rows that have only failed."""
+    size = max((part.last + 1 for part in parts), default=0)
+    marks = np.zeros((2, size), dtype=np.bool_)
+    for part in parts:
+        for states in part.states():
+            for mark, positions in zip(marks, states, strict=True):
+                mark[positions[positions >= 0]] = True
+    finished, failed = marks
+    return int(finished.sum()), int((failed & ~finished).sum())
+
+
+def verify(folder: RunFolder) -> Iterator[tuple[str, str | None]]:
+    """Read every page of every part: its name, and what is wrong with it (None: nothing)."""
+    parts, strange = _usable(folder)
+    yield from strange.items()
+    for part in parts:
+        reason = None
+        try:
+            for _ in part.batches(None):
+                pass
+        except DamagedPartError as error:
+            reason = error.reason
+        except FileNotFoundError:  # merged meanwhile, by the run
+            continue
+        yield name_of(part.path), reason
+
+
+def export(folder: RunFolder, output: str) -> tuple[int, int]:
+    """Write the finished rows, id and outputs in input order, as parquet; their number, and that of failed ones.
+
+    Raises:
+        CheckpointError: parts count in different versions of the input.
+        DamagedPartError: a part cannot be read.
+    """
+    parts, _ = _usable(folder)
+    if not parts:
+        raise CheckpointError(f"{folder.path} holds no part that can be read.", "There is nothing to export.")
+    if len({part.origin.input_digest for part in parts}) > 1:
+        raise CheckpointError(
+            f"The parts in {folder.path} count in different versions of the input.",
+            "Run the job again first: it puts them in order.",
+        )
+    id_col = parts[-1].origin.id_col
+    types = united([part.types for part in parts])
+    names = [POSITION, id_col, *types.names, FAILURE]
+    id_type = next(iter(parts[-1].batches([id_col]))).schema.field(id_col)
+
+    def rows() -> Iterator[pa.Table]:
+        for table in in_order(parts, names, types):
+            yield table.filter(pc.is_null(table[FAILURE])).drop_columns([POSITION, FAILURE])
+
+    tables = Tables(pa.schema([id_type, *types]), rows)
+    written = write_parquet(tables, output, directory=not output.endswith(".parquet"), metadata={}, write_kwargs={})
+    return written, _counted(parts)[1]

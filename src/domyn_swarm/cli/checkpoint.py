@@ -1,0 +1,124 @@
+"""`domyn-swarm checkpoint`: look into a run's folder, and mend it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from domyn_swarm.errors import ConfigurationError, JobError
+
+if TYPE_CHECKING:
+    from domyn_swarm.checkpoint.survey import Survey
+
+app = typer.Typer(help="Look into a run's folder, and mend it.", rich_markup_mode=None)
+
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder: <checkpoint-dir>/<tag>, local or a URL")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.callback()
+def group() -> None:
+    """Look into a run's folder, and mend it."""
+
+
+@app.command()
+def inspect(folder: Folder, as_json: AsJson = False) -> None:
+    """Show what a run has finished, who runs it, and which parts cannot be used. Reads footers only."""
+    import msgspec  # noqa: PLC0415 - keeps --help light
+
+    from domyn_swarm.checkpoint.survey import open_run, survey  # noqa: PLC0415
+
+    found = survey(open_run(folder))
+    typer.echo(msgspec.json.encode(found).decode() if as_json else _shown(found))
+
+
+@app.command()
+def verify(
+    folder: Folder,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="Move damaged parts to damaged/; the next run computes their rows.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read every page of every part against its checksum. Exit status 1 when a part is damaged."""
+    import msgspec  # noqa: PLC0415
+
+    from domyn_swarm.checkpoint import survey  # noqa: PLC0415
+    from domyn_swarm.checkpoint.lock import locked  # noqa: PLC0415
+
+    run = survey.open_run(folder)
+    found = dict(survey.verify(run))
+    damaged = {name: reason for name, reason in found.items() if reason is not None}
+    if set_aside and damaged:
+        with locked(run):
+            run.set_aside(damaged)
+    if as_json:
+        typer.echo(msgspec.json.encode({"parts": len(found), "damaged": damaged}).decode())
+    else:
+        where = f", set aside in {folder}/damaged" if set_aside and damaged else ""
+        lines = [f"{name}: {reason}" for name, reason in damaged.items()]
+        typer.echo("\n".join([*lines, f"{len(found):,} parts, {len(damaged):,} damaged{where}"]))
+    raise typer.Exit(1 if damaged else 0)
+
+
+@app.command()
+def compact(folder: Folder) -> None:
+    """Merge small parts into larger ones. The rows stay the same."""
+    from domyn_swarm.checkpoint import compact as compaction  # noqa: PLC0415
+    from domyn_swarm.checkpoint.lock import locked  # noqa: PLC0415
+    from domyn_swarm.checkpoint.part import DamagedPartError  # noqa: PLC0415
+    from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415
+
+    run = open_run(folder)
+    with locked(run):
+        before = run.parts()
+        try:
+            left = compaction.compact(run, before)
+        except DamagedPartError as error:
+            raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {folder}") from None
+    typer.echo(f"{len(before):,} parts, now {len(left):,}")
+
+
+@app.command()
+def export(
+    folder: Folder,
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A parquet file, or a directory, to write")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+) -> None:
+    """Write the finished rows (id and outputs, in input order) without the job and its input."""
+    from domyn_swarm.checkpoint.part import DamagedPartError  # noqa: PLC0415
+    from domyn_swarm.checkpoint.survey import export as write  # noqa: PLC0415
+    from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415
+    from domyn_swarm.helpers.io import filesystem  # noqa: PLC0415
+
+    run = open_run(folder)
+    fs, path = filesystem(output)
+    if fs.exists(path) and not overwrite:
+        raise ConfigurationError(f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it.")
+    try:
+        written, failed = write(run, output)
+    except DamagedPartError as error:
+        raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {folder}") from None
+    typer.echo(
+        f"{written:,} rows written to {output}" + (f"; {failed:,} have failed and were left out" if failed else "")
+    )
+
+
+def _shown(found: Survey) -> str:
+    unusable = [f"  {part}: {why}" for part, why in found.strange.items()]
+    lines = {
+        "job": found.job or "unknown",
+        "state": (found.state or "unknown") + (f": {found.error}" if found.error else ""),
+        "held by": found.holder or "nobody",
+        "started": found.started or "unknown",
+        "ended": found.ended or "-",
+        "id": found.id_column or "unknown",
+        "outputs": ", ".join(f"{name} ({kind})" for name, kind in found.columns.items()) or "-",
+        "finished": f"{found.finished:,} rows",
+        "failed": f"{found.failed:,} rows",
+        "parts": f"{found.parts:,} ({found.rows:,} rows, {found.size / 1e6:,.1f} MB)",
+        "not usable": "\n".join([f"{len(unusable):,} parts", *unusable]),
+        "set aside": ", ".join(found.damaged) or "0 parts",
+    }
+    return "\n".join(f"{name:<12}{value}" for name, value in lines.items())
