@@ -21,7 +21,7 @@ from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
-from domyn_swarm.helpers.io import InputFiles, list_files
+from domyn_swarm.helpers.io import InputFiles, list_files, reaching
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.columns import Columns, choose_columns
 from domyn_swarm.jobs.finalize import Artifact, write_artifact
@@ -42,7 +42,8 @@ def backend(data_backend: str) -> DataBackend:
 
 def files(input: str, backend_read_kwargs: dict[str, Any]) -> InputFiles:
     """The input's files by name, with row counts, schema and a digest of their content."""
-    return list_files(input, backend_read_kwargs.get("storage_options"))
+    with reaching(input):
+        return list_files(input, backend_read_kwargs.get("storage_options"))
 
 
 def source(backend: DataBackend, files: InputFiles, backend_read_kwargs: dict[str, Any]) -> Frame:

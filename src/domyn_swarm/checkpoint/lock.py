@@ -25,8 +25,8 @@ import msgspec
 import psutil
 
 from domyn_swarm.checkpoint.folder import name_of
-from domyn_swarm.errors import CheckpointError
-from domyn_swarm.helpers.io import create_file, whole_file
+from domyn_swarm.errors import CheckpointError, DataError
+from domyn_swarm.helpers.io import create_file, reaching, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,11 +114,12 @@ class Lock:
             number = newest(self._folder)
             if number:
                 _wait_until_over(self._folder, number)
-            with contextlib.suppress(FileExistsError):  # somebody else was faster; who?
-                create_file(self._folder.fs, _path(self._folder, number + 1), msgspec.json.encode(self._mine))
-                self._number = number + 1
-                if self._is_mine():  # not on a store that ignores the condition of a conditional put
-                    break
+            self._number = number + 1
+            with contextlib.suppress(FileExistsError):
+                create_file(self._folder.fs, self._path, msgspec.json.encode(self._mine))
+            # Where an answer was lost it exists, and is ours; a store that knows no conditions lets everybody write.
+            if self._is_mine():
+                break
         for path in _locks(self._folder).values():
             if path != self._path:
                 _remove(self._folder, path)
@@ -177,15 +178,15 @@ def locked(folder: RunFolder, lost: threading.Event | None = None) -> Iterator[L
     Raises:
         CheckpointError: it cannot be made, or another process holds it.
     """
-    try:
-        folder.make()
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder.path} cannot be made: {error}.",
-            "Give another --output or --checkpoint-dir, in a directory to write in.",
-        ) from None
     lock = Lock(folder, lost or threading.Event())
-    lock.acquire()
+    try:
+        with reaching(folder.path):
+            folder.make()
+            lock.acquire()
+    except DataError as error:
+        raise CheckpointError(
+            error.message, "Give another --output or --checkpoint-dir, in a directory to write in."
+        ) from error
     try:
         yield lock
     finally:

@@ -20,6 +20,7 @@ from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Origin, Part, P
 from domyn_swarm.checkpoint.writer import FlushReport, PartWriter
 from domyn_swarm.data.backends.base import Outputs
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
+from domyn_swarm.helpers.io import reaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -81,11 +82,10 @@ class CheckpointStore:
 
         Damaged parts, and those of other runs, are counted out; `RunFolder.set_aside` moves them.
         """
-        fingerprint = self.folder.fingerprint()
+        with reaching(self.path):
+            fingerprint, parts, damaged = self.folder.fingerprint(), self.folder.parts(), self.folder.strangers()
         finished, tried = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.bool_)
         types = pa.schema([])
-        damaged = self.folder.strangers()
-        parts = self.folder.parts()
         run_id = self.folder.run_id()
         with ThreadPoolExecutor(READERS) as pool:
             known = pool.map(lambda path: self._known(path, run_id, locate), parts)

@@ -100,6 +100,28 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
     return fs, str(on_fs)
 
 
+@contextlib.contextmanager
+def reaching(path: str) -> Iterator[None]:
+    """What a filesystem throws in here, for want of a network or of rights, is one error about `path`.
+
+    Raises:
+        DataError: it cannot be reached.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _CLIENTS:
+            raise
+        raise DataError(
+            f"{path} cannot be reached: {type(error).__name__}: {error}",
+            "Check the path, the credentials, the network.",
+        ) from error
+
+
+_CLIENTS = ("aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")
+"""Packages of filesystems' clients, whose errors are not all OSErrors."""
+
+
 def is_local(fs: Any) -> bool:
     """Whether renames are atomic and the kernel's locks work on `fs`."""
     return isinstance(fs, LocalFileSystem)
@@ -225,15 +247,18 @@ def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
 
 
 def make_folder(fs: Any, path: str) -> None:
-    """Make the folder at `path` and those above it, but no bucket: a name that was mistyped must not become one.
+    """Make the folder at `path` and those above it. Object stores have none; a bucket that is not there is not made.
 
     Raises:
         OSError: it cannot be made.
     """
     bucket = path.partition("/")[0]
-    if bucket and not is_local(fs) and not fs.exists(bucket):
-        raise FileNotFoundError(f"there is no bucket {bucket!r}")
-    fs.makedirs(path, exist_ok=True)
+    if is_local(fs) or not bucket:
+        fs.makedirs(path, exist_ok=True)
+        return
+    with contextlib.suppress(PermissionError):  # keys for a part of a bucket may not look at all of it
+        if not fs.exists(bucket):
+            raise FileNotFoundError(f"there is no bucket {bucket!r}")
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
+from domyn_swarm.helpers.io import reaching
 from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
@@ -109,7 +110,8 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     nodes = _driver(spec).execute([*PLANNED], inputs=inputs)
     backend: DataBackend = nodes["backend"]
     backend.check_write_kwargs(spec.backend_write_kwargs)
-    check_output(spec, nodes["files"], nodes["store"])
+    with reaching(spec.output):
+        check_output(spec, nodes["files"], nodes["store"])
     if spec.resume:
         check_identity(spec, job, nodes["store"], nodes["files"])
     return _plan(spec, job, nodes)
