@@ -142,7 +142,7 @@ class Lock:
     def release(self) -> None:
         """Give the lock back."""
         self._released.set()
-        self._thread.join()
+        self._thread.join(BEAT_SECONDS)  # no longer than that for a filesystem that does not answer
         with contextlib.suppress(OSError):
             if self._is_mine():
                 _remove(self._folder, self._path)

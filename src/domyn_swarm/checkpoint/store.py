@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -29,6 +30,8 @@ Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
 """From ids to the positions that they have in today's input, -1 where an id is gone."""
 
 READERS = 8
+
+logger = logging.getLogger("domyn_swarm")
 
 
 @dataclass(frozen=True)
@@ -173,15 +176,15 @@ class CheckpointStore:
         """Rewrite parts that count in an earlier version of the input; whether there were any.
 
         Each is rewritten whole or not at all, so a rebase that was cut off goes on with the parts that are left. Rows
-        whose ids are gone stay in their parts, at position -1, where nothing looks for them.
-
-        Raises:
-            DamagedPartError: the pages of a part cannot be read; it has been set aside.
+        whose ids are gone stay in their parts, at position -1, where nobody looks for them. Damaged ones are set aside.
         """
         stale = [part for part in self._readable() if part.origin.input_digest != self.input_digest]
         for part in stale:
-            with self._setting_aside():
-                table = part.read()
+            try:
+                with self._setting_aside():
+                    table = part.read()
+            except DamagedPartError:
+                continue
             positions = locate(table[self.id_col].combine_chunks())
             moved = table.set_column(table.column_names.index(POSITION), POSITION, positions)
             origin = msgspec.structs.replace(part.origin, input_digest=self.input_digest)
@@ -224,6 +227,7 @@ class CheckpointStore:
             yield
         except DamagedPartError as error:
             self.folder.set_aside([error.part])
+            logger.warning("%s; it is set aside in %s/damaged, and its rows are computed again", error, self.path)
             raise
 
     def _schema(self, parts: Sequence[Part]) -> pa.Schema:

@@ -13,7 +13,6 @@ import pyarrow as pa
 from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
 from domyn_swarm.checkpoint.part import DamagedPartError, conformed, united, write_part
 from domyn_swarm.data.columns import FAILURE
-from domyn_swarm.errors import CheckpointError
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import PartName, RunFolder
@@ -58,7 +57,7 @@ class PartWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Where an error is underway already it is the one to report, else the disk's own.
-        with self._thread, contextlib.suppress(*((OSError, pa.ArrowException, CheckpointError) if kind else ())):
+        with self._thread, contextlib.suppress(*((Exception,) if kind else ())):
             self._cut()
             self._settle()
 

@@ -275,7 +275,9 @@ def whole_file(fs: Any, path: str, *, streamed: bool = False) -> Iterator[IO[byt
         with _beside(path) if is_local(fs) else _upload(fs, path) if streamed else _put(fs, path) as file:
             yield file
     except OSError as error:
-        raise error if error.filename or error.errno is None else OSError(error.errno, error.strerror, path) from error
+        if error.filename or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 @contextlib.contextmanager

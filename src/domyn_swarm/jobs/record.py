@@ -77,7 +77,7 @@ class Record:
         if error is None:
             self._folder.save("run.json", {**record, "content": content})
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Exception):
             self._folder.save("run.json", {**record, "error": masked(f"{type(error).__name__}: {error}")})
 
 

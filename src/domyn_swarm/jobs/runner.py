@@ -200,9 +200,8 @@ def _completed(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
         try:
             plan.store.compact()
             return _execute(plan, meter, lock)
-        except DamagedPartError as error:
-            logger.warning("%s; it is set aside in %s/damaged, and its rows are computed again", error, plan.store.path)
-            plan = _prepared(plan)
+        except DamagedPartError:
+            plan = _as_it_stands(plan)
 
 
 def _execute(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
@@ -256,13 +255,19 @@ def _graph_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[_Gra
 
 
 def _prepared(plan: Plan) -> Plan:
-    """The plan as it stands now that nobody else writes, with the folder put in order."""
-    spec, store, nodes = plan.spec, plan.store, plan.nodes
+    """The plan, now that nobody else writes, with the folder put in order."""
+    store = plan.store
     store.folder.tidy()
-    if not spec.resume:
+    if not plan.spec.resume:
         store.folder.clear()
         return plan
-    check_identity(spec, plan.job, store, nodes["files"])
+    check_identity(plan.spec, plan.job, store, plan.nodes["files"])
+    return _as_it_stands(plan)
+
+
+def _as_it_stands(plan: Plan) -> Plan:
+    """The plan for what is not done now; damaged parts are set aside."""
+    spec, store, nodes = plan.spec, plan.store, plan.nodes
     done: DoneRows = nodes["done"]
     locate = locator(nodes["backend"], nodes["identified"], store.id_col)
     if store.rebase(locate) or done.fingerprint != store.folder.fingerprint():
@@ -287,7 +292,7 @@ def _explained(error: BaseException, plan: Plan) -> BaseException:
         return type(error)(error.message, f"{error.hint}\n{resume}".strip())
     if isinstance(error, OSError) and error.errno in _MEND:
         where = error.filename or plan.store.path
-        return JobError(f"{where} cannot be written: {error.strerror}.", f"{_MEND[error.errno]} {resume}")
+        return JobError(f"{where}: {error.strerror}.", f"{_MEND[error.errno]} {resume}")
     return JobError(f"{type(error).__name__}: {error}", resume)
 
 
