@@ -15,7 +15,7 @@ from domyn_swarm.data.backends.registry import backend_names
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("dags/**/*.py")])
 NODES = (
-    "backend", "files", "source", "schema", "columns", "identified", "limited", "store", "done", "pending", "as_pandas",
+    "backend", "files", "source", "schema", "columns", "store", "identified", "limited", "done", "pending", "as_pandas",
     "batches", "transformed", "flushed", "finalized",
 )  # fmt: skip
 

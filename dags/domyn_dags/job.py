@@ -27,6 +27,7 @@ from domyn_swarm.jobs.columns import Columns, choose_columns
 from domyn_swarm.jobs.finalize import Artifact, write_artifact
 from domyn_swarm.jobs.items import item_batches
 from domyn_swarm.jobs.meter import Meter
+from domyn_swarm.jobs.record import ids_are_known
 from domyn_swarm.jobs.spec import JobSpec
 from domyn_swarm.jobs.transform import transform
 from domyn_swarm.jobs.worker import WorkerJob, flush_in_workers
@@ -61,6 +62,11 @@ def columns(schema: dict[str, str], spec: JobSpec) -> Columns:
     return choose_columns(schema, spec)
 
 
+def store(run_dir: str, run_storage: dict[str, Any], files: InputFiles, columns: Columns) -> CheckpointStore:
+    """The run's folder, where finished rows become parquet parts. Nothing is written yet."""
+    return CheckpointStore(RunFolder(run_dir, run_storage), columns.id, files.digest, columns.outputs)
+
+
 @config.when(ids="generated")
 def identified__generated(backend: DataBackend, source: Frame) -> Frame:
     """`source` with its rows counted: `_row_id` and the position are that count."""
@@ -68,20 +74,18 @@ def identified__generated(backend: DataBackend, source: Frame) -> Frame:
 
 
 @config.when(ids="given")
-def identified__given(backend: DataBackend, source: Frame, columns: Columns) -> Frame:
-    """`source` with its rows counted, and every id checked to be non-null and unique."""
-    backend.check_ids(source, columns.id)
+def identified__given(
+    backend: DataBackend, source: Frame, columns: Columns, store: CheckpointStore, spec: JobSpec
+) -> Frame:
+    """`source` with its rows counted, and every id checked to be non-null and unique, once for each input."""
+    if not ids_are_known(spec, store):
+        backend.check_ids(source, columns.id)
     return backend.with_row_id(source, columns.id)
 
 
 def limited(backend: DataBackend, identified: Frame, limit: int | None) -> Frame:
     """The first `limit` rows in input order, the same ones on every run; all of them without a limit."""
     return identified if limit is None else backend.head(identified, limit)
-
-
-def store(run_dir: str, run_storage: dict[str, Any], files: InputFiles, columns: Columns) -> CheckpointStore:
-    """The run's folder, where finished rows become parquet parts. Nothing is written yet."""
-    return CheckpointStore(RunFolder(run_dir, run_storage), columns.id, files.digest, columns.outputs)
 
 
 @config.when(checkpoints="resumed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 import time
@@ -57,6 +58,7 @@ class Record:
             "id_column": store.id_col,
             "input_digest": store.input_digest,
             "input_files": _listed(files),
+            "ids": _ids_key(spec, store),
             "identity": self.identity,
             "content": before.get("content"),
         }
@@ -79,6 +81,17 @@ class Record:
             return
         with contextlib.suppress(Exception):
             self._folder.save("run.json", {**record, "error": masked(f"{type(error).__name__}: {error}")})
+
+
+def ids_are_known(spec: JobSpec, store: CheckpointStore) -> bool:
+    """Whether the ids of this very input have been checked before a run, so that it need not be done again."""
+    return (store.folder.load("run.json") or {}).get("ids") == _ids_key(spec, store)
+
+
+def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:
+    """Identifies the ids: what is read, and how."""
+    read = msgspec.json.encode([store.input_digest, spec.id_column, spec.backend_read_kwargs])
+    return hashlib.sha256(read).hexdigest()[:32]
 
 
 def _run_id_in_parts(store: CheckpointStore) -> str | None:
