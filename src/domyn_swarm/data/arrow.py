@@ -267,7 +267,7 @@ _SAMPLED = (
 def _row_group(reader: RowReader, rows: int) -> pa.Table:
     """Up to `rows` rows, fewer when they are wide, so that memory stays bounded by bytes."""
     step = min(rows, 8192)
-    parts: list[pa.Table] = []
+    parts = [reader.take(0)]
     have = size = 0
     while have < rows and size < ROW_GROUP_BYTES:
         parts.append(reader.take(min(step, rows - have)))

@@ -22,6 +22,7 @@ import msgspec
 from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.checkpoint.part import DamagedPartError
+from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
 from domyn_swarm.helpers.io import reaching
 from domyn_swarm.jobs.finalize import check_output, is_current
@@ -209,7 +210,7 @@ def _execute(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
     stop = meter.stop
     with _graph_for(plan, meter, stop) as graph:
         with _on_signals(stop):
-            report = graph.value("flushed")
+            report = graph.value("flushed") if plan.pending else FlushReport()
         lock.check()
         if meter.overspent:
             counts = meter.counts
