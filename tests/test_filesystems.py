@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from domyn_swarm import RunResult, make_spec, run
-from tests.conftest import job
+from domyn_swarm.data import arrow
+from tests.conftest import job, rows
 
 
 def submit(engine: str, *, native: bool, **options: object) -> RunResult:
@@ -38,3 +41,18 @@ def test_a_run_that_touches_no_local_disk(engine: str, native: bool) -> None:
         ]
     filtered = {"backend_read_kwargs": {"filters": [["n", "==", 0]]}, "output": "memory://out/filtered.parquet"}
     assert submit(engine, native=native, **filtered).rows == 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6, 7, 12, 13])
+def test_a_directory_is_cut_into_files_that_are_full_but_for_the_last(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrow, "FILE_ROWS", 6)
+    monkeypatch.setattr(arrow, "ROW_GROUP_ROWS", 4)
+    numbers = pa.table({"number": pa.array(range(count), pa.int64())})
+    batches = numbers.to_batches(max_chunksize=5)
+    tables = arrow.Tables(numbers.schema, lambda: (pa.Table.from_batches([batch]) for batch in batches))
+    assert arrow.write_parquet(tables, "out", directory=True, metadata={}, write_kwargs={}) == count
+    sizes = [pq.read_metadata(file).num_rows for file in sorted(Path("out").iterdir())]
+    assert sizes == [min(6, count - start) for start in range(0, max(1, count), 6)]
+    assert rows("out") == numbers.to_pylist()
