@@ -158,10 +158,16 @@ class CheckpointStore:
             Exception: whatever the stream raises.
         """
         self.folder.make()
-        with PartWriter(self.folder, self._origin, self._first, interval) as writer:
+        with PartWriter(self.folder, self._origin, self._next_name(), interval) as writer:
             for table in tables:
                 writer.add(table)
         return writer.report
+
+    def _next_name(self) -> PartName:
+        """The part after those that this run has already: one that finds damage goes over the rows again."""
+        names = filter(None, map(PartName.of, self.folder.files("parts")))
+        numbers = [name.number for name in names if name[:2] == self._first[:2]]
+        return self._first._replace(number=max(numbers, default=0) + 1)
 
     def compact(self) -> None:
         """Merge small parts. Nobody may write meanwhile.

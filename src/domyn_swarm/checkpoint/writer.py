@@ -101,7 +101,7 @@ class PartWriter:
     def _write(self, tables: list[pa.Table], report: FlushReport) -> FlushReport:
         types = united([table.schema for table in tables])
         table = pa.concat_tables([conformed(table, types.names, types) for table in tables])
-        path = self._folder.part_path(self._name._replace(number=report.parts + 1))
+        path = self._folder.part_path(self._name._replace(number=self._name.number + report.parts))
         write_part(self._folder.fs, path, table, self._origin)
         self._recent.append(path)
         if len(self._recent) > COMPACT_EVERY:

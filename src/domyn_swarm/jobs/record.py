@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import socket
 import time
 import uuid
@@ -33,6 +34,8 @@ JOB_FIELD = "job_kwargs."
 FILES_LISTED = 1000
 """Most files of the input that a run writes down, to tell later which have changed."""
 VALUE_CHARS = 200
+_SECRET = re.compile(r"key|secret|token|password|connection_string|credential", re.IGNORECASE)
+"""Names of storage options whose values are kept nowhere."""
 
 
 class Record:
@@ -65,7 +68,7 @@ class Record:
 
     def begin(self) -> None:
         """Write down that the run goes on, and what it was asked to do."""
-        self._folder.save("spec.json", self._spec)
+        self._folder.save("spec.json", _without_secrets(self._spec))
         self._folder.save("run.json", {**self._content, "state": "running"})
 
     def end(self, state: str, meter: Meter, error: BaseException | None = None, content: str | None = None) -> None:
@@ -81,6 +84,22 @@ class Record:
             return
         with contextlib.suppress(Exception):
             self._folder.save("run.json", {**record, "error": masked(f"{type(error).__name__}: {error}")})
+
+
+def _without_secrets(spec: JobSpec) -> JobSpec:
+    """`spec` as others may read it; whoever runs it gives the credentials by the environment."""
+    return msgspec.structs.replace(
+        spec,
+        backend_read_kwargs=_public(spec.backend_read_kwargs),
+        backend_write_kwargs=_public(spec.backend_write_kwargs),
+    )
+
+
+def _public(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    options = kwargs.get("storage_options")
+    if not options:
+        return dict(kwargs)
+    return {**kwargs, "storage_options": {name: options[name] for name in options if not _SECRET.search(name)}}
 
 
 def ids_are_known(spec: JobSpec, store: CheckpointStore) -> bool:

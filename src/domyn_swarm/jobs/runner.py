@@ -24,6 +24,7 @@ from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
+from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.io import reaching
 from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
@@ -197,12 +198,15 @@ def _completed(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
 
     Each time one part is set aside, so there is an end to it.
     """
+    expected = plan.pending
     while True:
         try:
             plan.store.compact()
             return _execute(plan, meter, lock)
         except DamagedPartError:
             plan = _as_it_stands(plan)
+            # Rows that are computed again count once.
+            meter.advanced(Counts(expected - meter.counts.rows - plan.pending, -meter.counts.failed))
 
 
 def _execute(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
