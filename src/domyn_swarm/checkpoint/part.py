@@ -92,18 +92,23 @@ class Part:
         """Whether any row has failed."""
         return any(group.failed for group in self._groups)
 
-    def states(self) -> Iterator[tuple[Positions, Positions]]:
+    def states(self) -> Iterator[tuple[Positions | slice, Positions]]:
         """Positions of finished rows, and of failed ones, some row groups at a time.
 
         The statistics tell it all for a row group whose positions have no gap and that no failure is in, as most are;
         the pages of the others are read.
         """
         none = np.zeros(0, dtype=np.int64)
-        for group in self._groups:
+        kinds: dict[str, list[int]] = {"gaps": [], "failures": []}
+        for number, group in enumerate(self._groups):
             if group.is_whole:
-                yield np.arange(group.first, group.last + 1), none
-        if unclear := [number for number, group in enumerate(self._groups) if not group.is_whole]:
-            table = self._columns([POSITION, _FAILED], unclear)
+                yield slice(group.first, group.last + 1), none
+            else:
+                kinds["failures" if group.failed else "gaps"].append(number)
+        if kinds["gaps"]:
+            yield self._columns([POSITION], kinds["gaps"])[POSITION].to_numpy(), none
+        if kinds["failures"]:
+            table = self._columns([POSITION, _FAILED], kinds["failures"])
             positions, fine = table[POSITION].to_numpy(), _is_null(table[FAILURE])
             yield positions[fine], positions[~fine]
 

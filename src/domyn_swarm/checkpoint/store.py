@@ -96,7 +96,8 @@ class CheckpointStore:
                 if part is None:
                     damaged.append(path)
                     continue
-                finished = _mark(finished, part.finished)
+                for where in part.finished:
+                    finished = _mark(finished, where)
                 tried = _mark(tried, part.failed)
                 types = united([types, part.types])
         both = min(len(finished), len(tried))
@@ -118,12 +119,13 @@ class CheckpointStore:
     def _states(self, part: Part, locate: Locate) -> _Known:
         if part.origin.input_digest == self.input_digest:
             pairs = list(part.states())
-            finished, failed = (np.concatenate(positions) for positions in zip(*pairs, strict=True))
         else:
             ids, fine = part.ids()
             positions = np.asarray(locate(ids), dtype=np.int64)
-            finished, failed = positions[fine], positions[~fine]
-        return _Known(finished[finished >= 0], failed[failed >= 0], part.types)
+            pairs = [(positions[fine], positions[~fine])]
+        finished = [where if isinstance(where, slice) else where[where >= 0] for where, _ in pairs]
+        failed = np.concatenate([where for _, where in pairs])
+        return _Known(finished, failed[failed >= 0], part.types)
 
     def newest_origin(self) -> Origin | None:
         """What the newest part that can be read belongs to."""
@@ -251,18 +253,21 @@ class CheckpointStore:
 class _Known:
     """Positions of one part's rows in today's input, and its output columns."""
 
-    finished: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    finished: Sequence[Positions | slice] = ()
     failed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     types: pa.Schema = field(default_factory=lambda: pa.schema([]))
 
 
-def _mark(marks: Marks, positions: Positions) -> Marks:
-    if len(positions) == 0:
+def _mark(marks: Marks, where: Positions | slice) -> Marks:
+    if isinstance(where, slice):
+        end = int(where.stop)
+    elif len(where):
+        end = int(where.max()) + 1
+    else:
         return marks
-    last = int(positions.max())
-    if last >= len(marks):
-        grown = np.zeros(max(last + 1, 2 * len(marks)), dtype=np.bool_)
+    if end > len(marks):
+        grown = np.zeros(max(end, 2 * len(marks)), dtype=np.bool_)
         grown[: len(marks)] = marks
         marks = grown
-    marks[positions] = True
+    marks[where] = True
     return marks

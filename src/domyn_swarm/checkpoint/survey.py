@@ -128,8 +128,8 @@ def _counted(parts: Sequence[Part]) -> tuple[int, int]:
     marks = np.zeros((2, size), dtype=np.bool_)
     for part in parts:
         for states in part.states():
-            for mark, positions in zip(marks, states, strict=True):
-                mark[positions[positions >= 0]] = True
+            for mark, where in zip(marks, states, strict=True):
+                mark[where if isinstance(where, slice) else where[where >= 0]] = True
     finished, failed = marks
     return int(finished.sum()), int((failed & ~finished).sum())
 
