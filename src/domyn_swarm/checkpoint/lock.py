@@ -19,7 +19,7 @@ import uuid
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import psutil
@@ -93,6 +93,27 @@ def _started(pid: int) -> float | None:
         return None
 
 
+class Fence(NamedTuple):
+    """What whoever writes for the holder of a lock shows first; it keeps out a process that outlived its holder."""
+
+    number: int
+    token: str
+
+    def check(self, folder: RunFolder) -> None:
+        """Make sure that the lock is still held.
+
+        Raises:
+            CheckpointError: another process has taken it over.
+        """
+        mine = read(folder, self.number)
+        if mine is None or mine.token != self.token or newest(folder) > self.number:
+            holder = read(folder, newest(folder)) or "unknown"
+            raise CheckpointError(
+                f"Another process has taken over this job, as this one gave no sign of life: {holder} ({folder.path}).",
+                "What finished here is kept. Nothing has to be done; the other process goes on.",
+            )
+
+
 class Lock:
     """The lock of one folder, while it is held."""
 
@@ -131,13 +152,12 @@ class Lock:
         Raises:
             CheckpointError: another process has taken it over.
         """
-        if newest(self._folder) > self._number or not self._is_mine():
-            holder = read(self._folder, newest(self._folder)) or "unknown"
-            raise CheckpointError(
-                f"Another process has taken over this job, as this one gave no sign of life: {holder} "
-                f"({self._folder.path}).",
-                "What finished here is kept. Nothing has to be done; the other process goes on.",
-            )
+        self.fence.check(self._folder)
+
+    @property
+    def fence(self) -> Fence:
+        """For those who write in this process's name."""
+        return Fence(self._number, self._mine.token)
 
     def release(self) -> None:
         """Give the lock back."""

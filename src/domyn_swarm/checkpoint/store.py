@@ -26,6 +26,8 @@ from domyn_swarm.helpers.io import reaching
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from domyn_swarm.checkpoint.lock import Fence
+
 Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
 """From ids to the positions that they have in today's input, -1 where an id is gone."""
 
@@ -63,14 +65,19 @@ class CheckpointStore:
         self._declared = tuple(output_columns)
         self._origin = Origin("", input_digest, id_col)
         self._first = PartName(0, "", 1)
+        self._fence: Fence | None = None
 
     @property
     def path(self) -> str:
         """The run's folder."""
         return self.folder.path
 
-    def begin(self, run_id: str, number: int, identity: Mapping[str, Any]) -> None:
-        """Say what the parts to come belong to, before any process that the store travels to writes one."""
+    def begin(self, run_id: str, number: int, identity: Mapping[str, Any], fence: Fence | None = None) -> None:
+        """Say what the parts to come belong to, before any process that the store travels to writes one.
+
+        With a `fence` none is written once its lock has been taken over.
+        """
+        self._fence = fence
         self._origin = Origin(run_id, self.input_digest, self.id_col, dict(identity))
         self._first = PartName(number, "", 1)
 
@@ -160,7 +167,7 @@ class CheckpointStore:
             Exception: whatever the stream raises.
         """
         self.folder.make()
-        with PartWriter(self.folder, self._origin, self._next_name(), interval) as writer:
+        with PartWriter(self.folder, self._origin, self._next_name(), interval, self._fence) as writer:
             for table in tables:
                 writer.add(table)
         return writer.report

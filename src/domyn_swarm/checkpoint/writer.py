@@ -16,6 +16,7 @@ from domyn_swarm.data.columns import FAILURE
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import PartName, RunFolder
+    from domyn_swarm.checkpoint.lock import Fence
     from domyn_swarm.checkpoint.part import Origin
 
 COMPACT_EVERY = 16
@@ -41,12 +42,15 @@ class PartWriter:
     no more than two are ever in memory. Leaving the context cuts and writes what is left, whatever ended the stream.
     """
 
-    def __init__(self, folder: RunFolder, origin: Origin, first: PartName, interval: float) -> None:
+    def __init__(
+        self, folder: RunFolder, origin: Origin, first: PartName, interval: float, fence: Fence | None = None
+    ) -> None:
         self.report = FlushReport()
         self._folder = folder
         self._origin = origin
         self._name = first
         self._interval = interval
+        self._fence = fence
         self._recent: list[str] = []
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="domyn-swarm-parts")
         self._writing: Future[FlushReport] | None = None
@@ -71,6 +75,7 @@ class PartWriter:
 
         Raises:
             OSError: a part could not be written.
+            CheckpointError: another process has taken over the lock.
         """
         if table.num_rows:
             if not self._tables:
@@ -102,6 +107,8 @@ class PartWriter:
         types = united([table.schema for table in tables])
         table = pa.concat_tables([conformed(table, types.names, types) for table in tables])
         path = self._folder.part_path(self._name._replace(number=self._name.number + report.parts))
+        if self._fence is not None:
+            self._fence.check(self._folder)
         write_part(self._folder.fs, path, table, self._origin)
         self._recent.append(path)
         if len(self._recent) > COMPACT_EVERY:

@@ -176,7 +176,7 @@ def _run_locked(plan: Plan, lock: Lock, stop: threading.Event, progress: Progres
     meter = Meter(progress, plan.job.traffic, ErrorBudget(spec.max_errors), stop)
     progress.started(plan.rows, before)
     try:
-        store.begin(record.run_id, record.number, record.identity)
+        store.begin(record.run_id, record.number, record.identity, lock.fence)
         record.begin()
         artifact = _completed(plan, meter, lock)
         record.end("done", meter, content=artifact.content)
