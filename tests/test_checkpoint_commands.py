@@ -22,10 +22,9 @@ def submit(command: Command, name: str = "Recorded", *flags: str) -> subprocess.
 
 @pytest.fixture
 def run(command: Command) -> Path:
-    """A finished run of three parts, as many as it had lives."""
+    """A finished run."""
     write("in.parquet", {"text": TEXTS})
-    for limit in ("4", "8", "12"):
-        assert submit(command, "Recorded", "--limit", limit).returncode == 0
+    assert submit(command).returncode == 0
     Path("calls").unlink()
     return Path(DIR)
 
@@ -118,17 +117,6 @@ def test_a_part_of_another_run_does_not_count(run: Path, command: Command) -> No
     foreign = next(Path(".domyn-swarm/other/parts").iterdir())
     shutil.copy(foreign, run / "parts/0009-000001.parquet")
     assert inspected(command)["strange"] == {"0009-000001.parquet": "it is another run's"}
-
-
-def test_merging_changes_neither_the_rows_nor_the_output(run: Path, command: Command) -> None:
-    before = Path("out.parquet").stat().st_mtime_ns
-    parts = len(list(run.glob("parts/*")))
-    ran = command("checkpoint", "compact", DIR)
-    assert ran.stdout == f"{parts} parts, now 1\n"
-    assert inspected(command)["finished"] == 12
-    assert "nothing to do" in submit(command, "Recorded", "--limit", "12").stdout
-    assert Path("out.parquet").stat().st_mtime_ns == before
-    assert not Path("calls").exists()
 
 
 @pytest.mark.parametrize("output", ["made.parquet", "made"])

@@ -207,7 +207,7 @@ def test_a_run_that_is_done_and_the_processes_that_do_it(key_file: str) -> None:
     assert process.returncode == 0, err
     assert key_file in shown[process.pid]
     assert {pid: line for pid, line in shown.items() if leaks(line)} == {}
-    assert ".domyn-swarm/out.parquet/lock" in meanwhile
+    assert ".domyn-swarm/out.parquet/lock-000001" in meanwhile
     assert [name for name, content in meanwhile.items() if leaks(content)] == []
     check_nothing_is_shown(subprocess.CompletedProcess(arguments, 0, out, err))
 

@@ -7,6 +7,8 @@
     ├── CheckpointError         a run's folder that is locked, or belongs to another job
     ├── EndpointError           an endpoint's answer to one request; `retryable` tells whether asking again can help
     ├── JobError                the run broke in mid-way; what was flushed stays and a resume goes on from there
+    │   ├── DamagedPartError    a part cannot be read; defined, and mostly mended, in `checkpoint.part`
+    │   └── LockLostError       another process has taken over the run's folder; defined in `checkpoint.lock`
     └── Interrupted             the run was asked to stop; same promise as JobError
 
 A message says what was wrong and what it got; the hint says what to do. Neither shows a key, whatever they were made

@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from keyed_input import write_input
 
 from domyn_swarm import SwarmJob, make_spec, run
 from domyn_swarm.data.backends.registry import backend_names
@@ -70,16 +71,6 @@ class Write(SwarmJob):
         offsets = np.arange(0, texts.size + 1, self.width, dtype=np.int32)
         array = pa.StringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(texts))
         return pa.table({"text": array})
-
-
-def write_input(path: Path, rows: int) -> None:
-    step = 100_000
-    schema = pa.schema([("number", pa.int64()), ("key", pa.string())])
-    with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, rows, step):
-            numbers = np.arange(start, min(start + step, rows))
-            keys = [f"key-{number:09d}" for number in numbers.tolist()]
-            writer.write_table(pa.table([numbers, keys], schema=schema))
 
 
 def one_run(folder: str, output: str, backend: str, options: argparse.Namespace) -> None:

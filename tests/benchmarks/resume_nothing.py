@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from keyed_input import write_input
 
 from domyn_swarm import SwarmJob
 from domyn_swarm.data.backends.registry import backend_names
@@ -52,16 +52,6 @@ class Echo(SwarmJob):
 
     def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> Any:
         return pa.table({"echo": pa.table(batch).column("number")})
-
-
-def write_input(path: Path, rows: int) -> None:
-    step = 100_000
-    schema = pa.schema([("key", pa.string()), ("number", pa.int64())])
-    with pq.ParquetWriter(path, schema) as writer:
-        for start in range(0, rows, step):
-            numbers = np.arange(start, min(start + step, rows))
-            keys = [f"key-{number:012d}" for number in numbers.tolist()]
-            writer.write_table(pa.table([keys, numbers], schema=schema))
 
 
 def submit(source: Path, target: Path, backend: str, options: argparse.Namespace) -> float:

@@ -92,12 +92,7 @@ class Life:
     def terminate(self, within: float) -> int:
         """Ask it to stop. Its exit status, once it has ended by itself."""
         self.signal(signal.SIGTERM)
-        try:
-            status = self.process.wait(within)
-        except subprocess.TimeoutExpired:
-            raise Broken(f"still there {within:g} s after SIGTERM: {self.tail}") from None
-        self._left()
-        return status
+        return self.finish(within)
 
     def finish(self, seconds: float = END_SECONDS) -> int:
         """Its exit status, once it has ended by itself."""

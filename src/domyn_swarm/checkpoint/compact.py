@@ -21,7 +21,7 @@ PART_ROWS = 65_536
 """Rows at which a part is full."""
 PART_BYTES = 64 * 2**20
 """Bytes at which a part is full, before encoding."""
-SMALL = 0.76
+SMALL = 50_000 / PART_ROWS
 """Parts below this share of a full one are merged: 50,000 rows."""
 MOST = 2
 """Full parts that a merged one may hold."""
@@ -30,10 +30,8 @@ MOST = 2
 def compact(folder: RunFolder, paths: Sequence[str]) -> list[str]:
     """Merge the small ones of the parts at `paths`, oldest first with none left out between; the paths that are left.
 
-    A part that cannot be opened stays as it is.
-
     Raises:
-        DamagedPartError: the pages of a part to merge cannot be read.
+        DamagedPartError: a part cannot be read. What was merged before stays merged.
     """
     left: list[str] = []
     for group in _groups([Part(folder.fs, path) for path in paths]):

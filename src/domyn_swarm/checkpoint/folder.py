@@ -79,8 +79,8 @@ class RunFolder:
 
     def run_id(self) -> str | None:
         """The id of the run whose folder this is; None when there was none yet, or its record is gone."""
-        run_id: str | None = (self.load("run.json") or {}).get("run_id")
-        return run_id
+        run_id = (self.load("run.json") or {}).get("run_id")
+        return run_id if isinstance(run_id, str) else None
 
     def newest_run(self) -> int:
         """The highest number of a run that has left anything here, 0 when none has."""

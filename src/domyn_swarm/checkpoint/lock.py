@@ -25,7 +25,7 @@ import msgspec
 import psutil
 
 from domyn_swarm.checkpoint.folder import name_of
-from domyn_swarm.errors import CheckpointError, DataError
+from domyn_swarm.errors import CheckpointError, DataError, JobError
 from domyn_swarm.helpers.io import create_file, reaching, whole_file
 
 if TYPE_CHECKING:
@@ -93,6 +93,10 @@ def _started(pid: int) -> float | None:
         return None
 
 
+class LockLostError(JobError):
+    """Another process has taken over the folder. What finished here is kept."""
+
+
 class Fence(NamedTuple):
     """What whoever writes for the holder of a lock shows first; it keeps out a process that outlived its holder."""
 
@@ -103,12 +107,12 @@ class Fence(NamedTuple):
         """Make sure that the lock is still held.
 
         Raises:
-            CheckpointError: another process has taken it over.
+            LockLostError: another process has taken it over.
         """
         mine = read(folder, self.number)
         if mine is None or mine.token != self.token or newest(folder) > self.number:
             holder = read(folder, newest(folder)) or "unknown"
-            raise CheckpointError(
+            raise LockLostError(
                 f"Another process has taken over this job, as this one gave no sign of life: {holder} ({folder.path}).",
                 "What finished here is kept. Nothing has to be done; the other process goes on.",
             )
@@ -141,8 +145,8 @@ class Lock:
             # Where an answer was lost it exists, and is ours; a store that knows no conditions lets everybody write.
             if self._is_mine():
                 break
-        for path in _locks(self._folder).values():
-            if path != self._path:
+        for number, path in _locks(self._folder).items():
+            if number < self._number:
                 _remove(self._folder, path)
         self._thread.start()
 
@@ -150,7 +154,7 @@ class Lock:
         """Make sure that the lock is still held, before something is written that cannot be taken back.
 
         Raises:
-            CheckpointError: another process has taken it over.
+            LockLostError: another process has taken it over.
         """
         self.fence.check(self._folder)
 
@@ -183,7 +187,7 @@ class Lock:
                 self._mine = msgspec.structs.replace(self._mine, beat=self._mine.beat + 1)
                 with whole_file(self._folder.fs, self._path) as file:
                     file.write(msgspec.json.encode(self._mine))
-            except CheckpointError as error:
+            except LockLostError as error:
                 logger.warning("%s", error.message)
                 self._lost.set()
                 return

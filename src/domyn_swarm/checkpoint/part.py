@@ -36,10 +36,15 @@ _FAILED = f"{FAILURE}.type"
 class DamagedPartError(JobError):
     """`part` cannot be read as a part of its run. Its rows have to be computed again."""
 
-    def __init__(self, part: str, reason: str) -> None:
-        super().__init__(f"{part} is damaged: {reason}")
-        self.args = (part, reason)
+    def __init__(self, message: str, hint: str = "", part: str = "", reason: str = "") -> None:
+        super().__init__(message, hint)
+        self.args = (self.message, self.hint, part, reason)
         self.part, self.reason = part, reason
+
+    @classmethod
+    def of(cls, part: str, reason: str) -> DamagedPartError:
+        """What is wrong with the part at `part`."""
+        return cls(f"{part} is damaged: {reason}", part=part, reason=reason)
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -66,16 +71,16 @@ class Part:
         try:
             self.origin = msgspec.json.decode((schema.metadata or {})[_FOOTER_KEY], type=Origin)
         except (KeyError, msgspec.DecodeError):
-            raise DamagedPartError(path, "it is not a part of a run") from None
+            raise DamagedPartError.of(path, "it is not a part of a run") from None
         own = (POSITION, self.origin.id_col, FAILURE)
         if missing := set(own) - set(schema.names):
-            raise DamagedPartError(path, f"it has no column {min(missing)!r}")
+            raise DamagedPartError.of(path, f"it has no column {min(missing)!r}")
         self.types = pa.schema([field for field in schema if field.name not in own])
         self.rows: int = metadata.num_rows
         self.decoded_bytes = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
         self._groups = [_Group(path, metadata.row_group(group)) for group in range(metadata.num_row_groups)]
         if not self._groups:
-            raise DamagedPartError(path, "it has no rows")
+            raise DamagedPartError.of(path, "it has no rows")
 
     @property
     def first(self) -> int:
@@ -125,6 +130,7 @@ class Part:
         with reading(self.path), open_parquet(self._fs, self.path) as parquet:
             chosen = list(range(parquet.num_row_groups)) if groups is None else groups
             table: pa.Table = parquet.read_row_groups(chosen, columns=columns)
+            self._check_complete(table.num_rows, sum(parquet.metadata.row_group(group).num_rows for group in chosen))
         return table
 
     def batches(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
@@ -132,8 +138,16 @@ class Part:
         with reading(self.path), open_parquet(self._fs, self.path) as parquet:
             names = parquet.schema_arrow.names
             present = names if columns is None else [name for name in columns if name in names]
+            read = 0
             for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=present):
+                read += batch.num_rows
                 yield pa.Table.from_batches([batch])
+        self._check_complete(read, self.rows)
+
+    def _check_complete(self, read: int, rows: int) -> None:
+        """A page whose kind is not known, as its header was hit, is left out without a word."""
+        if read != rows:
+            raise DamagedPartError.of(self.path, f"{read:,} of {rows:,} rows can be read")
 
 
 class _Group:
@@ -144,7 +158,7 @@ class _Group:
         statistics = {column.path_in_schema: column.statistics for column in columns}
         positions, failed = statistics[POSITION], statistics.get(_FAILED)
         if positions is None or not positions.has_min_max:
-            raise DamagedPartError(path, "it has no statistics")
+            raise DamagedPartError.of(path, "it has no statistics")
         self.first, self.last = int(positions.min), int(positions.max)
         self.failed = failed is None or failed.null_count < metadata.num_rows
         self.is_whole = not self.failed and self.first >= 0 and self.last - self.first + 1 == metadata.num_rows
@@ -223,7 +237,7 @@ def reading(part: str) -> Iterator[None]:
             raise CheckpointError(
                 f"{part} cannot be read: {error}", "The part stays as it is. Mend the cause, and run again."
             ) from error
-        raise DamagedPartError(part, str(error)) from error
+        raise DamagedPartError.of(part, str(error)) from error
 
 
 def _is_null(failures: pa.ChunkedArray[Any]) -> Marks:

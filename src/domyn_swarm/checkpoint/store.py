@@ -115,13 +115,16 @@ class CheckpointStore:
         """What the part at `path` says; None when it is damaged, or another run's."""
         try:
             part = Part(self.folder.fs, path)
-            if part.origin.id_col != self.id_col or run_id not in (None, part.origin.run_id):
+            if not self._is_ours(part.origin, run_id):
                 return None
             return self._states(part, locate)
         except DamagedPartError:
             return None
         except FileNotFoundError:  # merged meanwhile, by whoever holds the lock
             return _Known()
+
+    def _is_ours(self, origin: Origin, run_id: str | None) -> bool:
+        return origin.id_col == self.id_col and run_id in (None, origin.run_id)
 
     def _states(self, part: Part, locate: Locate) -> _Known:
         if part.origin.input_digest == self.input_digest:
@@ -139,6 +142,14 @@ class CheckpointStore:
         for path in reversed(self.folder.parts()):
             with contextlib.suppress(DamagedPartError):
                 return Part(self.folder.fs, path).origin
+        return None
+
+    def id_field(self) -> Any:
+        """Name and type of the ids in the newest part that can be read; None when there is none."""
+        for path in reversed(self.folder.parts()):
+            with contextlib.suppress(DamagedPartError):
+                part = Part(self.folder.fs, path)
+                return next(iter(part.batches([part.origin.id_col]))).schema.field(0)
         return None
 
     def rows_of_this_run(self) -> int:
@@ -193,7 +204,12 @@ class CheckpointStore:
         Each is rewritten whole or not at all, so a rebase that was cut off goes on with the parts that are left. Rows
         whose ids are gone stay in their parts, at position -1, where nobody looks for them. Damaged ones are set aside.
         """
-        stale = [part for part in self._readable() if part.origin.input_digest != self.input_digest]
+        run_id = self.folder.run_id()
+        stale = [
+            part
+            for part in self._readable()
+            if part.origin.input_digest != self.input_digest and self._is_ours(part.origin, run_id)
+        ]
         for part in stale:
             try:
                 with self._setting_aside():

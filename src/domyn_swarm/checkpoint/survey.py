@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import numpy as np
@@ -11,15 +11,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint import lock
-from domyn_swarm.checkpoint.folder import RunFolder, name_of
+from domyn_swarm.checkpoint.folder import PartName, RunFolder, name_of
 from domyn_swarm.checkpoint.merge import in_order
 from domyn_swarm.checkpoint.part import DamagedPartError, Part, united
 from domyn_swarm.data.arrow import Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.helpers.io import filesystem, names_directory, reaching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+T = TypeVar("T")
+LOOKS = 20
+"""Most times that a folder is looked at, while a run merges parts in it."""
 
 
 class Survey(msgspec.Struct):
@@ -53,9 +58,10 @@ def open_run(path: str) -> RunFolder:
         ConfigurationError: there is none at `path`; the message names those that are below it.
     """
     folder = RunFolder(path)
-    if folder.load("run.json") is not None or folder.parts():
-        return folder
-    below = [name for name in _folders(folder) if RunFolder(f"{path.rstrip('/')}/{name}").run_id()]
+    with reaching(path):
+        if folder.load("run.json") is not None or folder.parts():
+            return folder
+        below = [name for name in _folders(folder) if RunFolder(f"{path.rstrip('/')}/{name}").run_id()]
     runs = f"Runs there: {', '.join(below)}." if below else "It is <checkpoint-dir>/<tag>."
     raise ConfigurationError(f"{path!r} is not the folder of a run.", runs)
 
@@ -68,8 +74,38 @@ def _folders(folder: RunFolder) -> list[str]:
         return []
 
 
+class _MergedError(Exception):
+    """The run has merged parts while they were read."""
+
+
+def _at_rest(folder: RunFolder, look: Callable[[], T]) -> T:
+    """What `look` finds, looking again when a run merges parts meanwhile.
+
+    Raises:
+        CheckpointError: that never stopped.
+    """
+    for _ in range(LOOKS):
+        before = _sizes(folder)
+        try:
+            found = look()
+        except (FileNotFoundError, _MergedError):
+            continue
+        if before.items() <= _sizes(folder).items():
+            return found
+    raise CheckpointError(f"A run changes {folder.path} faster than it can be read.", "Wait for it, or stop it.")
+
+
+def _sizes(folder: RunFolder) -> dict[str, int]:
+    return {path: size for path, size in folder.files("parts").items() if PartName.of(path)}
+
+
 def survey(folder: RunFolder) -> Survey:
     """Read the footers of all parts, and those pages of positions that the statistics do not tell."""
+    with reaching(folder.path):
+        return _at_rest(folder, lambda: _survey(folder))
+
+
+def _survey(folder: RunFolder) -> Survey:
     record = folder.load("run.json") or {}
     parts, strange = _usable(folder)
     finished, failed = _counted(parts)
@@ -113,8 +149,6 @@ def _usable(folder: RunFolder) -> tuple[list[Part], dict[str, str]]:
         except DamagedPartError as error:
             strange[name_of(path)] = error.reason
             continue
-        except FileNotFoundError:  # merged meanwhile, by the run
-            continue
         if run_id in (None, part.origin.run_id):
             parts.append(part)
         else:
@@ -136,7 +170,7 @@ def _counted(parts: Sequence[Part]) -> tuple[int, int]:
 
 def verify(folder: RunFolder) -> Iterator[tuple[str, str | None]]:
     """Read every page of every part: its name, and what is wrong with it (None: nothing)."""
-    parts, strange = _usable(folder)
+    parts, strange = _at_rest(folder, lambda: _usable(folder))
     yield from strange.items()
     for part in parts:
         reason = None
@@ -154,10 +188,37 @@ def export(folder: RunFolder, output: str) -> tuple[int, int]:
     """Write the finished rows, id and outputs in input order, as parquet; their number, and that of failed ones.
 
     Raises:
+        ConfigurationError: `output` would damage something.
         CheckpointError: parts count in different versions of the input.
         DamagedPartError: a part cannot be read.
     """
-    parts, _ = _usable(folder)
+    _check_apart(folder, output)
+    return _at_rest(folder, lambda: _export(folder, output))
+
+
+def _check_apart(folder: RunFolder, output: str) -> None:
+    if not names_directory(output) and not output.endswith(".parquet"):
+        raise ConfigurationError(
+            f"OUTPUT: {output!r} is no parquet file.", "Name one, or a directory (no suffix, or /)."
+        )
+    fs, path = filesystem(output)
+    root, path = folder.root.rstrip("/"), path.rstrip("/")
+    if type(fs) is type(folder.fs) and (f"{root}/".startswith(f"{path}/") or path.startswith(f"{root}/")):
+        raise ConfigurationError(f"OUTPUT: {output!r} holds the run's folder, or lies in it.", "Write somewhere else.")
+    if names_directory(output) and (
+        other := next((file for file in fs.find(path) if not file.endswith(".parquet")), None)
+    ):
+        raise ConfigurationError(
+            f"OUTPUT: {output!r} holds {other.removeprefix(path).lstrip('/')!r}, which is no part of an output.",
+            "Name a file that ends in .parquet, or a directory for this alone: it is replaced as a whole.",
+        )
+
+
+def _export(folder: RunFolder, output: str) -> tuple[int, int]:
+    sizes = _sizes(folder)
+    parts, strange = _usable(folder)
+    if strange:
+        raise DamagedPartError.of(*next(iter(strange.items())))
     if not parts:
         raise CheckpointError(f"{folder.path} holds no part that can be read.", "There is nothing to export.")
     if len({part.origin.input_digest for part in parts}) > 1:
@@ -173,7 +234,9 @@ def export(folder: RunFolder, output: str) -> tuple[int, int]:
     def rows() -> Iterator[pa.Table]:
         for table in in_order(parts, names, types):
             yield table.filter(pc.is_null(table[FAILURE])).drop_columns([POSITION, FAILURE])
+        if not sizes.items() <= _sizes(folder).items():  # before the file is there: parts grow when they are merged
+            raise _MergedError
 
     tables = Tables(pa.schema([id_type, *types]), rows)
-    written = write_parquet(tables, output, directory=not output.endswith(".parquet"), metadata={}, write_kwargs={})
+    written = write_parquet(tables, output, directory=names_directory(output), metadata={}, write_kwargs={})
     return written, _counted(parts)[1]

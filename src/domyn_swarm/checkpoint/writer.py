@@ -75,7 +75,7 @@ class PartWriter:
 
         Raises:
             OSError: a part could not be written.
-            CheckpointError: another process has taken over the lock.
+            LockLostError: another process has taken over the lock.
         """
         if table.num_rows:
             if not self._tables:
@@ -95,7 +95,8 @@ class PartWriter:
         """Hand what is gathered to the thread, once the part before is durable."""
         self._settle()
         if self._tables:
-            self._writing = self._thread.submit(self._write, self._tables, self.report)
+            self._writing = self._thread.submit(self._write, self._tables, self.report, self._name)
+            self._name = self._name._replace(number=self._name.number + 1)  # never again, however this write ends
             self._start()
 
     def _settle(self) -> None:
@@ -103,10 +104,10 @@ class PartWriter:
             writing, self._writing = self._writing, None
             self.report = writing.result()
 
-    def _write(self, tables: list[pa.Table], report: FlushReport) -> FlushReport:
+    def _write(self, tables: list[pa.Table], report: FlushReport, name: PartName) -> FlushReport:
         types = united([table.schema for table in tables])
         table = pa.concat_tables([conformed(table, types.names, types) for table in tables])
-        path = self._folder.part_path(self._name._replace(number=self._name.number + report.parts))
+        path = self._folder.part_path(name)
         if self._fence is not None:
             self._fence.check(self._folder)
         write_part(self._folder.fs, path, table, self._origin)

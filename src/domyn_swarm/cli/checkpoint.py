@@ -90,14 +90,17 @@ def export(
     from domyn_swarm.checkpoint.part import DamagedPartError  # noqa: PLC0415
     from domyn_swarm.checkpoint.survey import export as write  # noqa: PLC0415
     from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415
-    from domyn_swarm.helpers.io import filesystem  # noqa: PLC0415
+    from domyn_swarm.helpers.io import filesystem, reaching  # noqa: PLC0415
 
     run = open_run(folder)
     fs, path = filesystem(output)
-    if fs.exists(path) and not overwrite:
-        raise ConfigurationError(f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it.")
     try:
-        written, failed = write(run, output)
+        with reaching(output):
+            if fs.exists(path) and not overwrite:
+                raise ConfigurationError(
+                    f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it."
+                )
+            written, failed = write(run, output)
     except DamagedPartError as error:
         raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {folder}") from None
     typer.echo(
@@ -109,7 +112,7 @@ def _shown(found: Survey) -> str:
     unusable = [f"  {part}: {why}" for part, why in found.strange.items()]
     lines = {
         "job": found.job or "unknown",
-        "state": (found.state or "unknown") + (f": {found.error}" if found.error else ""),
+        "state": (found.state or "unknown") + (f": {found.error.splitlines()[0]}" if found.error else ""),
         "held by": found.holder or "nobody",
         "started": found.started or "unknown",
         "ended": found.ended or "-",

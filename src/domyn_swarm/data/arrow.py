@@ -34,6 +34,8 @@ BATCH_BYTES = 32 * 2**20
 ROW_GROUP_ROWS = 131_072
 ROW_GROUP_BYTES = 64 * 2**20
 FILE_ROWS = 1_000_000
+PART_FILE = r"part-\d{5,}\.parquet"
+"""What the files of an output directory are called."""
 SAMPLE_ROWS = 8192
 
 

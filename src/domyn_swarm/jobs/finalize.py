@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.data.arrow import Tables, write_parquet
+from domyn_swarm.data.arrow import PART_FILE, Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, is_named_by, open_parquet
+from domyn_swarm.jobs.record import run_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from domyn_swarm.checkpoint.folder import RunFolder
     from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.data.backends.base import DataBackend, Frame
     from domyn_swarm.helpers.io import InputFiles
@@ -50,6 +53,8 @@ def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore) -> No
     path = path.rstrip("/")
     if type(fs) is type(files.fs):
         _check_apart(spec, path, files)
+    if spec.output_is_directory:
+        _check_directory(spec, fs, path, store.folder)
     if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, store):
         raise ConfigurationError(
             f"--output: {spec.output!r} exists, and another run or program wrote it.",
@@ -72,8 +77,23 @@ def _check_apart(spec: JobSpec, path: str, files: InputFiles) -> None:
         )
 
 
+def _check_directory(spec: JobSpec, fs: Any, path: str, run: RunFolder) -> None:
+    """A directory is replaced as a whole, with all that is in it."""
+    if type(fs) is type(run.fs) and f"{run.root}/".startswith(f"{path}/"):
+        raise ConfigurationError(
+            f"--checkpoint-dir: the run's folder {run.path!r} lies in the output {spec.output!r}.",
+            "Keep it somewhere else: an output directory is replaced as a whole.",
+        )
+    ours = re.compile(r".*\.parquet" if spec.overwrite else PART_FILE)
+    if other := next((file for file in fs.find(path) if not ours.fullmatch(file.removeprefix(f"{path}/"))), None):
+        raise ConfigurationError(
+            f"--output: {spec.output!r} holds {other.removeprefix(path).lstrip('/')!r}, which is no part of an output.",
+            "Move it, or write somewhere else: an output directory is replaced as a whole.",
+        )
+
+
 def _is_ours(owner: dict[str, str], store: CheckpointStore) -> bool:
-    return RUN_KEY in owner and owner[RUN_KEY] == store.folder.run_id()
+    return RUN_KEY in owner and owner[RUN_KEY] == run_id_of(store)
 
 
 def owner_of(spec: JobSpec) -> dict[str, str] | None:

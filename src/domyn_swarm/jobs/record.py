@@ -9,13 +9,16 @@ import re
 import socket
 import time
 import uuid
+from collections import Counter
 from datetime import UTC, datetime
 from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pyarrow as pa
 
-from domyn_swarm.errors import CheckpointError
+from domyn_swarm.checkpoint.part import united
+from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ class Record:
 
     def __init__(self, store: CheckpointStore, spec: JobSpec, job: SwarmJob, files: InputFiles) -> None:
         before = store.folder.load("run.json") or {}
-        self.run_id: str = before.get("run_id") or _run_id_in_parts(store) or uuid.uuid4().hex
+        self.run_id = run_id_of(store) or uuid.uuid4().hex
         self.number = store.folder.newest_run() + 1
         self.identity = identity_of(spec, job)
         self._folder = store.folder
@@ -113,9 +116,10 @@ def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:
     return hashlib.sha256(read).hexdigest()[:32]
 
 
-def _run_id_in_parts(store: CheckpointStore) -> str | None:
-    origin = store.newest_origin()
-    return origin.run_id if origin else None
+def run_id_of(store: CheckpointStore) -> str | None:
+    """The id of the run whose folder it is; where its record is lost the parts know."""
+    origin = None if store.folder.run_id() else store.newest_origin()
+    return origin.run_id if origin else store.folder.run_id()
 
 
 def _listed(files: InputFiles) -> list[list[Any]] | None:
@@ -140,17 +144,36 @@ def _figures(counts: Counts, seconds: float) -> dict[str, Any]:
 
 
 def identity_of(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
-    """What must stay the same for parts to belong to the job. A job's file may move; its name and class may not."""
+    """What must stay the same for parts to belong to the job. A job's file may move; its name and class may not.
+
+    Raises:
+        ConfigurationError: the job does not say what it is.
+    """
     where, _, name = spec.job.rpartition(":")
     identity = {"job": f"{PurePath(where).name}:{name}", **{name: getattr(spec, name) for name in IDENTITY}}
-    fields = dict(spec.job_kwargs) | msgspec.to_builtins(dict(job.identity()), enc_hook=_type_name)
+    # A job with an `__init__` of its own has no fields that could be asked.
+    kwargs = {} if "__dataclass_fields__" in vars(type(job)) else spec.job_kwargs
     identity |= {"filters": spec.backend_read_kwargs.get("filters")}
-    return identity | {f"{JOB_FIELD}{name}": value for name, value in fields.items()}
+    try:
+        identity |= {f"{JOB_FIELD}{name}": value for name, value in {**kwargs, **job.identity()}.items()}
+        return {name: _plain(value) for name, value in identity.items()}
+    except SwarmError:
+        raise
+    except Exception as error:  # whatever a job's own `identity` does
+        raise ConfigurationError(
+            f"Job {spec.job!r}: its identity cannot be told: {type(error).__name__}: {error}.", "Mend its `identity`."
+        ) from error
 
 
-def _type_name(value: Any) -> str:
+def _plain(value: Any) -> Any:
+    """`value` as the next run will read it: tuples are lists then, keys are strings, and sets need an order."""
+    ordered = msgspec.to_builtins(value, str_keys=True, enc_hook=_described, order="deterministic")
+    return msgspec.json.decode(msgspec.json.encode(ordered))
+
+
+def _described(value: Any) -> str:
     """A value that JSON has no words for: its `repr` may hold an address, which no two processes share."""
-    return type(value).__qualname__
+    return os.fspath(value) if isinstance(value, os.PathLike) else type(value).__qualname__
 
 
 def check_identity(spec: JobSpec, job: SwarmJob, store: CheckpointStore, files: InputFiles) -> None:
@@ -169,13 +192,30 @@ def check_identity(spec: JobSpec, job: SwarmJob, store: CheckpointStore, files: 
         raise CheckpointError(
             f"The rows in {store.path} were made by a job that differs from this one:\n" + "\n".join(lines), ways_out
         )
-    if spec.id_column is None and record.get("input_digest", store.input_digest) != store.input_digest:
+    same_input = record.get("input_digest", store.input_digest) == store.input_digest
+    if spec.id_column is not None and not same_input:
+        _check_id_type(store, files, ways_out)
+    if spec.id_column is None and not same_input:
         lines = _changed_files(record.get("input_files"), _listed(files))
         why = f"The input changed since the run in {store.path}, and generated ids only count its rows."
         raise CheckpointError(
             "\n".join([why, *lines]),
             f"{ways_out} With --id-column, a run follows its rows through changes of the input.",
         )
+
+
+def _check_id_type(store: CheckpointStore, files: InputFiles, ways_out: str) -> None:
+    """Ids of kinds that no column can hold together are other ids, however alike they look."""
+    before = store.id_field()
+    if before is None or files.schema is None:
+        return
+    now = files.schema.field(store.id_col).type
+    try:
+        united([pa.schema([before]), pa.schema([(before.name, now)])])
+    except pa.ArrowException:
+        raise CheckpointError(
+            f"--id-column: {before.name!r} is {now} in the input, and {before.type} in {store.path}.", ways_out
+        ) from None
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec) -> list[str]:
@@ -205,12 +245,12 @@ def _changed_files(before: list[list[Any]] | None, now: list[list[Any]] | None) 
     """A line for each of the first files that differ."""
     if before is None or now is None:
         return []
-    old, new = ({name: rest for name, *rest in files} for files in (before, now))
+    then, here = (Counter(map(tuple, files)) for files in (before, now))  # a name may stand in several folders
+    old, new = ({name: rows for name, rows, _ in files} for files in (then - here, here - then))
     lines = [f"  {name} is gone" for name in old if name not in new]
     lines += [f"  {name} is new" for name in new if name not in old]
-    for name in old.keys() & new.keys():
-        if old[name] != new[name]:
-            lines.append(f"  {name}: {old[name][0] or 'some'} rows, now {new[name][0] or 'some'} rows of other content")
+    both = [name for name in old if name in new]
+    lines += [f"  {name}: {old[name] or 'some'} rows, now {new[name] or 'some'} rows of other content" for name in both]
     return sorted(lines)[:10] or ["  the same files in another order"]
 
 

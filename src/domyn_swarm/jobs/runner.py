@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from domyn_swarm.checkpoint.locate import locator
-from domyn_swarm.checkpoint.lock import locked
+from domyn_swarm.checkpoint.lock import LockLostError, locked
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
@@ -29,7 +29,7 @@ from domyn_swarm.helpers.io import reaching
 from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
-from domyn_swarm.jobs.record import Record, check_identity
+from domyn_swarm.jobs.record import Record, check_identity, identity_of
 from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
 
@@ -107,6 +107,7 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     job = build_job(load_job_class(spec.job), spec.job_kwargs)
     spec = _with_columns_of(job, spec)
     check_method(job, spec)
+    identity_of(spec, job)
     run_dir = run_dir or spec.run_dir
     inputs = {**_inputs(spec, job), "run_dir": run_dir, "run_storage": spec.run_storage if spec.checkpointing else {}}
     nodes = _driver(spec).execute([*PLANNED], inputs=inputs)
@@ -179,11 +180,13 @@ def _run_locked(plan: Plan, lock: Lock, stop: threading.Event, progress: Progres
         store.begin(record.run_id, record.number, record.identity, lock.fence)
         record.begin()
         artifact = _completed(plan, meter, lock)
+        lock.check()
         record.end("done", meter, content=artifact.content)
     except BaseException as error:
         meter.finish()
         interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
-        record.end("interrupted" if interrupted else "failed", meter, error)
+        if not _is_lost(lock):
+            record.end("interrupted" if interrupted else "failed", meter, error)
         raise _explained(error, plan) from error
     finally:
         progress.finished()
@@ -191,6 +194,17 @@ def _run_locked(plan: Plan, lock: Lock, stop: threading.Event, progress: Progres
         spec.output, spec.errors_path if artifact.failed else None, store.path, artifact.rows, before,
         artifact.rows - before - artifact.failed, artifact.failed, time.monotonic() - started,
     )  # fmt: skip
+
+
+def _is_lost(lock: Lock) -> bool:
+    """Whether another process has the folder now, and writes its own record. One that cannot tell has it still."""
+    try:
+        lock.check()
+    except LockLostError:
+        return True
+    except Exception:  # noqa: BLE001 - whatever a filesystem throws
+        return False
+    return False
 
 
 def _completed(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
@@ -286,7 +300,7 @@ def _as_it_stands(plan: Plan) -> Plan:
 
 def _explained(error: BaseException, plan: Plan) -> BaseException:
     """`error` as one of ours, with how much is safe and how to go on."""
-    if isinstance(error, CheckpointError):
+    if isinstance(error, (CheckpointError, LockLostError)):
         return error
     resume = f"{_kept(plan.store)} {_way_on(plan.spec)}"
     if not plan.spec.checkpointing:

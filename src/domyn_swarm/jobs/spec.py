@@ -15,6 +15,7 @@ import msgspec
 
 from domyn_swarm.data.backends.registry import canonical
 from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.helpers.io import names_directory
 
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
 OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
@@ -178,7 +179,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def output_is_directory(self) -> bool:
         """Whether the output is a directory of parquet files rather than one file."""
-        return not PurePosixPath(_split(self.output)[1]).suffix or self.output.endswith("/")
+        return names_directory(self.output)
 
 
 def anchored(spec: JobSpec) -> JobSpec:
