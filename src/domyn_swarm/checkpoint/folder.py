@@ -97,7 +97,7 @@ class RunFolder:
 
     def set_aside(self, parts: Iterable[str]) -> None:
         """Move damaged parts out of the way, so that their rows are computed again and nothing is lost to look at."""
-        self.fs.makedirs(f"{self.root}/damaged", exist_ok=True)
+        make_folder(self.fs, f"{self.root}/damaged")
         for name in map(name_of, parts):
             aside = {name_of(path) for path in self.files("damaged")}
             names = (f"{name}.{count}" if count else name for count in range(len(aside) + 1))

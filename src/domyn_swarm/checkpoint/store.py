@@ -139,18 +139,13 @@ class CheckpointStore:
 
     def newest_origin(self) -> Origin | None:
         """What the newest part that can be read belongs to."""
-        for path in reversed(self.folder.parts()):
-            with contextlib.suppress(DamagedPartError):
-                return Part(self.folder.fs, path).origin
-        return None
+        newest = next(self._readable(reversed(self.folder.parts())), None)
+        return newest.origin if newest else None
 
     def id_field(self) -> Any:
         """Name and type of the ids in the newest part that can be read; None when there is none."""
-        for path in reversed(self.folder.parts()):
-            with contextlib.suppress(DamagedPartError):
-                part = Part(self.folder.fs, path)
-                return next(iter(part.batches([part.origin.id_col]))).schema.field(0)
-        return None
+        newest = next(self._readable(reversed(self.folder.parts())), None)
+        return next(newest.batches([newest.origin.id_col])).schema.field(0) if newest else None
 
     def rows_of_this_run(self) -> int:
         """Rows that this run has made durable."""
@@ -207,7 +202,7 @@ class CheckpointStore:
         run_id = self.folder.run_id()
         stale = [
             part
-            for part in self._readable()
+            for part in self._readable(self.folder.parts())
             if part.origin.input_digest != self.input_digest and self._is_ours(part.origin, run_id)
         ]
         for part in stale:
@@ -222,8 +217,8 @@ class CheckpointStore:
             write_part(self.folder.fs, part.path, moved, origin)
         return bool(stale)
 
-    def _readable(self) -> Iterator[Part]:
-        for path in self.folder.parts():
+    def _readable(self, paths: Iterable[str]) -> Iterator[Part]:
+        for path in paths:
             with contextlib.suppress(DamagedPartError):
                 yield Part(self.folder.fs, path)
 

@@ -17,7 +17,8 @@ from domyn_swarm.checkpoint.part import DamagedPartError, Part, united
 from domyn_swarm.data.arrow import Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.errors import CheckpointError, ConfigurationError
-from domyn_swarm.helpers.io import filesystem, names_directory, reaching
+from domyn_swarm.helpers.io import filesystem, reaching
+from domyn_swarm.helpers.paths import names_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +10,8 @@ import typer
 from domyn_swarm.errors import ConfigurationError, JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from domyn_swarm.checkpoint.survey import Survey
 
 app = typer.Typer(help="Look into a run's folder, and mend it.", rich_markup_mode=None)
@@ -67,16 +70,13 @@ def compact(folder: Folder) -> None:
     """Merge small parts into larger ones. The rows stay the same."""
     from domyn_swarm.checkpoint import compact as compaction  # noqa: PLC0415
     from domyn_swarm.checkpoint.lock import locked  # noqa: PLC0415
-    from domyn_swarm.checkpoint.part import DamagedPartError  # noqa: PLC0415
     from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415
 
     run = open_run(folder)
     with locked(run):
         before = run.parts()
-        try:
+        with _naming_the_mend(folder):
             left = compaction.compact(run, before)
-        except DamagedPartError as error:
-            raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {folder}") from None
     typer.echo(f"{len(before):,} parts, now {len(left):,}")
 
 
@@ -87,25 +87,29 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
     """Write the finished rows (id and outputs, in input order) without the job and its input."""
-    from domyn_swarm.checkpoint.part import DamagedPartError  # noqa: PLC0415
     from domyn_swarm.checkpoint.survey import export as write  # noqa: PLC0415
     from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415
     from domyn_swarm.helpers.io import filesystem, reaching  # noqa: PLC0415
 
     run = open_run(folder)
     fs, path = filesystem(output)
+    with _naming_the_mend(folder), reaching(output):
+        if fs.exists(path) and not overwrite:
+            raise ConfigurationError(f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it.")
+        written, failed = write(run, output)
+    left_out = f"; {failed:,} have failed and were left out" if failed else ""
+    typer.echo(f"{written:,} rows written to {output}{left_out}")
+
+
+@contextlib.contextmanager
+def _naming_the_mend(folder: str) -> Iterator[None]:
+    """A part that is damaged comes with the command that sets it aside."""
+    from domyn_swarm.checkpoint.part import DamagedPartError  # noqa: PLC0415
+
     try:
-        with reaching(output):
-            if fs.exists(path) and not overwrite:
-                raise ConfigurationError(
-                    f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it."
-                )
-            written, failed = write(run, output)
+        yield
     except DamagedPartError as error:
         raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {folder}") from None
-    typer.echo(
-        f"{written:,} rows written to {output}" + (f"; {failed:,} have failed and were left out" if failed else "")
-    )
 
 
 def _shown(found: Survey) -> str:

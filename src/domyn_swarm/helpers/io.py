@@ -100,11 +100,6 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
     return fs, str(on_fs)
 
 
-def names_directory(path: str) -> bool:
-    """Whether an output at `path` is a directory of parquet files rather than one file."""
-    return path.endswith("/") or not PurePosixPath(path.rpartition("/")[2]).suffix
-
-
 @contextlib.contextmanager
 def reaching(path: str) -> Iterator[None]:
     """What a filesystem throws in here, for want of a network or of rights, is one error about `path`.

@@ -65,11 +65,9 @@ class SwarmJob:
         Override it to leave out a field that changes no output, or to add what a field only names (the content of a
         file, say).
         """
-        return (
-            {}
-            if "__dataclass_fields__" not in vars(type(self))
-            else {field.name: getattr(self, field.name) for field in dataclasses.fields(cast("Any", self))}
-        )
+        if "__dataclass_fields__" not in vars(type(self)):
+            return {}  # it has an `__init__` of its own: what was given to that is all that is known
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(cast("Any", self))}
 
     def traffic(self) -> Counts | None:
         """The requests that were made so far, shown while the job runs; None when it makes none. Any thread asks."""

@@ -118,8 +118,10 @@ def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:
 
 def run_id_of(store: CheckpointStore) -> str | None:
     """The id of the run whose folder it is; where its record is lost the parts know."""
-    origin = None if store.folder.run_id() else store.newest_origin()
-    return origin.run_id if origin else store.folder.run_id()
+    if (recorded := store.folder.run_id()) is not None:
+        return recorded
+    origin = store.newest_origin()
+    return origin.run_id if origin else None
 
 
 def _listed(files: InputFiles) -> list[list[Any]] | None:

@@ -107,7 +107,7 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     job = build_job(load_job_class(spec.job), spec.job_kwargs)
     spec = _with_columns_of(job, spec)
     check_method(job, spec)
-    identity_of(spec, job)
+    identity_of(spec, job)  # refuses a job that cannot tell it
     run_dir = run_dir or spec.run_dir
     inputs = {**_inputs(spec, job), "run_dir": run_dir, "run_storage": spec.run_storage if spec.checkpointing else {}}
     nodes = _driver(spec).execute([*PLANNED], inputs=inputs)

@@ -15,7 +15,7 @@ import msgspec
 
 from domyn_swarm.data.backends.registry import canonical
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.helpers.io import names_directory
+from domyn_swarm.helpers.paths import names_directory, split
 
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
 OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
@@ -160,7 +160,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def run_dir(self) -> str:
         """The run's folder: `<checkpoint-dir>/<tag>`."""
-        parent, name = _split(self.output)
+        parent, name = split(self.output)
         root = self.checkpoint_dir or f"{parent}.domyn-swarm"
         return f"{root.rstrip('/')}/{self.checkpoint_tag or name}"
 
@@ -173,7 +173,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def errors_path(self) -> str:
         """Where failed rows are written down: `<output>.errors.parquet`."""
-        parent, name = _split(self.output)
+        parent, name = split(self.output)
         return f"{parent}{name.removesuffix('.parquet')}.errors.parquet"
 
     @property
@@ -197,12 +197,6 @@ def _anchored(path: str) -> str:
     return f"{Path.cwd()}/{path}" if not path.startswith("~") else str(Path(path).expanduser())
 
 
-def _split(path: str) -> tuple[str, str]:
-    """`a/b/c.parquet` -> (`a/b/`, `c.parquet`), for URLs too."""
-    parent, slash, name = path.rstrip("/").rpartition("/")
-    return parent + slash, name
-
-
 def make_spec(options: Mapping[str, Any]) -> JobSpec:
     """Check `options` (JobSpec's fields by name) and freeze them.
 
@@ -219,7 +213,7 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
             "--no-resume and --no-checkpointing exclude each other: without checkpoints there is nothing to resume.",
             "Drop one of the two.",
         )
-    name = _split(spec.output)[1]
+    name = split(spec.output)[1]
     if name in ("", ".", ".."):
         raise ConfigurationError(
             f"--output: {spec.output!r} names no file and no folder of its own.",
