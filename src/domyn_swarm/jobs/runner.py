@@ -1,15 +1,10 @@
-"""From a JobSpec to a result: builds the graph, plans, locks, runs, and records how it went.
-
-The only importer of Hamilton's driver, which is slow to import and pulls in pandas.
-"""
+"""From a JobSpec to a result: plans, locks, runs the graph, and records how it went."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import logging
-import os
 import signal
 import tempfile
 import threading
@@ -27,6 +22,7 @@ from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmErro
 from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.io import reaching
 from domyn_swarm.jobs.finalize import check_output, is_current
+from domyn_swarm.jobs.graph import driver_for
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
 from domyn_swarm.jobs.record import Record, check_identity, identity_of
@@ -34,7 +30,7 @@ from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from hamilton.driver import Driver
 
@@ -45,7 +41,6 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.finalize import Artifact
     from domyn_swarm.jobs.spec import JobSpec
 
-GRAPH = "domyn_dags.job"
 PLANNED = ("backend", "files", "source", "schema", "columns", "identified", "limited", "store", "done")
 
 logger = logging.getLogger("domyn_swarm")
@@ -110,7 +105,7 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     identity_of(spec, job)  # refuses a job that cannot tell it
     run_dir = run_dir or spec.run_dir
     inputs = {**_inputs(spec, job), "run_dir": run_dir, "run_storage": spec.run_storage if spec.checkpointing else {}}
-    nodes = _driver(spec).execute([*PLANNED], inputs=inputs)
+    nodes = driver_for(spec).execute([*PLANNED], inputs=inputs)
     backend: DataBackend = nodes["backend"]
     backend.check_write_kwargs(spec.backend_write_kwargs)
     with reaching(spec.output):
@@ -261,15 +256,15 @@ class _Graph:
 def _graph_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[_Graph]:
     """The graph where its rows go through: in this process, or on an engine that has workers, if there is work."""
     if not plan.in_workers:
-        yield _Graph(_driver(plan.spec), {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}, plan.nodes)
+        yield _Graph(driver_for(plan.spec), {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}, plan.nodes)
         return
     spec = anchored(plan.spec)
     inputs = _inputs(spec, plan.job)
-    here = _Graph(_driver(spec, "workers"), inputs, plan.nodes)
+    here = _Graph(driver_for(spec, "workers"), inputs, plan.nodes)
     # These only describe what is to be done, and a task on the cluster would be a process to start.
     described = {node: here.value(node) for node in ("pending", "transformed")}
     with plan.nodes["backend"].session(spec.ray_address, stop, meter.advanced) as session:
-        there = _driver(spec, "workers", session.adapters)
+        there = driver_for(spec, "workers", session.adapters)
         yield _Graph(there, {**inputs, "monitor": session.monitor}, {**plan.nodes, **described})
 
 
@@ -360,19 +355,3 @@ def _on_signals(stop: threading.Event | None) -> Iterator[None]:
 def _inputs(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
     options = {name: getattr(spec, name) for name in spec.__struct_fields__}
     return {**options, "spec": spec, "job": job, "read_batch_size": batch_rows(spec, job)}
-
-
-def _driver(spec: JobSpec, where: str = "driver", adapters: Sequence[Any] = ()) -> Driver:
-    """The graph for `spec`: its config chooses among the nodes' variants."""
-    os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")  # it would import polars wherever that is installed
-    from hamilton import driver  # noqa: PLC0415
-
-    logging.getLogger("hamilton").setLevel(logging.CRITICAL)  # it prints tracebacks of errors that we explain
-    config = {
-        "ids": "generated" if spec.id_column is None else "given",
-        "mode": "native" if spec.native_backend else "items",
-        "checkpoints": "resumed" if spec.resume else "anew",
-        "where": where,
-    }
-    graph = importlib.import_module(GRAPH)
-    return driver.Builder().with_modules(graph).with_config(config).with_adapters(*adapters).build()
