@@ -93,7 +93,7 @@ def started(
 def gathered(results: Iterable[Finished | None], into: dict[str, Any] | None = None) -> dict[str, Any]:
     """Outputs by key; `into` holds those that came before an error."""
     found = {} if into is None else into
-    for _, keys, outputs in filter(None, results):
+    for _, keys, outputs, _ in filter(None, results):
         assert len(keys) == len(outputs)
         assert not found.keys() & set(keys)
         found |= zip(keys, outputs, strict=True)
@@ -145,7 +145,7 @@ def test_every_payload_is_called_once_and_its_output_comes_with_its_key_and_sour
 
     call = made("async", steps) if kind == "async that waits" else at_once(kind, function)
     results = started((chunk(payloads[source], source) for source in payloads), call, concurrency)
-    found = [(source, *pair) for source, keys, outs in filter(None, results) for pair in zip(keys, outs, strict=True)]
+    found = [(source, *pair) for source, keys, outs, _ in filter(None, results) for pair in zip(keys, outs, strict=True)]
 
     assert Counter(calls) == Counter(range(sum(sizes)))
     assert sorted(found, key=lambda row: int(row[1][4:])) == [

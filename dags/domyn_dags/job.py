@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-from hamilton.function_modifiers import config
+from hamilton.function_modifiers import config, tag
 from hamilton.function_modifiers.metadata import ray_remote_options
 
 from domyn_swarm.checkpoint.folder import RunFolder
@@ -126,6 +126,7 @@ def batches__native(
 
 
 @config.when(where="driver")
+@tag(effects="calls job")
 def transformed__driver(
     job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, done: DoneRows, stop: threading.Event
 ) -> Generator[pa.Table, None, None]:
@@ -140,6 +141,7 @@ def transformed__workers(spec: JobSpec, columns: Columns, store: CheckpointStore
 
 
 @config.when(where="driver")
+@tag(effects="writes parts")
 def flushed__driver(
     store: CheckpointStore, transformed: Generator[pa.Table, None, None], meter: Meter, checkpoint_interval: float
 ) -> FlushReport:
@@ -149,6 +151,7 @@ def flushed__driver(
 
 
 @config.when(where="workers")
+@tag(effects=["calls job", "writes parts"])
 @_waits
 def flushed__workers(
     backend: DataBackend, pending: Frame, transformed: WorkerJob, identified: Frame, monitor: Any
@@ -158,6 +161,7 @@ def flushed__workers(
     return flush_in_workers(backend, pending, transformed, locate, monitor)
 
 
+@tag(effects="writes output")
 @_waits
 def finalized(
     backend: DataBackend, store: CheckpointStore, limited: Frame, flushed: FlushReport, columns: Columns, spec: JobSpec

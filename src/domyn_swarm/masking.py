@@ -36,9 +36,28 @@ def masked(text: str) -> str:
     return text
 
 
+def masked_json(text: str) -> str:
+    """`masked` for texts that are long and many: it looks closer only where one of a secret's pieces in turn is found.
+
+    So a stretch of a secret that is shorter than two pieces can stay.
+    """
+    suspicious = any(piece in text for secret in _known for piece in _spaced(secret))
+    return masked(text) if suspicious else text
+
+
+@cache
+def _spaced(secret: str) -> frozenset[str]:
+    """Pieces of the forms of `secret` of which each stretch of two pieces' length holds one."""
+    return frozenset(form[at : at + PIECE] for form in _forms(secret) for at in range(0, len(form) - PIECE + 1, PIECE))
+
+
 @cache
 def _pieces(secret: str) -> frozenset[str]:
-    """Each PIECE characters of the forms in which `secret` may be told, base64 at any offset among them."""
+    """Each PIECE characters of its forms."""
+    return frozenset(form[at : at + PIECE] for form in _forms(secret) for at in range(len(form) - PIECE + 1))
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """How `secret` may be told, base64 at any offset among them."""
     encoded = (base64.b64encode(b" " * pad + secret.encode()).decode()[pad + (pad > 0) : -4] for pad in range(3))
-    forms = (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode(), *encoded)
-    return frozenset(form[at : at + PIECE] for form in forms for at in range(len(form) - PIECE + 1))
+    return (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode(), *encoded)

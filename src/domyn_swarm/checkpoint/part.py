@@ -1,7 +1,7 @@
 """A part: finished rows in one parquet file, which says in its footer what it belongs to.
 
-A part has POSITION, the id column, the output columns and FAILURE, sorted by POSITION, each position once; rows whose
-id is gone from the input stand first, at position -1.
+A part has POSITION, the id column, the output columns, FAILURE, and TRACE where there is any, sorted by POSITION, each
+position once; rows whose id is gone from the input stand first, at position -1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from domyn_swarm.data.columns import FAILURE, POSITION
+from domyn_swarm.data.columns import FAILURE, POSITION, TRACE
 from domyn_swarm.errors import CheckpointError, JobError
 from domyn_swarm.helpers.io import open_parquet, whole_file
 
@@ -75,7 +75,7 @@ class Part:
         own = (POSITION, self.origin.id_col, FAILURE)
         if missing := set(own) - set(schema.names):
             raise DamagedPartError.of(path, f"it has no column {min(missing)!r}")
-        self.types = pa.schema([field for field in schema if field.name not in own])
+        self.types = pa.schema([field for field in schema if field.name not in (*own, TRACE)])
         self.rows: int = metadata.num_rows
         self.decoded_bytes = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
         self._groups = [_Group(path, metadata.row_group(group)) for group in range(metadata.num_row_groups)]

@@ -1,4 +1,4 @@
-"""`domyn-swarm job`: submit a job."""
+"""`domyn-swarm job`: submit a job, or see its graph."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from domyn_swarm.cli.graph import NOT_NEEDED, graph
 from domyn_swarm.cli.options import from_environment, with_spec_options
 from domyn_swarm.jobs.spec import DEFAULT_JOB
 
@@ -48,6 +49,7 @@ def submit(
 
 
 app.command("submit")(with_spec_options(submit))
+app.command("graph")(with_spec_options(graph, without=NOT_NEEDED))
 
 
 def _show_plan(spec: JobSpec) -> None:

@@ -15,7 +15,7 @@ from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.spec import JobSpec, flag_of, option_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
 
 
 def from_environment() -> dict[str, Any]:
@@ -24,13 +24,13 @@ def from_environment() -> dict[str, Any]:
     return {"endpoints": urls} if urls else {}
 
 
-def with_spec_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`command(options: dict, **own)` with an option for each field of the JobSpec that has flags.
+def with_spec_options(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
+    """`command(options: dict, **own)` with an option for each field of the JobSpec that has flags, but for `without`.
 
     Options that were not given are left out of the dict, so that job kwargs and the job's defaults can fill them.
     """
     hints = get_type_hints(JobSpec, include_extras=True)
-    fields = {name: hint for name, hint in hints.items() if option_of(name).extra["flags"]}
+    fields = {name: hint for name, hint in hints.items() if option_of(name).extra["flags"] and name not in without}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
 
     def called(**values: Any) -> None:

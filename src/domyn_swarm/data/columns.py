@@ -15,5 +15,8 @@ FAILURE = "__failure__"
 
 FAILURE_TYPE = pa.struct([("type", pa.string()), ("message", pa.string()), ("attempts", pa.int32())])
 
+TRACE = "__trace__"
+"""What happened to a row on its way (`helpers.trace`), as JSON; null or absent where nothing is known."""
+
 DEFAULT_COLUMN = "result"
 """The output column of a job that names none."""

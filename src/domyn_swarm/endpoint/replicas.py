@@ -15,7 +15,7 @@ import msgspec
 
 from domyn_swarm.endpoint.shared import SharedAnswers
 from domyn_swarm.errors import EndpointError, JobError
-from domyn_swarm.helpers import places
+from domyn_swarm.helpers import places, trace
 from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.retry import backoff, is_overload
 
@@ -102,7 +102,9 @@ class Replicas:
         if self._shared is None:
             return await self._persist(path, body)
         answer, shared = await self._shared.once(path, body, lambda: self._persist(path, body), Answer)
-        self.counts.shared += shared
+        if shared:
+            self.counts.shared += 1
+            trace.shared(path, body, answer.body)
         found: Answer = answer
         return found
 
@@ -118,19 +120,24 @@ class Replicas:
 
     async def _persist(self, path: str, body: bytes) -> Answer:
         deadline = time.monotonic() + self._retry_timeout
+        exchange = trace.exchange(path, body)
         attempt = 0
         while True:
             attempt += 1
             replica, estimate = await self._admitted(len(body))
             started = time.monotonic()
+            this = trace.Attempt(time.time(), url=replica.client.base_url)
+            exchange.attempts.append(this)
             try:
                 answer = await self._send(replica, path, body)
             except EndpointError as error:
+                this.seconds, this.status, this.error = time.monotonic() - started, error.status, error.message
                 self._rates.settle(len(body), estimate, 0)
                 self._failed(replica, error)
                 await self._wait_for_another_try(error, attempt, deadline)
             else:
-                seconds = time.monotonic() - started
+                this.seconds = seconds = time.monotonic() - started
+                exchange.response = answer
                 self._rates.settle(len(body), estimate, self._answered(replica, answer, seconds))
                 return Answer(answer, seconds, attempt)
 

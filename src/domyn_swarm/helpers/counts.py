@@ -6,8 +6,22 @@ import dataclasses
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXAMPLES = 5
+"""Rows of each kind of failure that are shown."""
 _BUCKETS_PER_DOUBLING = 8
+
+
+class _Part(Protocol):
+    def combined(self, other: Self, sign: int) -> Self: ...
+
+
+Key = TypeVar("Key")
+Part = TypeVar("Part", bound=_Part)
 
 
 class Latencies(Counter[int]):
@@ -29,10 +43,49 @@ class Latencies(Counter[int]):
 
 
 @dataclass(slots=True)
+class Flow:
+    """What a node passed on: rows in batches, their bytes in memory where that is known.
+
+    `seconds` are its own, without the nodes that it pulls from, in all processes together; `memory` is the most that
+    one of these processes had resident while it was at work. `schema` and `sample` show the first rows, as text.
+    """
+
+    rows: int = 0
+    batches: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    memory: int = 0
+    schema: dict[str, str] = field(default_factory=dict)
+    sample: list[dict[str, str]] = field(default_factory=list)
+
+    def combined(self, other: Flow, sign: int) -> Flow:
+        """The sum (`sign` 1) or the difference (-1); what does not add up is the first's, or the most."""
+        return Flow(
+            self.rows + sign * other.rows, self.batches + sign * other.batches, self.bytes + sign * other.bytes,
+            self.seconds + sign * other.seconds, max(self.memory, other.memory),
+            self.schema or other.schema, self.sample or other.sample,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
+class Failed:
+    """Rows that failed alike, and examples of them: id, message, tries, and where in the code, as text."""
+
+    count: int = 0
+    examples: list[tuple[str, str, int, str]] = field(default_factory=list)
+
+    def combined(self, other: Failed, sign: int) -> Failed:
+        """The sum (`sign` 1) or the difference (-1) of the counts, and examples of both."""
+        more = [one for one in other.examples if one not in self.examples] if sign > 0 else []
+        return Failed(self.count + sign * other.count, (self.examples + more)[:EXAMPLES])
+
+
+@dataclass(slots=True)
 class Counts:
     """Rows that finished, and the requests that were made for them.
 
     `in_flight` and `limit` (calls that may be in flight) are of the moment: they add up over processes, not over time.
+    `flows` are those of nodes by name, `failures` rows that failed by the error's type and the shape of its message.
     """
 
     rows: int = 0
@@ -46,27 +99,42 @@ class Counts:
     in_flight: int = 0
     limit: int = 0
     latencies: Latencies = field(default_factory=Latencies)
+    flows: dict[str, Flow] = field(default_factory=dict)
+    failures: dict[tuple[str, str], Failed] = field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
-        sums = {name: getattr(self, name) + getattr(other, name) for name in _NUMBERS}
-        return Counts(**sums, latencies=_combined(self.latencies, other.latencies, 1))
+        return self._combined(other, 1)
 
     def __sub__(self, other: Counts) -> Counts:
-        differences = {name: getattr(self, name) - getattr(other, name) for name in _NUMBERS}
-        return Counts(**differences, latencies=_combined(self.latencies, other.latencies, -1))
+        return self._combined(other, -1)
+
+    def _combined(self, other: Counts, sign: int) -> Counts:
+        return Counts(
+            **{name: getattr(self, name) + sign * getattr(other, name) for name in _NUMBERS},
+            latencies=_latencies(self.latencies, other.latencies, sign),
+            flows=_by_key(self.flows, other.flows, sign, Flow),
+            failures=_by_key(self.failures, other.failures, sign, Failed),
+        )
 
     def copy(self) -> Counts:
         """A copy that stays as it is. Safe to take from another thread than the one that counts."""
         return self + Counts()
 
 
-_NUMBERS = tuple(one.name for one in dataclasses.fields(Counts) if one.name != "latencies")
+_NUMBERS = tuple(one.name for one in dataclasses.fields(Counts) if one.type == "int")
 
 
-def _combined(one: Latencies, other: Latencies, sign: int) -> Latencies:
+def _latencies(one: Latencies, other: Latencies, sign: int) -> Latencies:
     result = Latencies(dict(one))
     for bucket, count in dict(other).items():
         result[bucket] += sign * count
         if not result[bucket]:
             del result[bucket]
     return result
+
+
+def _by_key(one: dict[Key, Part], other: dict[Key, Part], sign: int, nothing: Callable[[], Part]) -> dict[Key, Part]:
+    if not one and not other:  # the most frequent case by far
+        return {}
+    first, second = dict(one), dict(other)
+    return {key: (first.get(key) or nothing()).combined(second.get(key) or nothing(), sign) for key in first | second}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION, ROW_ID
+from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION, ROW_ID, TRACE
 from domyn_swarm.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from domyn_swarm.jobs.spec import JobSpec
 
-INTERNAL = (POSITION, FAILURE)
+INTERNAL = (POSITION, FAILURE, TRACE)
 
 
 @dataclass(frozen=True)

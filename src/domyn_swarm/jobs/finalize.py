@@ -16,7 +16,7 @@ from domyn_swarm.data.arrow import PART_FILE, Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, is_named_by, open_parquet
-from domyn_swarm.jobs.record import run_id_of
+from domyn_swarm.jobs.identity import run_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,20 +15,28 @@ if TYPE_CHECKING:
 
     from hamilton.driver import Driver
 
+    from domyn_swarm.jobs.flows import Flows
     from domyn_swarm.jobs.spec import JobSpec
 
 GRAPH = "domyn_dags.job"
 
 
-def driver_for(spec: JobSpec, where: str = "driver", adapters: Sequence[Any] = ()) -> Driver:
+def driver_for(
+    spec: JobSpec, where: str = "driver", adapters: Sequence[Any] = (), flows: Flows | None = None
+) -> Driver:
     """The graph for `spec`: its config chooses among the nodes' variants.
 
-    `where` is "driver" when rows go through this process, "workers" when they go through an engine's own.
+    `where` is "driver" when rows go through this process, "workers" when they go through an engine's own. Nodes that
+    run in this process are measured into `flows`, if it is given.
     """
     os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")  # it would import polars wherever that is installed
     from hamilton import driver  # noqa: PLC0415
 
     logging.getLogger("hamilton").setLevel(logging.CRITICAL)  # it prints tracebacks of errors that we explain
+    if flows is not None:
+        from domyn_swarm.jobs.observer import Observer  # noqa: PLC0415 - made from Hamilton's class
+
+        adapters = [Observer(flows), *adapters]
     graph = importlib.import_module(GRAPH)
     return driver.Builder().with_modules(graph).with_config(config_of(spec, where)).with_adapters(*adapters).build()
 

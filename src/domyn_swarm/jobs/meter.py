@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import threading
+from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Protocol
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Protocol
 
-from domyn_swarm.data.columns import FAILURE
-from domyn_swarm.helpers.counts import Counts
+import pyarrow.compute as pc
+
+from domyn_swarm.data.columns import FAILURE, TRACE
+from domyn_swarm.helpers.counts import EXAMPLES, Counts, Failed
+from domyn_swarm.helpers.trace import Attempt, decoded
+from domyn_swarm.jobs.flows import Flows, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import pyarrow as pa
 
 ROWS_FOR_A_SHARE = 100
 """Rows from which on a share of failures says something."""
+SHAPE_CHARS = 160
+MOST_KINDS = 200
+_PLACE = re.compile(r'File "([^"]+)", (line \d+, in \S+)')
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 
 
 class Progress(Protocol):
@@ -60,7 +71,10 @@ class ErrorBudget:
 
 
 class Meter:
-    """Counts rows as they pass, and the requests that `traffic` tells of; sets `stop` when too many rows failed."""
+    """Counts rows as they pass, and the requests that `traffic` tells of; sets `stop` when too many rows failed.
+
+    `flows` are those of this process's nodes.
+    """
 
     def __init__(
         self,
@@ -68,23 +82,31 @@ class Meter:
         traffic: Callable[[], Counts | None] = lambda: None,
         budget: ErrorBudget | None = None,
         stop: threading.Event | None = None,
+        flows: Flows | None = None,
     ) -> None:
         self.counts = Counts()
         self.overspent = False
         self.stop = stop or threading.Event()
-        self._progress = progress
+        self.flows = flows or Flows()
+        self.progress = progress
         self._traffic = traffic
         self._seen = Counts()
         self._budget = budget or ErrorBudget(None)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Count the rows of `table` and the requests since the last one, and pass it on."""
-        self.advanced(Counts(table.num_rows, table.num_rows - table[FAILURE].null_count) + self._requests())
+        failed = table.num_rows - table[FAILURE].null_count
+        more = Counts(table.num_rows, failed, failures=kinds_of(table, self.counts.failures.keys()) if failed else {})
+        self.advanced(more + self._requests())
         return table
 
     def finish(self) -> None:
         """Count the last requests, which may have brought no row. Nobody is told, for that may be what broke."""
         self.counts += self._requests()
+
+    def snapshot(self) -> Counts:
+        """What happened so far, with what this process's nodes passed on. Safe to take from any thread."""
+        return self.counts + Counts(flows={node: replace(flow) for node, flow in list(self.flows.by_node.items())})
 
     def _requests(self) -> Counts:
         seen, self._seen = self._seen, self._traffic() or self._seen
@@ -93,7 +115,47 @@ class Meter:
     def advanced(self, more: Counts) -> None:
         """Count what happened elsewhere."""
         self.counts += more
-        self._progress.advanced(more)
+        self.progress.advanced(more)
         if self._budget.is_spent(self.counts):
             self.overspent = True
             self.stop.set()
+
+
+def kinds_of(table: pa.Table, known: Collection[tuple[str, str]] = ()) -> dict[tuple[str, str], Failed]:
+    """The failed rows of `table` (POSITION, the id, ..., FAILURE, TRACE) by what they failed of.
+
+    That is the error's type, and the place in the code where there is one, else its message. `known` are kinds that
+    there are already: new ones are put together when there are too many.
+    """
+    rows = table.filter(pc.is_valid(table[FAILURE]))
+    ids: list[Any] = rows.column(1).to_pylist()
+    failures: list[Any] = rows[FAILURE].to_pylist()
+    traces: list[Any] = rows[TRACE].to_pylist() if TRACE in rows.column_names else [None] * len(ids)
+    kinds: dict[tuple[str, str], Failed] = {}
+    for id_, failure, told in zip(ids, failures, traces, strict=True):
+        frames = traceback_in(told)
+        key = (failure["type"], place_in(frames) or shape_of(failure["message"]))
+        if key not in known and len(known) + len(kinds) >= MOST_KINDS:
+            key = (failure["type"], "other messages")
+        kind = kinds.setdefault(key, Failed())
+        kind.count += 1
+        if len(kind.examples) < EXAMPLES:
+            kind.examples.append((shown(id_), failure["message"], failure["attempts"], frames))
+    return kinds
+
+
+def place_in(frames: str) -> str:
+    """`my_job.py, line 8, in transform_item`: the last place of a traceback; empty when there is none."""
+    places = _PLACE.findall(frames)
+    return f"{PurePath(places[-1][0]).name}, {places[-1][1]}" if places else ""
+
+
+def shape_of(message: str) -> str:
+    """The first line of an error's message without its numbers: what many rows have in common."""
+    return _NUMBER.sub("#", message.partition("\n")[0])[:SHAPE_CHARS]
+
+
+def traceback_in(told: str | None) -> str:
+    """The last traceback in a row's trace; empty when there is none."""
+    tracebacks = [one.traceback for one in decoded(told) if isinstance(one, Attempt)]
+    return next(filter(None, reversed(tracebacks)), "")

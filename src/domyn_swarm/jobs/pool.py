@@ -20,15 +20,20 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from domyn_swarm.errors import JobError
+from domyn_swarm.helpers import trace
 from domyn_swarm.helpers.places import Halted, Places
 from domyn_swarm.helpers.retry import backoff, is_overload, is_retryable
+from domyn_swarm.helpers.trace import Log
 from domyn_swarm.jobs.outputs import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 
-Finished: TypeAlias = tuple[Any, list[Any], list[Any]]
-"""Calls of one chunk that finished: the chunk's source, the calls' keys, and as many outputs."""
+Finished: TypeAlias = tuple[Any, list[Any], list[Any], dict[Any, Log]]
+"""Calls of one chunk that finished: the chunk's source, the calls' keys, as many outputs, and what happened on the way.
+
+The last of these has the keys of those calls of which there is something to tell.
+"""
 
 ASYNC_CONCURRENCY = 32
 POLL_SECONDS = 0.1
@@ -43,16 +48,20 @@ _ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit, JobError)
 
 @dataclass(eq=False)
 class Chunk:
-    """Calls to make: `entries` yields (key, payload) once for each. Results gather in `keys` and `outputs`."""
+    """Calls to make: `entries` yields (key, payload) once for each. Results gather in `keys` and `outputs`.
+
+    `traces` has what happened in calls by key, where there is something to tell.
+    """
 
     source: Any
     entries: Iterator[tuple[Any, Any]]
     size: int
     keys: list[Any] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
+    traces: dict[Any, Log] = field(default_factory=dict)
     taken: int = 0
 
-    def take(self) -> tuple[list[Any], list[Any]]:
+    def take(self) -> tuple[list[Any], list[Any], dict[Any, Log]]:
         """What finished since the last call, which is forgotten here.
 
         `outputs` grows last, so its length is safe to read from any thread; each of these steps is one step to others.
@@ -62,19 +71,21 @@ class Chunk:
         del self.keys[:count]
         del self.outputs[:count]
         self.taken += count
-        return keys, outputs
+        traces = {key: self.traces.pop(key) for key in keys if key in self.traces} if self.traces else {}
+        return keys, outputs, traces
 
 
 @dataclass(frozen=True)
 class Limits:
     """How calls are made. `concurrency` counts calls in flight; None, for async calls, finds out how many are good.
 
-    `timeout` is in seconds for one call.
+    `timeout` is in seconds for one call. With `trace` it is kept what happened in each.
     """
 
     concurrency: int | None
     retries: int = 0
     timeout: float | None = None
+    trace: bool = True
 
 
 def concurrency_for(call: Callable[..., Any], wanted: int | Literal["auto"] | None) -> int | None:
@@ -316,6 +327,7 @@ class _Crew:
         places, stopped, halted = self._places, self._stop.is_set, self._halted.is_set
         call = self._timed if self._limits.timeout else self._call
         call = self._counted(call) if places.adaptive else call
+        log = trace.start() if self._limits.trace else None
         chunk: Chunk | None = self._chunk
         while chunk is not None:
             keys, outputs = chunk.keys, chunk.outputs
@@ -323,9 +335,12 @@ class _Crew:
                 if stopped() or halted():
                     return
                 try:
-                    output = await self._output(call, payload)
+                    output = await self._output(call, payload, log)
                 except Halted:
                     return
+                if log:
+                    chunk.traces[key] = log[:]
+                    log.clear()
                 keys.append(key)
                 outputs.append(output)
                 if places.crowded:
@@ -350,15 +365,17 @@ class _Crew:
                 raise TimeoutError(f"no output after {self._limits.timeout:g} s") from None
             raise
 
-    async def _output(self, call: Callable[[Any], Awaitable[Any]], payload: Any) -> Any:
+    async def _output(self, call: Callable[[Any], Awaitable[Any]], payload: Any, log: Log | None) -> Any:
         try:
             return await call(payload)
         except BaseException as error:  # noqa: BLE001 - a row's error is its failure, whatever it is
-            return await self._again(call, payload, error)
+            return await self._again(call, payload, error, log)
 
-    async def _again(self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: BaseException) -> Any:
+    async def _again(
+        self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: BaseException, log: Log | None
+    ) -> Any:
         attempts = 1
-        while not self._is_final(error, attempts):
+        while not self._is_final(error, attempts, log):
             if is_overload(error):
                 self._places.rejected()
             await self._places.pause(backoff(attempts, error))
@@ -371,13 +388,15 @@ class _Crew:
                 error = next_error
         return Failure.of(error, attempts)
 
-    def _is_final(self, error: BaseException, attempts: int) -> bool:
+    def _is_final(self, error: BaseException, attempts: int, log: Log | None) -> bool:
         """Whether the row has failed for good. Raises one that is not the row's own: no further call starts."""
         if isinstance(error, Halted):
             raise error
         if isinstance(error, _ENDINGS) or (self._cancelled and isinstance(error, asyncio.CancelledError)):
             self._halt()
             raise error
+        if log is not None:
+            trace.failed(log, error)
         return attempts > self._limits.retries or not is_retryable(error)
 
     async def _work_in_thread(self) -> None:
@@ -396,16 +415,20 @@ class _Crew:
         await done
 
     def _work_blocking(self) -> None:
+        log = trace.start() if self._limits.trace else None
         chunk: Chunk | None = self._chunk
         while chunk is not None:
             for key, payload in chunk.entries:
                 if self._stop.is_set() or self._halted.is_set():
                     return
                 try:
-                    output = self._call_blocking(payload)
+                    output = self._call_blocking(payload, log)
                 except Halted:
                     return
                 with self._lock:
+                    if log:
+                        chunk.traces[key] = log[:]
+                        log.clear()
                     chunk.keys.append(key)
                     chunk.outputs.append(output)
             chunk = self._advance_in_thread(chunk)
@@ -424,14 +447,14 @@ class _Crew:
         self._room.set()
         return self._chunk
 
-    def _call_blocking(self, payload: Any) -> Any:
+    def _call_blocking(self, payload: Any, log: Log | None) -> Any:
         attempts = 0
         while True:
             attempts += 1
             try:
                 return self._call(payload)
             except BaseException as error:  # noqa: BLE001
-                if self._is_final(error, attempts):
+                if self._is_final(error, attempts, log):
                     return Failure.of(error, attempts)
                 if self._halted.wait(backoff(attempts, error)) or self._stop.is_set():
                     raise Halted from None
@@ -439,11 +462,11 @@ class _Crew:
 
 def _finished(underway: deque[Chunk]) -> Iterator[Finished]:
     for chunk in list(underway):
-        keys, outputs = chunk.take()
+        keys, outputs, traces = chunk.take()
         if chunk.taken == chunk.size:
             underway.remove(chunk)
         if outputs:
-            yield chunk.source, keys, outputs
+            yield chunk.source, keys, outputs, traces
 
 
 @contextlib.contextmanager

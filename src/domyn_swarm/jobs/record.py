@@ -1,4 +1,4 @@
-"""What a run writes down of itself (`spec.json`, `run.json`), and whether an earlier run's parts belong to this job."""
+"""What a run writes down of itself: `spec.json`, `run.json`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ import hashlib
 import os
 import re
 import socket
-import time
 import uuid
-from collections import Counter
 from datetime import UTC, datetime
-from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pyarrow as pa
 
-from domyn_swarm.checkpoint.part import united
-from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
+from domyn_swarm.jobs.identity import identity_of, listed_files, run_id_of
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -28,15 +23,9 @@ if TYPE_CHECKING:
     from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.helpers.io import InputFiles
     from domyn_swarm.jobs.base import SwarmJob
-    from domyn_swarm.jobs.meter import Meter
     from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.view.model import Report
 
-IDENTITY = ("input_columns", "output_columns", "id_column", "model")
-"""Options that change what a row's output is: parts made under others of these do not belong to the job."""
-JOB_FIELD = "job_kwargs."
-FILES_LISTED = 1000
-"""Most files of the input that a run writes down, to tell later which have changed."""
-VALUE_CHARS = 200
 _SECRET = re.compile(r"key|secret|token|password|connection_string|credential", re.IGNORECASE)
 """Names of storage options whose values are kept nowhere."""
 
@@ -54,16 +43,15 @@ class Record:
         self.identity = identity_of(spec, job)
         self._folder = store.folder
         self._spec = spec
-        self._since = time.monotonic()
-        self._content = {
+        self.content: dict[str, Any] = {
             "run_id": self.run_id,
             "number": self.number,
-            "started": _now(),
+            "started": now(),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "id_column": store.id_col,
             "input_digest": store.input_digest,
-            "input_files": _listed(files),
+            "input_files": listed_files(files),
             "ids": _ids_key(spec, store),
             "identity": self.identity,
             "content": before.get("content"),
@@ -71,17 +59,16 @@ class Record:
 
     def begin(self) -> None:
         """Write down that the run goes on, and what it was asked to do."""
-        self._folder.save("spec.json", _without_secrets(self._spec))
-        self._folder.save("run.json", {**self._content, "state": "running"})
+        self._folder.save("spec.json", without_secrets(self._spec))
+        self._folder.save("run.json", {**self.content, "state": "running"})
 
-    def end(self, state: str, meter: Meter, error: BaseException | None = None, content: str | None = None) -> None:
+    def update(self, report: Report) -> None:
+        """Write down how the run goes."""
+        self._folder.save("run.json", {**self.content, **msgspec.to_builtins(report)})
+
+    def end(self, report: Report, counts: Counts, error: BaseException | None = None, content: str = "") -> None:
         """Write down how the run ended; a disk that refuses does not hide the error that ended it."""
-        record = {
-            **self._content,
-            "state": state,
-            "ended": _now(),
-            **_figures(meter.counts, time.monotonic() - self._since),
-        }
+        record = {**self.content, **msgspec.to_builtins(report), **_figures(counts, report.seconds)}
         if error is None:
             self._folder.save("run.json", {**record, "content": content})
             return
@@ -89,7 +76,7 @@ class Record:
             self._folder.save("run.json", {**record, "error": masked(f"{type(error).__name__}: {error}")})
 
 
-def _without_secrets(spec: JobSpec) -> JobSpec:
+def without_secrets(spec: JobSpec) -> JobSpec:
     """`spec` as others may read it; whoever runs it gives the credentials by the environment."""
     return msgspec.structs.replace(
         spec,
@@ -116,24 +103,9 @@ def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:
     return hashlib.sha256(read).hexdigest()[:32]
 
 
-def run_id_of(store: CheckpointStore) -> str | None:
-    """The id of the run whose folder it is; where its record is lost the parts know."""
-    if (recorded := store.folder.run_id()) is not None:
-        return recorded
-    origin = store.newest_origin()
-    return origin.run_id if origin else None
-
-
-def _listed(files: InputFiles) -> list[list[Any]] | None:
-    """Name, rows and digest of each file; None when there are too many to list."""
-    if len(files.files) > FILES_LISTED:
-        return None
-    return [[PurePosixPath(file.path).name, file.rows, file.digest[:24]] for file in files.files]
-
-
 def _figures(counts: Counts, seconds: float) -> dict[str, Any]:
     """What the run has counted; without requests, nothing is said of them."""
-    figures: dict[str, Any] = {"rows": counts.rows, "failed": counts.failed, "seconds": round(seconds, 3)}
+    figures: dict[str, Any] = {"rows": counts.rows, "failed": counts.failed}
     if not counts.requests:
         return figures
     names = ("requests", "answers", "retries", "shared", "tokens_in", "tokens_out", "limit")
@@ -145,116 +117,6 @@ def _figures(counts: Counts, seconds: float) -> dict[str, Any]:
     return {**figures, **rates, "p50": counts.latencies.percentile(0.5), "p95": counts.latencies.percentile(0.95)}
 
 
-def identity_of(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
-    """What must stay the same for parts to belong to the job. A job's file may move; its name and class may not.
-
-    Raises:
-        ConfigurationError: the job does not say what it is.
-    """
-    where, _, name = spec.job.rpartition(":")
-    identity = {"job": f"{PurePath(where).name}:{name}", **{name: getattr(spec, name) for name in IDENTITY}}
-    # A job with an `__init__` of its own has no fields that could be asked.
-    kwargs = {} if "__dataclass_fields__" in vars(type(job)) else spec.job_kwargs
-    identity |= {"filters": spec.backend_read_kwargs.get("filters")}
-    try:
-        identity |= {f"{JOB_FIELD}{name}": value for name, value in {**kwargs, **job.identity()}.items()}
-        return {name: _plain(value) for name, value in identity.items()}
-    except SwarmError:
-        raise
-    except Exception as error:  # whatever a job's own `identity` does
-        raise ConfigurationError(
-            f"Job {spec.job!r}: its identity cannot be told: {type(error).__name__}: {error}.", "Mend its `identity`."
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """`value` as the next run will read it: tuples are lists then, keys are strings, and sets need an order."""
-    ordered = msgspec.to_builtins(value, str_keys=True, enc_hook=_described, order="deterministic")
-    return msgspec.json.decode(msgspec.json.encode(ordered))
-
-
-def _described(value: Any) -> str:
-    """A value that JSON has no words for: its `repr` may hold an address, which no two processes share."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else type(value).__qualname__
-
-
-def check_identity(spec: JobSpec, job: SwarmJob, store: CheckpointStore, files: InputFiles) -> None:
-    """Refuse to mix outputs of different jobs, or rows of different inputs under generated ids.
-
-    Raises:
-        CheckpointError: with what differs, and the ways out.
-    """
-    if not store.folder.parts():
-        return
-    record = store.folder.load("run.json") or _record_in_parts(store)
-    ways_out = "Run with --no-resume to compute every row again, or with another --checkpoint-tag to keep both."
-    before, now = record.get("identity", {}), identity_of(spec, job)
-    if changed := _changed(before, now, spec):
-        lines = [f"  {name}: {_shown(before, name)}, now {_shown(now, name)}" for name in changed]
-        raise CheckpointError(
-            f"The rows in {store.path} were made by a job that differs from this one:\n" + "\n".join(lines), ways_out
-        )
-    same_input = record.get("input_digest", store.input_digest) == store.input_digest
-    if spec.id_column is not None and not same_input:
-        _check_id_type(store, files, ways_out)
-    if spec.id_column is None and not same_input:
-        lines = _changed_files(record.get("input_files"), _listed(files))
-        why = f"The input changed since the run in {store.path}, and generated ids only count its rows."
-        raise CheckpointError(
-            "\n".join([why, *lines]),
-            f"{ways_out} With --id-column, a run follows its rows through changes of the input.",
-        )
-
-
-def _check_id_type(store: CheckpointStore, files: InputFiles, ways_out: str) -> None:
-    """Ids of kinds that no column can hold together are other ids, however alike they look."""
-    before = store.id_field()
-    if before is None or files.schema is None:
-        return
-    now = files.schema.field(store.id_col).type
-    try:
-        united([pa.schema([before]), pa.schema([(before.name, now)])])
-    except pa.ArrowException:
-        raise CheckpointError(
-            f"--id-column: {before.name!r} is {now} in the input, and {before.type} in {store.path}.", ways_out
-        ) from None
-
-
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec) -> list[str]:
-    """Names of what differs. A field that the class got since, and that nobody set, has its default for all rows."""
-    given = {f"{JOB_FIELD}{name}" for name in spec.job_kwargs}
-    return [
-        name
-        for name in {**before, **now}
-        if before.get(name) != now.get(name) and (name in before or (before and name in given))
-    ]
-
-
-def _record_in_parts(store: CheckpointStore) -> dict[str, Any]:
-    """What can be told without run.json: the newest part says what it belongs to."""
-    origin = store.newest_origin()
-    return msgspec.structs.asdict(origin) if origin else {}
-
-
-def _shown(identity: Mapping[str, Any], name: str) -> str:
-    if name not in identity:
-        return "not there"
-    text = repr(identity[name])
-    return text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}… ({len(text):,} characters)"
-
-
-def _changed_files(before: list[list[Any]] | None, now: list[list[Any]] | None) -> list[str]:
-    """A line for each of the first files that differ."""
-    if before is None or now is None:
-        return []
-    then, here = (Counter(map(tuple, files)) for files in (before, now))  # a name may stand in several folders
-    old, new = ({name: rows for name, rows, _ in files} for files in (then - here, here - then))
-    lines = [f"  {name} is gone" for name in old if name not in new]
-    lines += [f"  {name} is new" for name in new if name not in old]
-    both = [name for name in old if name in new]
-    lines += [f"  {name}: {old[name] or 'some'} rows, now {new[name] or 'some'} rows of other content" for name in both]
-    return sorted(lines)[:10] or ["  the same files in another order"]
-
-
-def _now() -> str:
+def now() -> str:
+    """This moment, as it is written down."""
     return datetime.now(UTC).isoformat(timespec="seconds")

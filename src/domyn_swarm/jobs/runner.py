@@ -21,16 +21,20 @@ from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
 from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.io import reaching
+from domyn_swarm.jobs.adapters import load_adapters
 from domyn_swarm.jobs.finalize import check_output, is_current
+from domyn_swarm.jobs.flows import Flows
 from domyn_swarm.jobs.graph import driver_for
+from domyn_swarm.jobs.identity import check_identity, identity_of
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
-from domyn_swarm.jobs.record import Record, check_identity, identity_of
+from domyn_swarm.jobs.record import Record
 from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
+from domyn_swarm.jobs.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hamilton.driver import Driver
 
@@ -55,6 +59,7 @@ class Plan:
     nodes: Mapping[str, Any]
     rows: int
     pending: int
+    adapters: Sequence[Any] = ()
 
     @property
     def store(self) -> CheckpointStore:
@@ -93,8 +98,10 @@ class RunResult:
         return 3 if self.failed else 0
 
 
-def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
+def make_plan(spec: JobSpec, run_dir: str | None = None, flows: Flows | None = None) -> Plan:
     """Look at the job, the input and the run's folder (`spec.run_dir` unless given); write nothing and call nothing.
+
+    `flows` takes down what the nodes that are computed for that do.
 
     Raises:
         SwarmError: with exit status 2, when the job cannot run as it is.
@@ -105,14 +112,15 @@ def make_plan(spec: JobSpec, run_dir: str | None = None) -> Plan:
     identity_of(spec, job)  # refuses a job that cannot tell it
     run_dir = run_dir or spec.run_dir
     inputs = {**_inputs(spec, job), "run_dir": run_dir, "run_storage": spec.run_storage if spec.checkpointing else {}}
-    nodes = driver_for(spec).execute([*PLANNED], inputs=inputs)
+    adapters = load_adapters(spec.adapters)
+    nodes = driver_for(spec, adapters=adapters, flows=flows).execute([*PLANNED], inputs=inputs)
     backend: DataBackend = nodes["backend"]
     backend.check_write_kwargs(spec.backend_write_kwargs)
     with reaching(spec.output):
         check_output(spec, nodes["files"], nodes["store"])
     if spec.resume:
         check_identity(spec, job, nodes["store"], nodes["files"])
-    return _plan(spec, job, nodes)
+    return _plan(spec, job, nodes, adapters)
 
 
 def _with_columns_of(job: SwarmJob, spec: JobSpec) -> JobSpec:
@@ -123,12 +131,12 @@ def _with_columns_of(job: SwarmJob, spec: JobSpec) -> JobSpec:
     )
 
 
-def _plan(spec: JobSpec, job: SwarmJob, nodes: Mapping[str, Any]) -> Plan:
+def _plan(spec: JobSpec, job: SwarmJob, nodes: Mapping[str, Any], adapters: Sequence[Any]) -> Plan:
     backend: DataBackend = nodes["backend"]
     limited: Frame = nodes["limited"]
     done: DoneRows = nodes["done"]
     pending = backend.count(backend.exclude(limited, done.finished))
-    return Plan(spec, job, nodes, backend.count(limited), pending)
+    return Plan(spec, job, nodes, backend.count(limited), pending, adapters)
 
 
 def run(spec: JobSpec, progress: Progress | None = None) -> RunResult:
@@ -142,14 +150,16 @@ def run(spec: JobSpec, progress: Progress | None = None) -> RunResult:
     """
     started = time.monotonic()
     with _run_dir(spec) as run_dir:
-        plan = make_plan(spec, run_dir)
+        flows = Flows()
+        plan = make_plan(spec, run_dir, flows)
         if plan.pending:
             plan.job.preflight(plan.spec)
         if plan.in_workers:
             plan.nodes["backend"].check_address(spec.ray_address)
         stop = threading.Event()
         with locked(plan.store.folder, stop) as lock:
-            return _run_locked(plan, lock, stop, progress or Silent(), started)
+            meter = Meter(progress or Silent(), plan.job.traffic, ErrorBudget(spec.max_errors), stop, flows)
+            return _run_locked(plan, lock, meter, started)
 
 
 @contextlib.contextmanager
@@ -162,33 +172,44 @@ def _run_dir(spec: JobSpec) -> Iterator[str]:
         yield folder
 
 
-def _run_locked(plan: Plan, lock: Lock, stop: threading.Event, progress: Progress, started: float) -> RunResult:
+def _run_locked(plan: Plan, lock: Lock, meter: Meter, started: float) -> RunResult:
     spec, store = plan.spec, plan.store
     plan = _prepared(plan)
     before = plan.rows - plan.pending
     if plan.pending == 0 and is_current(store, spec):
         return RunResult(spec.output, None, store.path, plan.rows, before, 0, 0, time.monotonic() - started)
-    record = Record(store, spec, plan.job, plan.nodes["files"])
-    meter = Meter(progress, plan.job.traffic, ErrorBudget(spec.max_errors), stop)
-    progress.started(plan.rows, before)
-    try:
-        store.begin(record.run_id, record.number, record.identity, lock.fence)
-        record.begin()
-        artifact = _completed(plan, meter, lock)
-        lock.check()
-        record.end("done", meter, content=artifact.content)
-    except BaseException as error:
-        meter.finish()
-        interrupted = isinstance(error, (Interrupted, KeyboardInterrupt))
-        if not _is_lost(lock):
-            record.end("interrupted" if interrupted else "failed", meter, error)
-        raise _explained(error, plan) from error
-    finally:
-        progress.finished()
+    artifact = _recorded(plan, meter, lock)
     return RunResult(
         spec.output, spec.errors_path if artifact.failed else None, store.path, artifact.rows, before,
         artifact.rows - before - artifact.failed, artifact.failed, time.monotonic() - started,
     )  # fmt: skip
+
+
+def _recorded(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
+    """Do all that is left to do, and write down how it goes and how it ended."""
+    record = Record(plan.store, plan.spec, plan.job, plan.nodes["files"])
+    watch = Watch(record, plan, meter, lock)
+    meter.progress.started(plan.rows, plan.rows - plan.pending)
+    try:
+        plan.store.begin(record.run_id, record.number, record.identity, lock.fence)
+        record.begin()
+        with watch.looking():
+            artifact = _completed(plan, meter, lock)
+        lock.check()
+        report = watch.done(artifact)
+        record.end(report, meter.counts, content=artifact.content)
+        watch.save(report)
+    except BaseException as error:
+        meter.finish()
+        explained = _explained(error, plan)
+        if not _is_lost(lock):
+            report = watch.broke(error, explained)
+            record.end(report, meter.counts, error)
+            watch.save(report)
+        raise explained from error
+    finally:
+        meter.progress.finished()
+    return artifact
 
 
 def _is_lost(lock: Lock) -> bool:
@@ -241,31 +262,37 @@ def _execute(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
 
 @dataclass(frozen=True)
 class _Graph:
-    """A driver with all that it is given: inputs, and the values of nodes that are known already."""
+    """A driver with all that it is given: inputs, and the values of nodes that are known already.
+
+    With `remote` flows the nodes run elsewhere, and are measured from here.
+    """
 
     driver: Driver
     inputs: Mapping[str, Any]
     known: Mapping[str, Any]
+    remote: Flows | None = None
 
     def value(self, node: str, **more: Any) -> Any:
         """The value of `node`, with `more` nodes known."""
-        return self.driver.execute([node], inputs=dict(self.inputs), overrides={**self.known, **more})[node]
+        with self.remote.running(node) if self.remote else contextlib.nullcontext():
+            return self.driver.execute([node], inputs=dict(self.inputs), overrides={**self.known, **more})[node]
 
 
 @contextlib.contextmanager
 def _graph_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[_Graph]:
     """The graph where its rows go through: in this process, or on an engine that has workers, if there is work."""
     if not plan.in_workers:
-        yield _Graph(driver_for(plan.spec), {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}, plan.nodes)
+        driver = driver_for(plan.spec, adapters=plan.adapters, flows=meter.flows)
+        yield _Graph(driver, {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}, plan.nodes)
         return
     spec = anchored(plan.spec)
     inputs = _inputs(spec, plan.job)
-    here = _Graph(driver_for(spec, "workers"), inputs, plan.nodes)
+    here = _Graph(driver_for(spec, "workers", plan.adapters, meter.flows), inputs, plan.nodes)
     # These only describe what is to be done, and a task on the cluster would be a process to start.
     described = {node: here.value(node) for node in ("pending", "transformed")}
     with plan.nodes["backend"].session(spec.ray_address, stop, meter.advanced) as session:
-        there = driver_for(spec, "workers", session.adapters)
-        yield _Graph(there, {**inputs, "monitor": session.monitor}, {**plan.nodes, **described})
+        there = driver_for(spec, "workers", [*session.adapters, *plan.adapters])
+        yield _Graph(there, {**inputs, "monitor": session.monitor}, {**plan.nodes, **described}, meter.flows)
 
 
 def _prepared(plan: Plan) -> Plan:
@@ -290,7 +317,7 @@ def _as_it_stands(plan: Plan) -> Plan:
         store.folder.set_aside(done.damaged)
         names = ", ".join(done.damaged)
         logger.warning("%d damaged part(s) set aside in %s/damaged: %s", len(done.damaged), store.path, names)
-    return _plan(spec, plan.job, {**nodes, "done": done})
+    return _plan(spec, plan.job, {**nodes, "done": done}, plan.adapters)
 
 
 def _explained(error: BaseException, plan: Plan) -> BaseException:

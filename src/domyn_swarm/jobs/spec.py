@@ -157,6 +157,15 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bool, _option("--checkpointing/--no-checkpointing", help="Keep finished rows on disk until the end")
     ] = True
 
+    trace: Annotated[
+        bool, _option("--trace/--no-trace", help="Keep each row's requests, tries and answers, for `job row`")
+    ] = True
+
+    adapters: Annotated[
+        list[str],
+        _option("--adapter", help="Hamilton adapter that looks on, as module:factory; repeat for several"),
+    ] = []
+
     @property
     def run_dir(self) -> str:
         """The run's folder: `<checkpoint-dir>/<tag>`."""

@@ -11,14 +11,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.data.arrow import without_views
-from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
+from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.errors import ConfigurationError, JobError
+from domyn_swarm.helpers import trace
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
-from domyn_swarm.jobs.pool import Chunk, Limits, concurrency_for, run_calls
+from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from domyn_swarm.data.backends.base import JobBatch
     from domyn_swarm.jobs.base import SwarmJob
@@ -91,7 +92,7 @@ def transform(
     known: pa.Schema,
     stop: threading.Event,
 ) -> Generator[pa.Table, None, None]:
-    """Tables of POSITION, the id column, the output columns and FAILURE: one row for each row that finished.
+    """Tables of POSITION, the id column, the output columns, FAILURE, and TRACE if there is any, of rows that finished.
 
     Rows come as they finish, and a table without rows now and then while none do, so that whoever pulls can look at the
     clock. `known` are the types of the output columns that earlier runs made. With `on_error="fail"`, the calls
@@ -102,7 +103,7 @@ def transform(
     """
     call, chunk_of = _call_of(job, spec, columns)
     timeout = None if job.times_itself else spec.timeout
-    limits = Limits(concurrency_for(call, spec.max_concurrency), spec.retries, timeout)
+    limits = Limits(concurrency_for(call, spec.max_concurrency), spec.retries, timeout, spec.trace)
     results = run_calls(
         map(chunk_of, batches), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
     )
@@ -110,7 +111,7 @@ def transform(
     failed: pa.Table | None = None
     with contextlib.closing(results):
         for finished in results:
-            table = _NOTHING if finished is None else _finished(*finished, columns, outputs)
+            table = _NOTHING if finished is None else _finished(finished, columns, outputs)
             yield table
             if spec.on_error == "fail" and failed is None and table[FAILURE].null_count < table.num_rows:
                 failed = table.filter(pc.is_valid(table[FAILURE]))
@@ -168,17 +169,23 @@ def _one_call(batch: JobBatch, payload: Any) -> Chunk:
     return Chunk(batch, iter([(None, payload)]), 1) if len(batch.ids) else Chunk(batch, iter(()), 0)
 
 
-def _finished(
-    batch: JobBatch, keys: list[Any], values: list[Any], columns: Columns, outputs: OutputColumns
-) -> pa.Table:
-    """The rows of `batch` that `keys` name, or all of them when one call made them."""
+def _finished(finished: Finished, columns: Columns, outputs: OutputColumns) -> pa.Table:
+    """The rows of the batch whose calls finished, or all of them when one call made them."""
+    batch, keys, values, traces = finished
+    told: Sequence[str | None]
     if keys[0] is None:
         made = _batch_outputs(batch, values[0], columns, outputs)
         ids, positions = batch.ids, batch.positions
+        # One request for many rows: what it held would be kept as many times.
+        told = [trace.encoded(log, bodies=False) for log in traces.values()] * len(ids)
     else:
         made = outputs.table(values)
         ids, positions = _rows_of(batch, keys)
-    return pa.table([positions, ids, *made.columns], names=[POSITION, columns.id, *made.column_names])
+        told = [trace.encoded(traces[key]) if key in traces else None for key in keys] if traces else []
+    arrays, names = [positions, ids, *made.columns], [POSITION, columns.id, *made.column_names]
+    if told:
+        arrays, names = [*arrays, pa.array(told, pa.string())], [*names, TRACE]
+    return pa.table(arrays, names=names)
 
 
 def _rows_of(batch: JobBatch, keys: list[int]) -> tuple[pa.Array[Any], pa.Array[Any]]:

@@ -124,7 +124,8 @@ class Worker:
 
     def counts(self) -> Counts:
         """What happened so far."""
-        return self._meter.counts
+        self._meter.flows.weigh()
+        return self._meter.snapshot()
 
     def stop(self) -> None:
         """Start no further call."""
@@ -143,17 +144,19 @@ class Worker:
         return self._report
 
     def _run(self) -> None:
-        work = self._work
+        """The nodes of a run that goes through its own process, by the same names."""
+        work, flows = self._work, self._meter.flows
         try:
             results = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._stop)
-            with contextlib.closing(results) as tables:
+            with flows.running("flushed"), contextlib.closing(flows.measured("transformed", results)) as tables:
                 self._report = work.store.flush(map(self._meter, tables), work.spec.checkpoint_interval)
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks
             self._error = error
 
     def _batches(self) -> Iterator[JobBatch]:
         rows = batch_rows(self._work.spec, self._job)
-        slices = (block.slice(at, rows) for block in self._arriving() for at in range(0, max(1, len(block)), rows))
+        arriving = self._meter.flows.measured("pending", self._arriving())
+        slices = (block.slice(at, rows) for block in arriving for at in range(0, max(1, len(block)), rows))
         if self._work.spec.native_backend:
             return (_native(part, self._work.columns) for part in slices)
         return item_batches((part.to_pandas(types_mapper=pd.ArrowDtype) for part in slices), self._work.columns)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 NodeState = Literal["waiting", "running", "done", "failed", "stopped"]
+RunState = Literal["running", "done", "failed", "interrupted", "lost"]
 Effect = Literal["reads input", "calls job", "writes parts", "writes output"]
 
 
@@ -76,7 +77,7 @@ class Example(msgspec.Struct):
 
 
 class FailureKind(msgspec.Struct):
-    """Rows that failed alike: the error's type, its message with numbers left out, a few examples."""
+    """Rows that failed alike: the error's type, where in the code or its message without numbers, a few examples."""
 
     type: str
     message: str
@@ -131,7 +132,7 @@ class Report(msgspec.Struct):
 
     path: str
     job: str
-    state: Literal["running", "done", "failed", "interrupted", "lost"]
+    state: RunState
     number: int
     started: str
     ended: str | None

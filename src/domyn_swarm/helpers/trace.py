@@ -1,0 +1,121 @@
+"""What happened to one row on its way: each request that was sent for it, each try, each error.
+
+Whoever makes calls starts a log in its own context and takes it after each row; whoever sends requests for the row adds
+to the log of the context that it runs in. Where nobody has started one, nothing is kept.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import msgspec
+
+from domyn_swarm.masking import masked_json
+
+BODY_BYTES = 32_768
+"""Most of a request's or an answer's JSON that is kept: a row with pictures in it would be kept twice."""
+FRAMES = 4
+TRACEBACK_CHARS = 2000
+
+
+class Attempt(msgspec.Struct, omit_defaults=True):
+    """One try: when it began (seconds since 1970), how long it took, where it went, how it failed if it did."""
+
+    at: float
+    seconds: float | None = None
+    url: str = ""
+    status: int | None = None
+    error: str = ""
+    traceback: str = ""
+
+
+class Exchange(msgspec.Struct, omit_defaults=True):
+    """A request, its tries, and the answer: `request` as it was sent, `response` as it was read.
+
+    With `shared` another row had asked the same, and its answer was taken.
+    """
+
+    path: str
+    request: Any = None
+    attempts: list[Attempt] = []
+    response: Any = None
+    shared: bool = False
+
+
+Log: TypeAlias = list[Attempt | Exchange]
+_log: ContextVar[Log | None] = ContextVar("domyn_swarm_trace", default=None)
+
+
+def start() -> Log:
+    """A new log for this context, to be emptied after each row."""
+    log: Log = []
+    _log.set(log)
+    return log
+
+
+def exchange(path: str, request: bytes) -> Exchange:
+    """A request that is sent for the row; `request` is JSON."""
+    sent = Exchange(path, request, [])
+    if (log := _log.get()) is not None:
+        log.append(sent)
+    return sent
+
+
+def shared(path: str, request: bytes, response: Any) -> None:
+    """A request that another row had sent already."""
+    if (log := _log.get()) is not None:
+        log.append(Exchange(path, request, [], response, shared=True))
+
+
+def failed(log: Log, error: BaseException) -> None:
+    """A call of the job that raised `error`. What its requests ran into is in the log already."""
+    last = log[-1] if log else None
+    if isinstance(last, Exchange) and last.attempts and last.attempts[-1].error == _text_of(error):
+        return
+    log.append(Attempt(time.time(), error=f"{type(error).__name__}: {_text_of(error)}", traceback=_frames_of(error)))
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = str(getattr(error, "message", None) or error)
+        return text.encode(errors="backslashreplace").decode()  # half of a surrogate pair cannot be stored
+    except Exception:  # noqa: BLE001 - the job's own code, which may break as any other of it
+        return "(an error that cannot be shown)"
+
+
+def _frames_of(error: BaseException) -> str:
+    """The last frames, which are the user's; those above are the program's own."""
+    frames = traceback.extract_tb(error.__traceback__)[1:][-FRAMES:]
+    return "".join(traceback.format_list(frames))[-TRACEBACK_CHARS:]
+
+
+def encoded(log: Log, *, bodies: bool = True) -> str:
+    """`log` as JSON, without the keys that must not be shown; requests and answers without `bodies` if so wished."""
+    kept = [_cut(entry, bodies) for entry in log]
+    return masked_json(msgspec.json.encode(kept, enc_hook=str).decode(errors="backslashreplace"))
+
+
+def decoded(text: str | None) -> Log:
+    """The log of a row whose outputs came with `text`."""
+    entries = msgspec.json.decode(text) if text else []
+    kinds: list[type[Attempt | Exchange]] = [Exchange if "path" in entry else Attempt for entry in entries]
+    return [msgspec.convert(entry, kind) for entry, kind in zip(entries, kinds, strict=True)]
+
+
+def _cut(entry: Attempt | Exchange, bodies: bool) -> Attempt | Exchange:
+    if not isinstance(entry, Exchange):
+        return entry
+    if not bodies:
+        return msgspec.structs.replace(entry, request=None, response=None)
+    answer = None if entry.response is None else _json(msgspec.json.encode(entry.response, enc_hook=str))
+    return msgspec.structs.replace(entry, request=_json(entry.request), response=answer)
+
+
+def _json(body: bytes) -> Any:
+    """`body` as it is, or the beginning of it as a text."""
+    if len(body) <= BODY_BYTES:
+        return msgspec.Raw(body)
+    return f"{body[:BODY_BYTES].decode(errors='replace')}… ({len(body):,} bytes)"

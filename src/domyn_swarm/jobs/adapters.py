@@ -1,0 +1,53 @@
+"""Hamilton's adapters that a user names: trackers of lineage, telemetry, whatever wants to see each node."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from domyn_swarm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def load_adapters(references: Sequence[str]) -> list[Any]:
+    """What the factories (`module:factory`, called without arguments) make.
+
+    Raises:
+        ConfigurationError: there is no such factory, it breaks, or makes no adapter that can go along with a run.
+    """
+    return [_load(reference) for reference in references]
+
+
+def _load(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    if not module or not name:
+        raise ConfigurationError(f"--adapter: {reference!r} names no factory.", "Write module:factory.")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a console script has its own folder there instead
+    try:
+        adapter = getattr(importlib.import_module(module), name)()
+    except Exception as error:
+        raise ConfigurationError(
+            f"--adapter: {reference!r} cannot be made: {type(error).__name__}: {error}.",
+            "It is a function or class of a module, called without arguments.",
+        ) from error
+    _check(adapter, reference)
+    return adapter
+
+
+def _check(adapter: Any, reference: str) -> None:
+    from hamilton.lifecycle import base  # noqa: PLC0415 - slow, and only needed here
+
+    kind = type(adapter).__name__
+    if not isinstance(adapter, base.LifecycleAdapter):
+        raise ConfigurationError(
+            f"--adapter: {reference!r} makes a {kind}, no Hamilton adapter.", "See hamilton.lifecycle."
+        )
+    if isinstance(adapter, (base.BaseDoNodeExecute, base.BaseDoRemoteExecute)):
+        raise ConfigurationError(
+            f"--adapter: {kind} runs the nodes itself, which the run does.", "Name one that looks on (with hooks)."
+        )

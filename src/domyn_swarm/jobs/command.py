@@ -1,0 +1,64 @@
+"""A JobSpec as what somebody would type."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from domyn_swarm.jobs.record import without_secrets
+from domyn_swarm.jobs.spec import DEFAULT_JOB, JobSpec, option_of
+from domyn_swarm.masking import masked
+from domyn_swarm.view.model import Option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def command_of(spec: JobSpec) -> str:
+    """The command line that submits `spec`: the options that differ from their defaults. It holds no secrets."""
+    words = ["domyn-swarm", "job", "submit", *([] if spec.job == DEFAULT_JOB else [spec.job])]
+    public = without_secrets(spec)
+    for name, default in _options():
+        value = getattr(public, name)
+        if value != default:
+            words += _words(option_of(name).extra["flags"], value)
+    return masked(shlex.join(words))
+
+
+def options_of(spec: JobSpec) -> list[Option]:
+    """All options with their values as text, those that are not their defaults first."""
+    public = without_secrets(spec)
+    named = [("job", DEFAULT_JOB), *_options()]
+    values = {name: getattr(public, name) for name, _ in named}
+    options = [
+        Option(_flags(name)[0].partition("/")[0], masked(_text(values[name])), values[name] == default)
+        for name, default in named
+    ]
+    return sorted(options, key=lambda option: option.is_default)
+
+
+def _options() -> Iterator[tuple[str, Any]]:
+    """Name and default of each option that has a flag."""
+    for field in msgspec.structs.fields(JobSpec):
+        if option_of(field.name).extra["flags"]:
+            made = field.default_factory
+            yield field.name, field.default if made is msgspec.NODEFAULT else made()
+
+
+def _flags(name: str) -> tuple[str, ...]:
+    return option_of(name).extra["flags"] or (name.upper(),)
+
+
+def _words(flags: tuple[str, ...], value: Any) -> list[str]:
+    flag, _, opposite = flags[0].partition("/")
+    if isinstance(value, bool):
+        return [flag if value else opposite]
+    if isinstance(value, list):
+        return [word for one in value for word in (flag, str(one))]
+    return [flag, _text(value)]
+
+
+def _text(value: Any) -> str:
+    return msgspec.json.encode(value).decode() if isinstance(value, (dict, list)) else str(value)

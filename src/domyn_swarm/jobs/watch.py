@@ -1,0 +1,196 @@
+"""A run while it goes, as others see it: run.json, the picture of its graph and its report, kept up to date.
+
+All of it is for looking at. Whatever goes wrong here is logged once, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import time
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from domyn_swarm.errors import Interrupted, SwarmError
+from domyn_swarm.helpers.io import is_local
+from domyn_swarm.jobs.command import command_of, options_of
+from domyn_swarm.jobs.describe import describe, job_name
+from domyn_swarm.jobs.figures import failures_of, figures_of
+from domyn_swarm.jobs.flows import node_of
+from domyn_swarm.jobs.record import now
+from domyn_swarm.jobs.timeline import Chronicle
+from domyn_swarm.masking import masked
+from domyn_swarm.view.model import Broken, Report, RunState
+from domyn_swarm.view.report import save_report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from domyn_swarm.checkpoint.lock import Lock
+    from domyn_swarm.jobs.finalize import Artifact
+    from domyn_swarm.jobs.meter import Meter
+    from domyn_swarm.jobs.record import Record
+    from domyn_swarm.jobs.runner import Plan
+
+LOOK_SECONDS = 1.0
+SAVE_LOOKS = 2
+"""Looks between two savings of run.json, on a local disk; elsewhere each is a request."""
+SAVE_LOOKS_REMOTE = 15
+REPORT_SAVES = 15
+"""Savings of run.json between two of the report, which a run that is killed leaves behind."""
+WARNINGS = 50
+FRAMES = 12
+PACKAGES = (
+    "domyn-swarm",
+    "apache-hamilton",
+    "pandas",
+    "pyarrow",
+    "numpy",
+    "fsspec",
+    "aiohttp",
+    "polars",
+    "ray",
+    "s3fs",
+)
+
+logger = logging.getLogger("domyn_swarm")
+
+
+class Watch:
+    """Looks at a run every LOOK_SECONDS, and writes down what it sees."""
+
+    def __init__(self, record: Record, plan: Plan, meter: Meter, lock: Lock) -> None:
+        self._record = record
+        self._plan = plan
+        self._meter = meter
+        self._lock = lock
+        self._graph = describe(plan.spec, "workers" if plan.in_workers else "driver", plan.job)
+        self._chronicle = Chronicle()
+        self._since = time.monotonic()
+        self._warnings: list[str] = []
+        self._over = threading.Event()
+        self._told = False
+
+    @contextlib.contextmanager
+    def looking(self) -> Iterator[None]:
+        """Look and write from a thread of its own, for as long as the run goes."""
+        thread = threading.Thread(target=self._look, name="domyn-swarm-watch", daemon=True)
+        handler = _Warnings(self._warnings)
+        logger.addHandler(handler)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+            logger.removeHandler(handler)
+
+    def done(self, artifact: Artifact) -> Report:
+        """The report of a run that is done."""
+        return self._ended(self._report("done", artifact=artifact))
+
+    def broke(self, error: BaseException, explained: BaseException) -> Report:
+        """The report of a run that `error` ended; `explained` is what its user is told."""
+        interrupted = isinstance(explained, Interrupted)
+        report = self._report("interrupted" if interrupted else "failed", broken=node_of(error))
+        if not interrupted:
+            report.broken = _broken(error, explained)
+        report.resume = command_of(self._plan.spec)
+        return self._ended(report)
+
+    def save(self, report: Report) -> None:
+        """Write the picture and the report."""
+        with self._forgiving():
+            save_report(self._plan.store.folder, report)
+
+    def _ended(self, report: Report) -> Report:
+        report.ended = report.as_of
+        return report
+
+    def _look(self) -> None:
+        looks = 0
+        every = SAVE_LOOKS if is_local(self._plan.store.folder.fs) else SAVE_LOOKS_REMOTE
+        while not self._over.wait(LOOK_SECONDS):
+            self._note()
+            if looks % every == 0:
+                with self._forgiving():
+                    self._save(report_too=looks % (every * REPORT_SAVES) == 0)
+            looks += 1
+
+    def _save(self, *, report_too: bool) -> None:
+        self._lock.check()  # the folder may be another's by now
+        report = self._report("running")
+        self._record.update(report)
+        if report_too:
+            save_report(self._plan.store.folder, report)
+
+    def _note(self, *, last: bool = False) -> None:
+        seconds = time.monotonic() - self._since
+        self._chronicle.note(seconds, self._meter.snapshot(), self._meter.flows.weigh(), last=last)
+
+    def _report(self, state: RunState, *, broken: str | None = None, artifact: Artifact | None = None) -> Report:
+        spec, folder, counts = self._plan.spec, self._plan.store.folder, self._meter.snapshot()
+        self._note(last=state != "running")
+        sizes, damaged = self._files("parts"), self._files("damaged")
+        return Report(
+            path=folder.path, job=job_name(spec), state=state, number=self._record.number,
+            started=self._record.content["started"], ended=None, as_of=now(),
+            seconds=round(time.monotonic() - self._since, 3), host=self._record.content["host"],
+            graph=self._graph, figures=figures_of(self._graph, self._plan, counts, self._meter.flows, broken, artifact),
+            total=self._plan.rows, done_before=self._plan.rows - self._plan.pending,
+            rows=counts.rows, failed=counts.failed, failures=failures_of(counts.failures),
+            timeline=self._chronicle.line, parts=len(sizes), parts_bytes=sum(sizes.values()),
+            damaged=sorted(name.rpartition("/")[2] for name in damaged),
+            output=spec.output, errors_path=spec.errors_path if counts.failed else "",
+            options=options_of(spec), versions=_versions(), warnings=list(self._warnings),
+        )  # fmt: skip
+
+    def _files(self, folder: str) -> dict[str, int]:
+        """What broke the run may keep its folder from being read."""
+        with contextlib.suppress(Exception):
+            return self._plan.store.folder.files(folder)
+        return {}
+
+    @contextlib.contextmanager
+    def _forgiving(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the run is what matters
+            if not self._told:
+                self._told = True
+                logger.warning("the report of the run could not be written: %s: %s", type(error).__name__, error)
+
+
+class _Warnings(logging.Handler):
+    """Keeps the first warnings of a run."""
+
+    def __init__(self, kept: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._kept = kept
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if len(self._kept) < WARNINGS:
+            self._kept.append(masked(record.getMessage()))
+
+
+def _broken(error: BaseException, explained: BaseException) -> Broken:
+    told = explained if isinstance(explained, SwarmError) else SwarmError(str(explained))
+    frames = "" if isinstance(error, SwarmError) and error.__cause__ is None else _frames(error)
+    return Broken(type(error).__name__, told.message, told.hint, node_of(error), frames)
+
+
+def _frames(error: BaseException) -> str:
+    return masked("".join(traceback.format_exception(error, limit=-FRAMES, chain=False)))
+
+
+def _versions() -> dict[str, str]:
+    """Of Python, and of the packages that the run has imported."""
+    versions = {"python": sys.version.partition(" ")[0]}
+    for package in PACKAGES:
+        if package.removeprefix("apache-").replace("-", "_") in sys.modules:
+            with contextlib.suppress(PackageNotFoundError):
+                versions[package] = version(package)
+    return versions

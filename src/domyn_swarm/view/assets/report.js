@@ -1,0 +1,328 @@
+// Draws the page from the data that stands in it.
+
+const start = JSON.parse(document.getElementById("data").textContent);
+const { live } = start;
+let { report, picture } = start;
+
+const EVERY = 2000;
+const STATES = {
+  running: "It is at work. The figures are those of the time below.",
+  done: "It went through to its end.",
+  failed: "It broke before its end. Rows that had finished are kept.",
+  interrupted: "It was stopped before its end. Rows that had finished are kept.",
+  lost: "Its process is gone without a word. Rows in parts are kept.",
+};
+
+// The parts of the page: each makes what stands in it, nothing when there is nothing to show
+
+function top_() {
+  const { path, number, started, ended, seconds, host, as_of: asOf, state } = report;
+  return [
+    el("p", { class: "kicker" }, report.graph.title),
+    el("div", { class: "headline" }, el("h1", {}, breakable(report.job || "A run")), badge(state)),
+    el("p", { class: "muted" }, STATES[state]),
+    facts([
+      ["Run", code(path)], ["Number", count(number)], ["Started", time(started)], ["Ended", time(ended)],
+      ["Duration", duration(seconds)], ["Host", host], ["Figures of", time(asOf)],
+    ]),
+  ];
+}
+
+function broken() {
+  const it = report.broken;
+  if (!it) return [];
+  const where = it.node && el("p", {}, "In the node ", nodeLink(it.node), ", which is selected in the graph below.");
+  return [
+    where,
+    el("p", {}, code(it.type)),
+    el("p", { class: "said" }, it.message),
+    it.hint && el("p", { class: "text" }, it.hint),
+    it.traceback && folded("traceback", "Traceback", el("pre", { tabindex: 0 }, it.traceback)),
+  ];
+}
+
+const resume = () => (report.resume ? [el("p", {}, "This goes on where the run ended:"), command(report.resume)] : []);
+
+function rows() {
+  const { total, done_before: before, rows: now, failed, state, traffic, seconds } = report;
+  if (!total) return state === "done" ? [el("p", {}, "The input has no rows.")] : [];
+  const left = Math.max(0, total - before - now);
+  const step = (name, number, from, kind) => [name, number, from / total, Math.min(1, (from + number) / total), kind];
+  const steps = [
+    step("In the input", total, 0, "waiting"),
+    step("Done before", before, 0, "done"),
+    step("Finished now", now, before, "done"),
+    step("Failed of those", failed, before + now - failed, "failed"),
+    step(state === "running" ? "Still to go" : "Not reached", left, before + now, "stopped"),
+  ].filter(([name, number]) => number || name === "Finished now" || name === "Failed of those");
+  const line = ([name, number, from, to, kind]) =>
+    el("li", {}, el("span", {}, name), el("span", { class: "number" }, rowsOf(number)),
+      el("span", { class: "share" }, percent(number, total)), bar(from, to, kind));
+  const rate = now && seconds ? `${amount(now / seconds)} rows/s on average` : "";
+  const told = Object.entries(traffic).map(([name, value]) => [worded(name), plain(value)]);
+  return [el("ul", { class: "bars" }, steps.map(line)), facts([["Speed", rate], ...told])];
+}
+
+const worded = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+
+function plain(value) {
+  if (typeof value === "number") return amount(value);
+  return value === null || typeof value !== "object" ? String(value ?? "") : JSON.stringify(value);
+}
+
+const warnings = () => (report.warnings.length ? [el("ul", {}, report.warnings.map((text) => el("li", {}, text)))] : []);
+
+function failures() {
+  const sum = report.failures.reduce((total, kind) => total + kind.count, 0);
+  return report.failures.map((kind, index) =>
+    el("div", { class: "kind" },
+      el("div", { class: "headline" }, el("h3", {}, kind.type), el("span", {}, `${rowsOf(kind.count)}, ${percent(kind.count, sum)}`)),
+      bar(0, kind.count / sum, "failed"),
+      el("p", { class: "text" }, kind.message),
+      kind.examples.length && folded(`examples ${index}`, examplesTitle(kind), kind.examples.map((it, n) => example(it, `trace ${index} ${n}`)))));
+}
+
+function examplesTitle({ examples, count: all }) {
+  if (examples.length === all) return all === 1 ? "The row" : `The ${count(all)} rows`;
+  return examples.length === 1 ? "An example" : `${count(examples.length)} examples`;
+}
+
+function example(row, key) {
+  const tries = `${count(row.attempts)} ${row.attempts === 1 ? "attempt" : "attempts"}`;
+  return el("div", { class: "example" },
+    el("div", {}, code(row.id), el("span", { class: "muted" }, `, ${tries}`)),
+    el("p", {}, row.message),
+    row.trace && folded(key, "Where in the code", el("pre", { tabindex: 0 }, row.trace)));
+}
+
+function nodes() {
+  const computed = report.graph.nodes.filter(({ kind, name }) => kind === "node" && figuresOf(name));
+  const all = computed.reduce((sum, { name }) => sum + figuresOf(name).seconds, 0);
+  const lines = computed.map(({ name }) => {
+    const { state, rows_in: came, rows: left, seconds, memory, batches } = figuresOf(name);
+    const share = all ? [percent(seconds, all), bar(0, seconds / all, "running")] : "";
+    return [nodeLink(name), badge(state), count(came), count(left), count(batches), duration(seconds), share, bytes(memory)];
+  });
+  const heads = ["Node", "State", "Rows in", "Rows out", "Batches", "Time", "Share of the time", "Memory"];
+  return lines.length ? [table("All nodes", heads, lines, { numbers: ["Rows in", "Rows out", "Batches", "Time", "Memory"] })] : [];
+}
+
+function output() {
+  const { parts, parts_bytes: size, output: path, errors_path: errors, damaged } = report;
+  const parted = parts ? `${count(parts)} ${parts === 1 ? "part" : "parts"}, ${bytes(size)}` : "";
+  const set = damaged.length ? el("ul", {}, damaged.map((name) => el("li", {}, code(name)))) : "";
+  return [facts([["Output", code(path)], ["Failed rows", code(errors)], ["Checkpoints", parted], ["Damaged, set aside", set]], "lines")];
+}
+
+function options() {
+  const lines = (chosen) => chosen.map(({ flag, value }) => [code(flag), el("div", {}, value)]);
+  const [given, defaults] = [false, true].map((is) => lines(report.options.filter((it) => it.is_default === is)));
+  return [
+    given.length ? table("Options that were given", ["Option", "Value"], given) : report.options.length && el("p", {}, "Nothing but defaults."),
+    defaults.length && folded("defaults", `Defaults (${defaults.length})`, table("Options left as they are", ["Option", "Value"], defaults)),
+  ];
+}
+
+const versions = () => [facts(Object.entries(report.versions))];
+
+// The selected node
+
+let chosen = null;
+const nodeNamed = (name) => report.graph.nodes.find((node) => node.name === name);
+const figuresOf = (name) => (Object.hasOwn(report.figures, name) ? report.figures[name] : null);
+
+/** The node that the reader selected, else the broken one, else the job. */
+function selected() {
+  const first = report.graph.nodes.find(({ kind }) => kind === "node");
+  return [chosen, report.broken?.node, "transformed", first?.name].find((name) => name && nodeNamed(name));
+}
+
+function nodeLink(name) {
+  if (!nodeNamed(name)) return code(name);
+  return button(name, () => select(name, true), { class: "link", "data-key": `link ${name}` });
+}
+
+function select(name, show = false) {
+  chosen = name;
+  keeping(byId("panel"), drawPanel);
+  markSelected();
+  if (!show) return;
+  byId("panel").scrollIntoView({ block: "nearest" });
+  byId("panel").focus({ preventScroll: true });
+}
+
+function drawPanel(panel) {
+  const node = nodeNamed(selected());
+  panel.replaceChildren(...(node ? nodeParts(node, figuresOf(node.name)) : []));
+}
+
+function nodeParts(node, figures) {
+  const users = report.graph.nodes.filter(({ inputs }) => inputs.includes(node.name)).map(({ name }) => name);
+  const links = (names) => names.length && el("span", { class: "links" }, names.map(nodeLink));
+  const { kind, name, type, variant, where, effects, inputs, value, doc } = node;
+  return [
+    el("div", { class: "headline" }, el("h3", {}, name), figures ? badge(figures.state) : el("span", { class: "badge" }, kind)),
+    doc && el("p", { class: "text" }, doc),
+    ...(figures ? told(figures) : []),
+    facts([
+      ["Value", value && el("span", { class: "text" }, value)], ["Type", code(type)], ["Variant", variant], ["Inputs", links(inputs) || ""],
+      ["Used by", links(users) || ""], ["Effects", effects.join(", ")], ["Source", code(where)], ...measured(figures ?? {}),
+    ], "lines"),
+    ...(figures ? shapes(figures) : []),
+  ].filter(Boolean);
+}
+
+function measured({ rows_in: came, rows: left, seconds, batches, bytes: size, memory }) {
+  return [
+    ["Rows in", count(came)], ["Rows out", count(left)], ["Time", duration(seconds)], ["Batches", count(batches)],
+    ["Size", bytes(size)], ["Memory", bytes(memory)],
+  ];
+}
+
+/** What is said about how a node went: its error, its note, rows that it lost. */
+function told({ error, note, lost }) {
+  const losses = lost.map(({ rows: number, why }) => el("li", {}, `${rowsOf(number)}: ${why}`));
+  return [
+    error && el("p", { class: "note failed" }, el("strong", {}, "Error: "), error),
+    note && el("p", { class: "note" }, note),
+    losses.length && el("h4", {}, "Rows that did not leave it"),
+    losses.length && el("ul", {}, losses),
+  ];
+}
+
+function shapes({ schema, sample }) {
+  const columns = Object.entries(schema).map(([name, type]) => [name, code(type)]);
+  const heads = [...new Set([...Object.keys(schema), ...sample.flatMap((row) => Object.keys(row))])];
+  const cell = (row, name) => (Object.hasOwn(row, name) ? el("div", {}, row[name]) : "");
+  const texts = scrolling("Sample", el("table", {},
+    el("thead", {}, el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, sample.map((row) => el("tr", {}, heads.map((name) => el("td", { class: "text" }, cell(row, name))))))), "tall");
+  return [
+    ...(columns.length ? [el("h4", {}, "Schema"), table("Schema", ["Column", "Type"], columns, { kind: "tall" })] : []),
+    ...(sample.length ? [el("h4", {}, "Sample"), texts] : []),
+  ];
+}
+
+// One row, and failures from the server of a live page
+
+function ask(address, parameters) {
+  return fetch(`${address}?${new URLSearchParams(parameters)}`, { cache: "no-store" }).then((answer) => answer.json());
+}
+
+function oneRow() {
+  const path = quoted(report.path);
+  if (live) return [lookUp()];
+  return [
+    el("p", {}, "What happened to a row, from the input to the output, by its id:"), command(`domyn-swarm job row ${path} ID`),
+    el("p", {}, "This report again, with every failed row and a look-up of rows, while the run goes on as well:"), command(`domyn-swarm job view ${path}`),
+  ];
+}
+
+function lookUp() {
+  const input = el("input", { id: "row-id", name: "id", required: "", autocomplete: "off" });
+  const found = el("div", { id: "row-found", role: "status" });
+  const submit = async (event) => {
+    event.preventDefault();
+    const answer = await ask("row.json", { id: input.value }).catch(() => ({ error: "The server does not answer." }));
+    found.replaceChildren(answer.error ? el("p", { class: "note failed" }, answer.error) : el("pre", { tabindex: 0 }, answer.text));
+  };
+  return el("div", {}, el("form", { class: "ask", submit }, el("label", { for: "row-id" }, "Id of the row"), input, el("button", {}, "Look up")), found);
+}
+
+const failedRows = { kind: 0, offsets: [0], total: 0, next: 0 };
+
+function drawFailedRows() {
+  if (!live || !report.failures.length) return;
+  const options_ = report.failures.map((kind, index) => el("option", { value: index }, `${kind.type} (${count(kind.count)}): ${kind.message.slice(0, 80)}`));
+  const select_ = byId("failed-kind");
+  if (select_) {
+    select_.replaceChildren(...options_);
+    select_.value = failedRows.kind;
+    return;
+  }
+  const change = ({ target }) => {
+    failedRows.kind = Number(target.value);
+    showFailedRows([0]);
+  };
+  byId("failed-rows").replaceChildren(
+    el("h3", {}, "All rows that failed"),
+    el("div", { class: "ask" }, el("label", { for: "failed-kind" }, "Kind"), el("select", { id: "failed-kind", change }, options_), button("Show", () => showFailedRows([0]))),
+    el("div", { id: "failed-page", role: "status" }));
+}
+
+/** A page of failed rows. `offsets` are those of the pages up to it, as only the server knows how long they are. */
+async function showFailedRows(offsets) {
+  const offset = offsets.at(-1);
+  const { kind } = failedRows;
+  const { rows: found, total } = await ask("failures.json", { kind, offset }).catch(() => ({}));
+  const page = byId("failed-page");
+  if (!found) return page.replaceChildren(el("p", { class: "note failed" }, "The server does not answer."));
+  const next = offset + found.length;
+  return page.replaceChildren(
+    ...found.map((row) => example(row, `failed ${row.id}`)),
+    el("div", { class: "ask" },
+      button("Previous", () => showFailedRows(offsets.slice(0, -1)), { disabled: offsets.length === 1 ? "" : null }),
+      el("span", {}, found.length ? `${count(offset + 1)} to ${count(next)} of ${count(total)}` : "None"),
+      button("Next", () => showFailedRows([...offsets, next]), { disabled: next >= total || !found.length ? "" : null })));
+}
+
+// Putting it together
+
+const PARTS = { broken, resume, rows, warnings, time: overTime, failures, nodes, output, options, versions };
+const shown = new Map();
+
+/** Replace what is in an element without losing what is folded out, scrolled or focused there. */
+function keeping(container, replace) {
+  const keyed = (selector) => [...container.querySelectorAll(selector)];
+  const open = new Set(keyed("details[open]").map((it) => it.dataset.key));
+  const scrolled = keyed(".scroll, pre, .note, .said").map((it) => [it.scrollLeft, it.scrollTop]);
+  const focused = container.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  replace(container);
+  for (const details of keyed("details")) details.open = open.has(details.dataset.key);
+  keyed(".scroll, pre, .note, .said").forEach((it, index) => it.scrollTo(...(scrolled[index] ?? [0, 0])));
+  if (focused) keyed("[data-key]").find((it) => it.dataset.key === focused)?.focus({ preventScroll: true });
+}
+
+function fill(container, key, parts) {
+  const children = parts.filter((part) => part !== "" && part !== null && part !== undefined && part !== 0 && part !== false);
+  const html = children.map((part) => part.outerHTML).join("");
+  if (shown.get(key) === html) return children.length;
+  shown.set(key, html);
+  keeping(container, () => container.replaceChildren(...children));
+  return children.length;
+}
+
+function drawContents() {
+  const parts = [...document.querySelectorAll("main > section:not([hidden])")];
+  const link = ({ id, firstElementChild }) => el("li", {}, el("a", { href: `#${id}`, "data-key": id }, firstElementChild.textContent));
+  fill(byId("contents"), "contents", [el("ul", {}, parts.map(link))]);
+}
+
+function draw() {
+  document.title = `${MARKS[report.state]} ${report.job}: ${report.state}`;
+  fill(byId("top"), "top", top_());
+  for (const [id, parts] of Object.entries(PARTS)) {
+    byId(id).hidden = false; // measured while it is drawn
+    byId(id).hidden = !fill(byId(id).querySelector(".body"), id, parts());
+  }
+  drawFailedRows();
+  drawGraph();
+  keeping(byId("panel"), drawPanel);
+  markSelected();
+  drawContents();
+}
+
+async function follow() {
+  const news = await ask("data.json", {}).catch(() => null);
+  if (news) {
+    ({ report, picture } = news);
+    draw();
+  }
+  if (report.state === "running") setTimeout(follow, EVERY);
+}
+
+listen();
+draw();
+fill(byId("row").querySelector(".body"), "row", oneRow());
+new ResizeObserver(() => fill(byId("time").querySelector(".body"), "time", overTime())).observe(byId("time"));
+if (live && report.state === "running") setTimeout(follow, EVERY);
