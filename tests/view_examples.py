@@ -242,7 +242,9 @@ def _failures() -> list[FailureKind]:
     return [
         FailureKind("TimeoutError", "No answer in N s (try N)", 1_000, slow),
         FailureKind("KeyError", "'answer' is not in the reply", 233, [key]),
-        FailureKind("ValueError", "temperature must be at most 2", 1, [Example("r-1", "temperature must be at most 2", 1)]),
+        FailureKind(
+            "ValueError", "temperature must be at most 2", 1, [Example("r-1", "temperature must be at most 2", 1)]
+        ),
     ]
 
 

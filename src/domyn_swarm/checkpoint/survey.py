@@ -79,7 +79,7 @@ class _MergedError(Exception):
     """The run has merged parts while they were read."""
 
 
-def _at_rest(folder: RunFolder, look: Callable[[], T]) -> T:
+def at_rest(folder: RunFolder, look: Callable[[], T]) -> T:
     """What `look` finds, looking again when a run merges parts meanwhile.
 
     Raises:
@@ -103,7 +103,7 @@ def _sizes(folder: RunFolder) -> dict[str, int]:
 def survey(folder: RunFolder) -> Survey:
     """Read the footers of all parts, and those pages of positions that the statistics do not tell."""
     with reaching(folder.path):
-        return _at_rest(folder, lambda: _survey(folder))
+        return at_rest(folder, lambda: _survey(folder))
 
 
 def _survey(folder: RunFolder) -> Survey:
@@ -171,7 +171,7 @@ def _counted(parts: Sequence[Part]) -> tuple[int, int]:
 
 def verify(folder: RunFolder) -> Iterator[tuple[str, str | None]]:
     """Read every page of every part: its name, and what is wrong with it (None: nothing)."""
-    parts, strange = _at_rest(folder, lambda: _usable(folder))
+    parts, strange = at_rest(folder, lambda: _usable(folder))
     yield from strange.items()
     for part in parts:
         reason = None
@@ -194,7 +194,7 @@ def export(folder: RunFolder, output: str) -> tuple[int, int]:
         DamagedPartError: a part cannot be read.
     """
     _check_apart(folder, output)
-    return _at_rest(folder, lambda: _export(folder, output))
+    return at_rest(folder, lambda: _export(folder, output))
 
 
 def _check_apart(folder: RunFolder, output: str) -> None:

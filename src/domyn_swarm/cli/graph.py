@@ -25,8 +25,10 @@ def graph(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Picture to write: .svg, .png, .html, .mmd or .dot "
-            "(default: print Mermaid)",
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Picture to write: .svg, .png, .html, .mmd or .dot (default: print Mermaid)",
         ),
     ] = None,
     upstream_of: Annotated[
@@ -56,17 +58,16 @@ def graph(
 
 
 def _selected(job: str, options: dict[str, Any], upstream_of: str | None, path: tuple[str, str] | None) -> Graph:
-    from domyn_swarm.jobs.describe import between, describe  # noqa: PLC0415 - see below
-    from domyn_swarm.jobs.describe import upstream_of as made_from
+    from domyn_swarm.jobs import describe  # noqa: PLC0415 - it needs Hamilton
     from domyn_swarm.jobs.loading import job_fields, load_job_class  # noqa: PLC0415 - keeps --help light
     from domyn_swarm.jobs.spec import resolve  # noqa: PLC0415
 
     job_class = load_job_class(job)
     defaults = {**job_class.defaults, **from_environment()}
-    whole = describe(resolve(job, {**NOT_NEEDED, **options}, defaults, job_fields(job_class)))
+    whole = describe.describe(resolve(job, {**NOT_NEEDED, **options}, defaults, job_fields(job_class)))
     if upstream_of is not None:
-        return made_from(whole, upstream_of)
-    return whole if path is None else between(whole, *path)
+        return describe.upstream_of(whole, upstream_of)
+    return whole if path is None else describe.between(whole, *path)
 
 
 def _drawn(graph: Graph, suffix: str) -> bytes:

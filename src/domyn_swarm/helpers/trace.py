@@ -6,9 +6,11 @@ to the log of the context that it runs in. Where nobody has started one, nothing
 
 from __future__ import annotations
 
+import re
 import time
 import traceback
 from contextvars import ContextVar
+from pathlib import PurePath
 from typing import Any, TypeAlias
 
 import msgspec
@@ -19,6 +21,9 @@ BODY_BYTES = 32_768
 """Most of a request's or an answer's JSON that is kept: a row with pictures in it would be kept twice."""
 FRAMES = 4
 TRACEBACK_CHARS = 2000
+SHAPE_CHARS = 160
+_PLACE = re.compile(r'File "([^"]+)", (line \d+, in \S+)')
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 
 
 class Attempt(msgspec.Struct, omit_defaults=True):
@@ -103,6 +108,23 @@ def decoded(text: str | None) -> Log:
     entries = msgspec.json.decode(text) if text else []
     kinds: list[type[Attempt | Exchange]] = [Exchange if "path" in entry else Attempt for entry in entries]
     return [msgspec.convert(entry, kind) for entry, kind in zip(entries, kinds, strict=True)]
+
+
+def place_in(frames: str) -> str:
+    """`my_job.py, line 8, in transform_item`: the last place of a traceback; empty when there is none."""
+    places = _PLACE.findall(frames)
+    return f"{PurePath(places[-1][0]).name}, {places[-1][1]}" if places else ""
+
+
+def shape_of(message: str) -> str:
+    """The first line of an error's message without its numbers: what many rows have in common."""
+    return _NUMBER.sub("#", message.partition("\n")[0])[:SHAPE_CHARS]
+
+
+def traceback_in(told: str | None) -> str:
+    """The last traceback in a row's trace; empty when there is none."""
+    tracebacks = [one.traceback for one in decoded(told) if isinstance(one, Attempt)]
+    return next(filter(None, reversed(tracebacks)), "")
 
 
 def _cut(entry: Attempt | Exchange, bodies: bool) -> Attempt | Exchange:

@@ -18,7 +18,7 @@ from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.record import without_secrets
 from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
 from domyn_swarm.masking import masked
-from domyn_swarm.view.model import Graph, Node
+from domyn_swarm.view.model import Effect, Graph, Node
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.spec import JobSpec
 
-VALUE_CHARS = 60
+VALUE_CHARS = 200
 _OWN = ("builtins", "collections", "typing", "domyn_swarm")
 """Packages whose types are told without their package."""
 
@@ -137,7 +137,8 @@ def _in_data_order(variables: Mapping[str, Any]) -> list[Any]:
 
 
 def _inputs_of(variable: Any) -> set[str]:
-    return variable.required_dependencies | variable.optional_dependencies
+    names: set[str] = variable.required_dependencies | variable.optional_dependencies
+    return names
 
 
 def _first_use(node: Node, nodes: list[Node]) -> int:
@@ -156,7 +157,7 @@ def _node(variable: Any, backend: DataBackend) -> Node:
         doc="\n".join(filter(None, [variable.documentation, native])),
         where=f"{function.__module__.replace('.', '/')}.py:{_line(function)}",
         inputs=[name for name in inspect.signature(function).parameters if name in _inputs_of(variable)],
-        effects=[effects] if isinstance(effects, str) else effects,
+        effects=msgspec.convert([effects] if isinstance(effects, str) else effects, list[Effect]),
     )
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pyarrow.compute as pc
 
 from domyn_swarm.data.columns import FAILURE, TRACE
 from domyn_swarm.helpers.counts import EXAMPLES, Counts, Failed
-from domyn_swarm.helpers.trace import Attempt, decoded
+from domyn_swarm.helpers.trace import place_in, shape_of, traceback_in
 from domyn_swarm.jobs.flows import Flows, shown
 
 if TYPE_CHECKING:
@@ -23,10 +21,7 @@ if TYPE_CHECKING:
 
 ROWS_FOR_A_SHARE = 100
 """Rows from which on a share of failures says something."""
-SHAPE_CHARS = 160
 MOST_KINDS = 200
-_PLACE = re.compile(r'File "([^"]+)", (line \d+, in \S+)')
-_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 
 
 class Progress(Protocol):
@@ -142,20 +137,3 @@ def kinds_of(table: pa.Table, known: Collection[tuple[str, str]] = ()) -> dict[t
         if len(kind.examples) < EXAMPLES:
             kind.examples.append((shown(id_), failure["message"], failure["attempts"], frames))
     return kinds
-
-
-def place_in(frames: str) -> str:
-    """`my_job.py, line 8, in transform_item`: the last place of a traceback; empty when there is none."""
-    places = _PLACE.findall(frames)
-    return f"{PurePath(places[-1][0]).name}, {places[-1][1]}" if places else ""
-
-
-def shape_of(message: str) -> str:
-    """The first line of an error's message without its numbers: what many rows have in common."""
-    return _NUMBER.sub("#", message.partition("\n")[0])[:SHAPE_CHARS]
-
-
-def traceback_in(told: str | None) -> str:
-    """The last traceback in a row's trace; empty when there is none."""
-    tracebacks = [one.traceback for one in decoded(told) if isinstance(one, Attempt)]
-    return next(filter(None, reversed(tracebacks)), "")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from domyn_swarm.jobs.identity import identity_of, listed_files, run_id_of
+from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Record:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "id_column": store.id_col,
+            "input": anchored(spec).input,
             "input_digest": store.input_digest,
             "input_files": listed_files(files),
             "ids": _ids_key(spec, store),

@@ -10,7 +10,7 @@ from string import Template
 
 import msgspec
 
-from domyn_swarm.view.model import Report
+from domyn_swarm.view.model import Report  # noqa: TC001 - msgspec asks for it
 
 SCRIPTS = ("elements.js", "graph.js", "charts.js", "report.js")
 

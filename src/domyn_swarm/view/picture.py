@@ -96,7 +96,7 @@ def draw(dot: str, kind: Kind) -> bytes:
     failures = []
     for program in _programs():
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # noqa: S603 - no shell, and nothing of the graph's among the arguments
                 [program, f"-T{kind}"], input=dot.encode(), capture_output=True, timeout=SECONDS_TO_DRAW, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -114,7 +114,7 @@ def draw(dot: str, kind: Kind) -> bytes:
 
 
 def svg_or_mermaid(graph: Graph, figures: Mapping[str, Figures] | None = None) -> dict[str, str]:
-    """What a notebook shows, for `_repr_mimebundle_`: text that draws itself, and the picture where one can be drawn."""
+    """What a notebook shows, for `_repr_mimebundle_`: text that draws itself, and a picture where one can be drawn."""
     text = mermaid_of(graph, figures)
     bundle = {"text/plain": text, "text/vnd.mermaid": text}
     try:
@@ -124,7 +124,7 @@ def svg_or_mermaid(graph: Graph, figures: Mapping[str, Figures] | None = None) -
 
 
 def page_of(graph: Graph, picture: str | None) -> str:
-    """A page that stands by itself: the picture if there is one (an SVG), and each node in words. It needs no script."""
+    """A page that stands by itself, without a script: the picture (an SVG) if there is one, and each node in words."""
     drawn = f'<div class="picture">{picture}</div>' if picture else ""
     config = "".join(f"<dt>{_escaped(n.name)}</dt><dd>{_escaped(n.value)}</dd>" for n in _of(graph, "config"))
     inputs = "".join(
@@ -176,7 +176,7 @@ def _lines(node: Node, figures: Figures | None) -> dict[str, str]:
 
 def _how_it_went(figures: Figures) -> str:
     """`done, 1,000 rows, 2.4 s`."""
-    parts = [figures.state]
+    parts: list[str] = [figures.state]
     if figures.rows is not None:
         parts.append(f"{figures.rows:,} rows")
     if figures.state != "waiting":

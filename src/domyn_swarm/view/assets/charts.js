@@ -103,8 +103,8 @@ function reading(image, title, seconds, left, span, width, show) {
     return seconds.reduce((best, second, index) => (Math.abs(second - at) < Math.abs(seconds[best] - at) ? index : best), 0);
   };
   image.addEventListener("pointermove", ({ clientX }) => {
-    const { left: edge_, width: shown } = image.getBoundingClientRect();
-    show(nearest((((clientX - edge_) * width) / shown - left) / span));
+    const { left: outset, width: shown } = image.getBoundingClientRect();
+    show(nearest((((clientX - outset) * width) / shown - left) / span));
   });
   image.addEventListener("pointerleave", () => show(null));
   image.addEventListener("focus", () => show(read.get(title) ?? seconds.length - 1));

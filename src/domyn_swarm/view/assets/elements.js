@@ -60,10 +60,10 @@ function bar(from, to, kind = "") {
 
 // Numbers and words
 
-const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
+const wholes = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const precise = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
-const count = (number) => (number === null || number === undefined ? "" : whole.format(number));
-const amount = (number) => (Math.abs(number) >= 100 ? whole.format(number) : precise.format(number));
+const count = (number) => (number === null || number === undefined ? "" : wholes.format(number));
+const amount = (number) => (Math.abs(number) >= 100 ? wholes.format(number) : precise.format(number));
 const rowsOf = (number) => `${count(number)} ${number === 1 ? "row" : "rows"}`;
 
 function percent(part, all) {

@@ -3,7 +3,7 @@
 const box = byId("picture");
 const GROUPS = "g.node[id^='node-']";
 const ALLOWED = new Set(["svg", "g", "a", "title", "desc", "defs", "path", "polygon", "polyline", "rect", "circle", "ellipse", "line", "text", "tspan"]);
-let whole_ = null; // what the view shows when it is fitted: x, y, width, height
+let fitted = null; // what the view shows when it is fitted: x, y, width, height
 let view = null; // what it shows now; null while it is fitted
 let drawn = "";
 
@@ -25,7 +25,7 @@ function drawGraph() {
   byId("graph").hidden = !report.graph.nodes.length;
   keeping(box, () => {
     const image = (picture && sanitised(picture)) || drawing();
-    whole_ = image.getAttribute("viewBox")?.trim().split(/[\s,]+/).map(Number) ?? [0, 0, parseFloat(image.getAttribute("width")) || 800, parseFloat(image.getAttribute("height")) || 600];
+    fitted = image.getAttribute("viewBox")?.trim().split(/[\s,]+/).map(Number) ?? [0, 0, parseFloat(image.getAttribute("width")) || 800, parseFloat(image.getAttribute("height")) || 600];
     image.removeAttribute("width");
     image.removeAttribute("height");
     make(image, { role: "group", "aria-label": `Graph: ${report.graph.title}` }, []);
@@ -177,7 +177,7 @@ function look(at) {
   const image = box.firstElementChild;
   if (!image) return;
   view = at;
-  image.setAttribute("viewBox", (view ?? whole_).map((number) => Math.round(number * 100) / 100).join(" "));
+  image.setAttribute("viewBox", (view ?? fitted).map((number) => Math.round(number * 100) / 100).join(" "));
   box.classList.toggle("zoomed", view !== null);
 }
 
@@ -186,9 +186,9 @@ const scale = () => 1 / box.firstElementChild.getScreenCTM().a;
 
 /** Make it larger, around a point of the window or the middle. */
 function zoom(factor, point = null) {
-  const [x, y, width, height] = view ?? whole_;
-  const smallest = whole_[2] / 20;
-  const by = Math.min(Math.max(factor, width / (whole_[2] * 3)), width / smallest);
+  const [x, y, width, height] = view ?? fitted;
+  const smallest = fitted[2] / 20;
+  const by = Math.min(Math.max(factor, width / (fitted[2] * 3)), width / smallest);
   const matrix = box.firstElementChild.getScreenCTM().inverse();
   const about = point ? new DOMPoint(point.x, point.y).matrixTransform(matrix) : { x: x + width / 2, y: y + height / 2 };
   look([about.x - (about.x - x) / by, about.y - (about.y - y) / by, width / by, height / by]);
@@ -199,7 +199,7 @@ function dragging() {
   let moved = false;
   box.addEventListener("pointerdown", (event) => {
     moved = false;
-    from = event.button === 0 ? { x: event.clientX, y: event.clientY, view: view ?? whole_ } : null;
+    from = event.button === 0 ? { x: event.clientX, y: event.clientY, view: view ?? fitted } : null;
   });
   box.addEventListener("pointermove", (event) => {
     if (!from) return;

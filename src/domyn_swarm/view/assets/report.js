@@ -15,7 +15,7 @@ const STATES = {
 
 // The parts of the page: each makes what stands in it, nothing when there is nothing to show
 
-function top_() {
+function head() {
   const { path, number, started, ended, seconds, host, as_of: asOf, state } = report;
   return [
     el("p", { class: "kicker" }, report.graph.title),
@@ -233,11 +233,11 @@ const failedRows = { kind: 0, offsets: [0], total: 0, next: 0 };
 
 function drawFailedRows() {
   if (!live || !report.failures.length) return;
-  const options_ = report.failures.map((kind, index) => el("option", { value: index }, `${kind.type} (${count(kind.count)}): ${kind.message.slice(0, 80)}`));
-  const select_ = byId("failed-kind");
-  if (select_) {
-    select_.replaceChildren(...options_);
-    select_.value = failedRows.kind;
+  const kinds = report.failures.map((kind, index) => el("option", { value: index }, `${kind.type} (${count(kind.count)}): ${kind.message.slice(0, 80)}`));
+  const chooser = byId("failed-kind");
+  if (chooser) {
+    chooser.replaceChildren(...kinds);
+    chooser.value = failedRows.kind;
     return;
   }
   const change = ({ target }) => {
@@ -246,7 +246,7 @@ function drawFailedRows() {
   };
   byId("failed-rows").replaceChildren(
     el("h3", {}, "All rows that failed"),
-    el("div", { class: "ask" }, el("label", { for: "failed-kind" }, "Kind"), el("select", { id: "failed-kind", change }, options_), button("Show", () => showFailedRows([0]))),
+    el("div", { class: "ask" }, el("label", { for: "failed-kind" }, "Kind"), el("select", { id: "failed-kind", change }, kinds), button("Show", () => showFailedRows([0]))),
     el("div", { id: "failed-page", role: "status" }));
 }
 
@@ -300,7 +300,7 @@ function drawContents() {
 
 function draw() {
   document.title = `${MARKS[report.state]} ${report.job}: ${report.state}`;
-  fill(byId("top"), "top", top_());
+  fill(byId("top"), "top", head());
   for (const [id, parts] of Object.entries(PARTS)) {
     byId(id).hidden = false; // measured while it is drawn
     byId(id).hidden = !fill(byId(id).querySelector(".body"), id, parts());

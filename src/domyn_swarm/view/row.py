@@ -1,0 +1,288 @@
+"""One row's whole way: where it stood in the input, what was asked and answered for it, what came out, who wrote it.
+
+Nothing is indexed for it. The row is found in the parts by its id, with parquet's own pushdown: statistics leave out
+what cannot hold it. Its position leads to the file and the row group of the input.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from domyn_swarm.checkpoint.folder import PartName, name_of
+from domyn_swarm.checkpoint.part import reading
+from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
+from domyn_swarm.errors import ConfigurationError, DataError
+from domyn_swarm.helpers.io import list_files, open_parquet
+from domyn_swarm.helpers.trace import Attempt, Log, decoded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from domyn_swarm.checkpoint.folder import RunFolder
+    from domyn_swarm.helpers.io import InputFiles
+
+VALUE_CHARS = 2000
+LOOKS = 20
+"""Most times that the parts are looked at, while a run merges them."""
+
+
+class Place(msgspec.Struct):
+    """Where the row stands in the input: the file, the row in it counted from 0, its columns."""
+
+    file: str
+    row: int
+    columns: dict[str, Any]
+
+
+class Finding(msgspec.Struct):
+    """What one part holds of the row; `run` is the number of the run that wrote it."""
+
+    part: str
+    run: int
+    outputs: dict[str, Any]
+    failure: dict[str, Any] | None
+    trace: Log
+
+
+class RowStory(msgspec.Struct):
+    """One row's way. `findings` has what the parts hold of it, what counts first; `item` is what the job was given.
+
+    `notes` say what could not be told, and why.
+    """
+
+    id: str
+    id_column: str
+    position: int | None
+    state: str
+    place: Place | None
+    item: Any
+    findings: list[Finding]
+    output: str
+    notes: list[str]
+
+
+def look_up(folder: RunFolder, id_text: str) -> RowStory:
+    """The story of the row whose id is `id_text`.
+
+    Raises:
+        ConfigurationError: the run has not written down enough, or its ids are of a kind that cannot be typed.
+        DataError: there is no such row.
+    """
+    record, spec = folder.load("run.json") or {}, folder.load("spec.json") or {}
+    if not record.get("id_column") or not spec:
+        raise ConfigurationError(f"{folder.path} does not tell what its rows are.", "Is it the folder of a run?")
+    id_col: str = record["id_column"]
+    findings, position = _findings(folder, id_col, id_text)
+    notes: list[str] = []
+    files = _input_of(record, spec, notes)
+    if position is None and files is not None:
+        position = _position(files, id_col, id_text, spec)
+    if position is None:
+        raise DataError(
+            f"There is no row with {id_col} = {id_text!r} in {folder.path}" + ("." if files else ", nor elsewhere."),
+            "Ids are those of the input" + (", which count its rows from 0." if id_col == ROW_ID else "."),
+        )
+    place = _place(files, position, spec, notes) if files is not None and position >= 0 else None
+    wanted = spec.get("input_columns", [])
+    item = None if place is None else {name: place.columns.get(name) for name in wanted}
+    return RowStory(
+        id_text, id_col, position, _state(findings, position, spec), place,
+        item[wanted[0]] if item and len(wanted) == 1 else item, findings, spec.get("output", ""), notes,
+    )  # fmt: skip
+
+
+def _state(findings: list[Finding], position: int, spec: dict[str, Any]) -> str:
+    if findings:
+        return "failed" if findings[0].failure else "done"
+    limit = spec.get("limit")
+    return "left out by --limit" if limit is not None and position >= limit else "not reached yet"
+
+
+def _findings(folder: RunFolder, id_col: str, id_text: str) -> tuple[list[Finding], int | None]:
+    """What the parts hold of the row, and its position there."""
+    for _ in range(LOOKS):
+        try:
+            paths = _holding(folder, id_col, id_text)
+            rows = [(path, row) for path in paths for row in _rows(folder, path, id_col, id_text)]
+        except FileNotFoundError:  # merged meanwhile
+            continue
+        rows.sort(key=lambda hit: (hit[1][FAILURE] is None, PartName.of(hit[0])), reverse=True)
+        return [_finding(path, row, id_col) for path, row in rows], rows[0][1][POSITION] if rows else None
+    raise DataError(f"A run changes {folder.path} faster than it can be read.", "Wait for it, or stop it.")
+
+
+def _holding(folder: RunFolder, id_col: str, id_text: str) -> list[str]:
+    """Paths of the parts that hold the id."""
+    import pyarrow.dataset as ds  # noqa: PLC0415 - slow to import
+
+    paths = {name_of(path): path for path in folder.parts()}
+    if not paths:
+        return []
+    with reading(folder.path):
+        parts = ds.dataset(list(paths.values()), format="parquet", filesystem=folder.fs)
+        wanted = _scalar(id_text, parts.schema.field(id_col).type)
+        found = parts.to_table(columns=["__filename"], filter=ds.field(id_col) == wanted)
+    return [paths[name_of(str(file))] for file in dict.fromkeys(found["__filename"].to_pylist())]
+
+
+def _rows(folder: RunFolder, path: str, id_col: str, id_text: str) -> Iterator[dict[str, Any]]:
+    """The rows of a part with that id."""
+    with reading(path), open_parquet(folder.fs, path) as parquet:
+        for group in range(parquet.num_row_groups):
+            ids = parquet.read_row_group(group, columns=[id_col])[id_col]
+            at = pc.index(_storage(ids), _scalar(id_text, ids.type)).as_py()
+            if at >= 0:
+                yield parquet.read_row_group(group).slice(at, 1).to_pylist()[0]
+
+
+def _finding(path: str, row: dict[str, Any], id_col: str) -> Finding:
+    name = PartName.of(path)
+    outputs = {key: value for key, value in row.items() if key not in (POSITION, id_col, FAILURE, TRACE)}
+    return Finding(name_of(path), name.run if name else 0, outputs, row[FAILURE], decoded(row.get(TRACE)))
+
+
+def _scalar(text: str, kind: pa.DataType) -> Any:
+    """`text` as a value of an id column.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        if pa.types.is_integer(kind):
+            return pa.scalar(int(text), kind)
+        if isinstance(kind, pa.UuidType):
+            return pa.scalar(uuid.UUID(text).bytes, kind.storage_type)
+        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+            return pa.scalar(bytes.fromhex(text.removeprefix("0x")), kind)
+        return pa.scalar(text, kind)
+    except (ValueError, OverflowError, pa.ArrowException):
+        raise DataError(f"ID: {text!r} is no {kind}, which the ids are.", "Write it as the input has it.") from None
+
+
+def _input_of(record: dict[str, Any], spec: dict[str, Any], notes: list[str]) -> InputFiles | None:
+    """The input's files, if they are what the run read."""
+    pattern = record.get("input", spec["input"])
+    try:
+        files = list_files(pattern, spec.get("backend_read_kwargs", {}).get("storage_options"))
+    except Exception as error:  # noqa: BLE001 - the rest of the story can be told without it
+        notes.append(f"The input cannot be read: {str(error).partition(chr(10))[0]}")
+        return None
+    if files.digest != record.get("input_digest"):
+        notes.append(f"The input {pattern} has changed since the run, so the row is not looked for in it.")
+        return None
+    if files.format != "parquet" or spec.get("backend_read_kwargs", {}).get("filters"):
+        notes.append("Rows are looked for in parquet inputs without filters only.")
+        return None
+    return files
+
+
+def _position(files: InputFiles, id_col: str, id_text: str, spec: dict[str, Any]) -> int | None:
+    """The position in the input of a row that is in no part."""
+    if spec.get("id_column") is None:
+        try:
+            position = int(id_text)
+        except ValueError:
+            return None
+        return position if 0 <= position < (files.rows or 0) else None
+    wanted = _scalar(id_text, files.schema.field(id_col).type if files.schema else pa.string())
+    start = 0
+    for file in files.files:
+        for at, ids in _columns(files, file.path, id_col):
+            place = pc.index(_storage(ids), wanted).as_py()
+            if place >= 0:
+                return int(start + at + place)
+        start += file.rows or 0
+    return None
+
+
+def _storage(ids: Any) -> Any:
+    return pa.chunked_array([chunk.storage for chunk in ids.chunks]) if isinstance(ids.type, pa.ExtensionType) else ids
+
+
+def _columns(files: InputFiles, path: str, column: str) -> Iterator[tuple[int, Any]]:
+    """A column, a row group at a time, with the row that it begins at."""
+    start = 0
+    with open_parquet(files.fs, path) as parquet:
+        for group in range(parquet.num_row_groups):
+            table = parquet.read_row_group(group, columns=[column])
+            yield start, table[column]
+            start += table.num_rows
+
+
+def _place(files: InputFiles, position: int, spec: dict[str, Any], notes: list[str]) -> Place | None:
+    """The file and the row of a position, and what stands there."""
+    row = position
+    kept = spec.get("backend_read_kwargs", {}).get("columns")
+    for file in files.files:
+        if row >= (file.rows or 0):
+            row -= file.rows or 0
+            continue
+        at = row
+        with open_parquet(files.fs, file.path) as parquet:
+            for group, rows in enumerate(file.groups):
+                if at < rows:
+                    table = parquet.read_row_group(group, columns=kept).slice(at, 1)
+                    return Place(file.path, row, table.to_pylist()[0])
+                at -= rows
+    notes.append(f"The input has no row {position:,}.")
+    return None
+
+
+def told(story: RowStory) -> str:
+    """The story as a text to read."""
+    lines = [f"row {story.id} ({story.id_column}): {story.state}"]
+    if story.place is not None:
+        lines += ["", f"input     {story.place.file}, row {story.place.row:,}"]
+        lines += [f"  {name}: {_shown(value)}" for name, value in story.place.columns.items()]
+        if story.item is not None:
+            lines += ["", "item", f"  {_shown(story.item)}"]
+    for number, finding in enumerate(story.findings):
+        lines += ["", *_finding_told(finding, counts=number == 0)]
+    return "\n".join([*lines, *(["", *story.notes] if story.notes else [])])
+
+
+def _finding_told(finding: Finding, *, counts: bool) -> Iterator[str]:
+    yield f"part      {finding.part}, written by run {finding.run}{'' if counts else ' (a later try counts)'}"
+    for entry in finding.trace:
+        yield from _attempt_told(entry) if isinstance(entry, Attempt) else _exchange_told(entry)
+    if finding.failure is not None:
+        tried = f"after {finding.failure['attempts']} attempt(s)"
+        yield f"failed    {finding.failure['type']} {tried}: {finding.failure['message']}"
+        return
+    yield "outputs"
+    for name, value in finding.outputs.items():
+        yield f"  {name}: {_shown(value)}"
+
+
+def _exchange_told(entry: Any) -> Iterator[str]:
+    yield f"request   POST {entry.path}" + (" (another row had asked the same)" if entry.shared else "")
+    if entry.request is not None:
+        yield f"  {_shown(entry.request)}"
+    for number, attempt in enumerate(entry.attempts, 1):
+        yield f"attempt {number} {_attempt(attempt)}"
+    if entry.response is not None:
+        yield "response"
+        yield f"  {_shown(entry.response)}"
+
+
+def _attempt_told(entry: Attempt) -> Iterator[str]:
+    yield f"attempt   {_attempt(entry)}"
+    yield from (f"  {line}" for line in entry.traceback.splitlines())
+
+
+def _attempt(attempt: Attempt) -> str:
+    at = datetime.fromtimestamp(attempt.at, UTC).isoformat(timespec="milliseconds")
+    took = "" if attempt.seconds is None else f", {attempt.seconds * 1000:,.0f} ms"
+    url = f", {attempt.url}" if attempt.url else ""
+    return f"{at}{took}{url}: {attempt.error or 'answered'}"
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else msgspec.json.encode(value, enc_hook=repr).decode()
+    return text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}… ({len(text):,} characters)"
