@@ -380,6 +380,8 @@ EVERYTHING = {
     "checkpoint_interval": 0.5,
     "resume": False,
     "checkpointing": True,
+    "trace": False,
+    "adapters": ["looks:On"],
 }
 
 

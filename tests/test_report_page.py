@@ -17,6 +17,7 @@ import pytest
 
 from domyn_swarm.view.model import Report
 from domyn_swarm.view.page import render
+from domyn_swarm.view.report import picture_of
 from tests import view_examples as examples
 from tests.browser import Browser, Tab, browser
 
@@ -240,7 +241,7 @@ def test_a_picture_cannot_run_or_load_anything(show: Show) -> None:
     assert tab.page.locator(inside).count() == 0
     attributes = "all => all.flatMap(it => it.getAttributeNames()).filter(name => /^on|href/.test(name))"
     assert tab.page.locator("#picture *").evaluate_all(attributes) == []
-    assert tab.page.locator("#picture a").count() == 1
+    assert tab.page.locator("#picture a", has_text="here").count() == 1
     assert tab.page.evaluate("window.ran") is None
     assert len(tab.requests) == 1
     assert [it for it in tab.errors if "has been blocked" not in it] == []
@@ -418,6 +419,41 @@ def test_the_page_draws_the_graph_itself_when_it_has_no_picture(show: Show, name
     assert set(near) == {edge for edge in edges if "transformed" in edge.split("->")}
 
 
+def test_a_picture_that_is_too_small_to_read_on_a_phone_gives_way_to_the_drawing(show: Show) -> None:
+    report = examples.finished()
+    tab = show(report, examples.picture(report).replace('"0.00 0.00 300.00', '"0.00 0.00 900.00'))
+    drawing = tab.page.locator("#picture svg.drawing")
+    assert drawing.count() == 0
+    tab.page.locator("#node-store").click()
+    tab.page.locator("#zoom-in").click()
+    tab.page.set_viewport_size({"width": 390, "height": 800})
+    drawing.wait_for()
+    assert selected(tab) == "store"
+    assert view(tab) == [float(it) for it in drawing.get_attribute("viewBox").split()]
+    tab.page.set_viewport_size({"width": 1200, "height": 800})
+    drawing.wait_for(state="detached")
+    assert view(tab)[2] == 900
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize("name", ["broken", "on_ray"])
+def test_the_picture_that_graphviz_draws_is_made_for_the_page(show: Show, name: str) -> None:
+    report = getattr(examples, name)()
+    picture = picture_of(report)
+    if not picture:
+        pytest.skip("there is no Graphviz here")
+    tab = show(report, picture, theme="dark")
+    assert tab.page.locator("#picture svg.drawing").count() == 0
+    assert selected(tab) == "transformed"
+    tab.page.locator("#node-columns").click()
+    assert tab.text("#panel h3") == "columns"
+    near = tab.page.locator("#picture g.edge.near title").evaluate_all("all => all.map(it => it.textContent)")
+    assert "schema->columns" in near
+    assert "columns->store" in near
+    assert [it for it in tab.page.evaluate(CONTRASTS) if it["ratio"] < 4.5] == []
+    assert tab.errors == []
+
+
 # Charts
 
 
@@ -471,14 +507,18 @@ def test_a_gap_in_the_latencies_is_a_gap_in_the_line(show: Show) -> None:
 # Design
 
 
-@pytest.mark.parametrize("theme", THEMES)
 @pytest.mark.parametrize("name", ["finished", "broken", "interrupted", "running"])
-def test_every_text_can_be_told_from_what_is_behind_it(show: Show, name: str, theme: str) -> None:
-    tab = show(getattr(examples, name)(), theme=theme)
+@pytest.mark.parametrize("drawn", [True, False], ids=["Graphviz drew it", "the page draws it"])
+def test_every_text_can_be_told_from_what_is_behind_it(show: Show, name: str, drawn: bool) -> None:
+    report = getattr(examples, name)()
+    tab = show(report, examples.picture(report) if drawn else "")
     tab.page.evaluate("document.querySelectorAll('details').forEach(it => { it.open = true })")
-    found = tab.page.evaluate(CONTRASTS)
-    assert len(found) > 150
-    assert [it for it in found if it["ratio"] < 4.5] == []
+    for theme in THEMES:
+        tab.page.emulate_media(color_scheme=theme)
+        found = tab.page.evaluate(CONTRASTS)
+        assert len(found) > 150
+        assert [it for it in found if it["ratio"] < 4.5] == []
+    assert color(tab, "#a_graph0 polygon", "fill") == [] if drawn else True
 
 
 def test_light_and_dark_are_different(show: Show) -> None:
@@ -488,10 +528,13 @@ def test_light_and_dark_are_different(show: Show) -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("width", [390, 1200])
-def test_the_page_does_not_scroll_sideways(show: Show, name: str, width: int) -> None:
-    tab = show(getattr(examples, name)(), width=width)
-    assert unfolded_width(tab) == width
+def test_the_page_does_not_scroll_sideways(show: Show, name: str) -> None:
+    tab = show(getattr(examples, name)(), width=1200)
+    for width in (1200, 390):
+        tab.page.set_viewport_size({"width": width, "height": 800})
+        assert unfolded_width(tab) == width
+        cut = "all => all.filter(it => it.getBoundingClientRect().right > innerWidth).map(it => it.outerHTML)"
+        assert tab.page.locator("section, section > *, #picture, #panel, figure, .kind, pre").evaluate_all(cut) == []
 
 
 @pytest.mark.parametrize("text", examples.NASTY, ids=["script", "end of script", "quotes", "unicode", "long"])
@@ -592,7 +635,7 @@ class Served:
         return "application/json", json.dumps({"rows": rows, "total": total}).encode()
 
     def polls(self) -> int:
-        return self.asked.count("/data.json")
+        return [urlsplit(it).path for it in self.asked].count("/data.json")
 
 
 @pytest.fixture
@@ -640,6 +683,7 @@ def test_a_live_page_shows_what_broke_when_it_breaks_and_stops_asking(browser: B
     assert tab.text("#top .badge") == "✕ failed"
     assert tab.page.title().startswith("✕")
     asked = served.polls()
+    assert asked > 0
     tab.page.wait_for_timeout(4_500)
     assert served.polls() == asked
 
@@ -711,8 +755,9 @@ CONTRASTS = """() => {
     .map((it) => (it <= 0.04045 ? it / 12.92 : ((it + 0.055) / 1.055) ** 2.4))
     .reduce((sum, it, at) => sum + it * [0.2126, 0.7152, 0.0722][at], 0);
   const behind = (it) => {
-    const shape = it.closest("g.node")?.querySelector("rect");
-    if (shape) return getComputedStyle(shape).fill;
+    const shape = it.closest("g.node")?.querySelector("rect, path, polygon");
+    const fill = shape && getComputedStyle(shape).fill;
+    if (fill && fill !== "none") return fill;
     for (; it; it = it.parentElement) {
       const css = getComputedStyle(it).backgroundColor;
       if ((parts(css)[3] ?? 1) > 0) return css;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -66,7 +67,7 @@ def _node(function_name: str) -> Node:
     line = inspect.getsourcelines(function)[1]
     return Node(
         name,
-        type=str(signature.return_annotation).removeprefix("<class '").removesuffix("'>"),
+        type=re.sub(r"<class '|'>|\w+\.", "", str(signature.return_annotation)),
         variant=variant,
         doc=inspect.getdoc(function) or "",
         where=f"domyn_dags/job.py:{line}",
@@ -175,31 +176,35 @@ def nasty(text: str) -> Report:
 
 
 def picture(report: Report) -> str:
-    """The graph as Graphviz writes it, with the positions of a list."""
+    """The graph as Graphviz writes it, in its colours for paper, with the positions of a list."""
     nodes = [node for node in report.graph.nodes if node.kind == "node"]
     at = {node.name: 40 + 60 * index for index, node in enumerate(nodes)}
     edges = [(one, node.name) for node in nodes for one in node.inputs if one in at]
     height = 60 * len(nodes) + 20
     drawn = [_drawn_edge(one, other, at[one], at[other]) for one, other in edges]
     drawn += [_drawn_node(name, y, report.figures.get(name, Figures()).state) for name, y in at.items()]
-    return f"""<?xml version="1.0" encoding="UTF-8" standalone="no"?>
-<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">
-<svg width="300pt" height="{height}pt" viewBox="0.00 0.00 300.00 {height}.00" xmlns="http://www.w3.org/2000/svg"
- xmlns:xlink="http://www.w3.org/1999/xlink">
+    return f"""<svg width="300pt" height="{height}pt"
+ viewBox="0.00 0.00 300.00 {height}.00" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">
 <g id="graph0" class="graph" transform="scale(1 1) rotate(0) translate(4 4)"><title>job</title>
-<polygon fill="white" stroke="none" points="-4,4 -4,-{height} 296,-{height} 296,4 -4,4"/>
+<g id="a_graph0"><a xlink:title="job"><polygon fill="#ffffff" stroke="none" points="-4,-4 -4,{height} 296,{height}"/>
+<text text-anchor="start" x="90" y="12" font-family="Helvetica" font-size="11.00" fill="#1f2933">job</text></a></g>
 {"".join(drawn)}</g></svg>"""
 
 
 def _drawn_node(name: str, y: int, state: str) -> str:
-    return f"""<g id="node-{name}" class="node node {state}"><title>{escape(name)}</title>
-<polygon fill="none" stroke="black" points="210,{y - 18} 90,{y - 18} 90,{y + 18} 210,{y + 18}"/>
-<text text-anchor="middle" x="150" y="{y + 4}" font-family="Helvetica" font-size="14.00">{escape(name)}</text></g>"""
+    texts = [("#1f2933", escape(name)), ("#52606d", "Frame"), ("#7c2d12", "writes parts"), ("#b91c1c", "Error: no")]
+    lines = "".join(
+        f"""<text text-anchor="start" x="95" y="{y - 9 + 8 * at}" font-size="8.00" fill="{fill}">{text}</text>"""
+        for at, (fill, text) in enumerate(texts)
+    )
+    return f"""<g id="node&#45;{name}" class="node {state}"><title>{escape(name)}</title>
+<g id="a_node&#45;{name}"><a xlink:title="{escape(name)}">
+<path fill="#dcf3e4" stroke="#15803d" d="M210,{y - 18} H90 V{y + 18} H210 Z"/>{lines}</a></g></g>"""
 
 
 def _drawn_edge(one: str, other: str, y: int, to: int) -> str:
-    return f"""<g class="edge"><title>{one}&#45;&gt;{other}</title>
-<path fill="none" stroke="black" d="M150,{y + 18}C200,{y + 40} 200,{to - 40} 150,{to - 18}"/></g>"""
+    return f"""<g class="edge"><title>{one}&#45;&gt;{other}</title><g><a xlink:title=" ">
+<path fill="none" stroke="#b6bfc8" d="M150,{y + 18}C240,{y + 40} 240,{to - 40} 150,{to - 18}"/></a></g></g>"""
 
 
 def _cut_short(state: Any) -> Report:

@@ -89,12 +89,14 @@ def _drawn(graph: Graph, suffix: str) -> bytes:
 
 
 def _write(path: str, picture: bytes) -> None:
-    from domyn_swarm.helpers.io import filesystem, whole_file  # noqa: PLC0415
+    from domyn_swarm.helpers.io import filesystem, reaching, whole_file  # noqa: PLC0415
 
-    try:
-        with whole_file(*filesystem(path)) as file:
-            file.write(picture)
-    except OSError as error:
-        raise ConfigurationError(
-            f"--output: {path} cannot be written: {error.strerror or error}.", "Name a file in a folder that is there."
-        ) from None
+    with reaching(path):
+        try:
+            with whole_file(*filesystem(path)) as file:
+                file.write(picture)
+        except OSError as error:
+            raise ConfigurationError(
+                f"--output: {path} cannot be written: {error.strerror or error}.",
+                "Name a file in a folder that is there.",
+            ) from None

@@ -9,6 +9,7 @@ import typer
 from domyn_swarm.cli.graph import NOT_NEEDED, graph
 from domyn_swarm.cli.options import from_environment, with_spec_options
 from domyn_swarm.cli.row import row
+from domyn_swarm.cli.view import view
 from domyn_swarm.jobs.spec import DEFAULT_JOB
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def submit(
 app.command("submit")(with_spec_options(submit))
 app.command("graph")(with_spec_options(graph, without=NOT_NEEDED))
 app.command("row")(row)
+app.command("view")(view)
 
 
 def _show_plan(spec: JobSpec) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 import threading
 import time
 import traceback
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
 
 from domyn_swarm.errors import Interrupted, SwarmError
@@ -43,18 +45,8 @@ REPORT_SAVES = 15
 """Savings of run.json between two of the report, which a run that is killed leaves behind."""
 WARNINGS = 50
 FRAMES = 12
-PACKAGES = (
-    "domyn-swarm",
-    "apache-hamilton",
-    "pandas",
-    "pyarrow",
-    "numpy",
-    "fsspec",
-    "aiohttp",
-    "polars",
-    "ray",
-    "s3fs",
-)
+NAME = "domyn-swarm"
+_TOOLS = re.compile("extra == '(dev|test)'")
 
 logger = logging.getLogger("domyn_swarm")
 
@@ -178,7 +170,7 @@ class _Warnings(logging.Handler):
 
 def _broken(error: BaseException, explained: BaseException) -> Broken:
     told = explained if isinstance(explained, SwarmError) else SwarmError(str(explained))
-    frames = "" if isinstance(error, SwarmError) and error.__cause__ is None else _frames(error)
+    frames = "" if isinstance(error, SwarmError) else _frames(error)
     return Broken(type(error).__name__, told.message, told.hint, node_of(error), frames)
 
 
@@ -186,11 +178,14 @@ def _frames(error: BaseException) -> str:
     return masked("".join(traceback.format_exception(error, limit=-FRAMES, chain=False)))
 
 
+@cache
 def _versions() -> dict[str, str]:
-    """Of Python, and of the packages that the run has imported."""
+    """Of Python, of this package, and of what it depends on, extras included where they are installed."""
     versions = {"python": sys.version.partition(" ")[0]}
-    for package in PACKAGES:
-        if package.removeprefix("apache-").replace("-", "_") in sys.modules:
-            with contextlib.suppress(PackageNotFoundError):
-                versions[package] = version(package)
+    for line in [NAME, *(requires(NAME) or ())]:
+        if "extra ==" in line and _TOOLS.search(line):
+            continue
+        package = re.split(r"[^\w.-]", line, maxsplit=1)[0]
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
     return versions

@@ -118,14 +118,21 @@ class Worker:
         while self._thread.is_alive():
             with contextlib.suppress(queue.Full):
                 return self._blocks.put(block, timeout=WAIT_SECONDS)
-        if self._error is not None:
-            raise self._error
-        return None
+        return self.check()
 
     def counts(self) -> Counts:
         """What happened so far."""
         self._meter.flows.weigh()
         return self._meter.snapshot()
+
+    def check(self) -> None:
+        """Raise what ended the worker, if something did.
+
+        Raises:
+            BaseException: that.
+        """
+        if self._error is not None:
+            raise self._error
 
     def stop(self) -> None:
         """Start no further call."""
@@ -139,8 +146,7 @@ class Worker:
         """
         self.add(None)
         self._thread.join()
-        if self._error is not None:
-            raise self._error
+        self.check()
         return self._report
 
     def _run(self) -> None:

@@ -7,20 +7,14 @@ import hashlib
 import html
 from importlib.resources import files
 from string import Template
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from domyn_swarm.view.model import Report  # noqa: TC001 - msgspec asks for it
+if TYPE_CHECKING:
+    from domyn_swarm.view.model import Report
 
 SCRIPTS = ("elements.js", "graph.js", "charts.js", "report.js")
-
-
-class _Shown(msgspec.Struct):
-    """What the page's script is given. A live page asks for `report` and `picture` again."""
-
-    report: Report
-    picture: str
-    live: bool
 
 
 def render(report: Report, picture: str = "", *, live: bool = False) -> str:
@@ -32,7 +26,7 @@ def render(report: Report, picture: str = "", *, live: bool = False) -> str:
         live: Whether it asks the server that it comes from for news, for single rows and for failures.
     """
     script = "\n".join(['"use strict";', *map(_asset, SCRIPTS)])
-    shown = msgspec.json.encode(_Shown(report, picture, live)).decode()
+    shown = msgspec.json.encode({"report": report, "picture": picture, "live": live}).decode()
     return Template(_asset("report.html")).substitute(
         policy=_policy(script, live=live),
         title=html.escape(f"{report.job}: {report.state}"),

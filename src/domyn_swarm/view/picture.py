@@ -38,10 +38,11 @@ PROGRAMS = ("dot", "graphviz-pure")
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML has no way to write, and those that a terminal obeys."""
 _FONT = "Helvetica"  # its widths are known wherever the picture is drawn
+_FONTS = "Helvetica,Arial,'Liberation Sans',Arimo,sans-serif"
+"""Fonts whose letters are as wide, for where the picture is shown."""
 _INK, _FAINT, _CARD = "#1f2933", "#52606d", "#ffffff"
 _RED, _BROWN = "#b91c1c", "#7c2d12"
 _LOOKS = {
-    "input": f'<font point-size="10" color="{_FAINT}">{{}}</font>',
     "type": f'<font point-size="10" color="{_FAINT}">{{}}</font>',
     "effects": f'<font point-size="10" color="{_BROWN}"><b>{{}}</b></font>',
     "figures": f'<font point-size="10" color="{_INK}">{{}}</font>',
@@ -189,19 +190,21 @@ def _dot_node(node: Node, figures: Figures | None) -> str:
     classes = f"{node.kind} {state}".strip()
     about = f'id="node-{_quoted(node.name)}", class="{classes}", tooltip="{_tooltip(node, figures)}"'
     look = f'fillcolor="{_FILL.get(state, _FILL[""])}", color="{_BORDER.get(state, _BORDER[""])}"'
+    lines = _lines(node, figures)
+    label = f"<{_box(node, lines)}>"
     if node.kind == "input":
-        look = 'fillcolor="#f6f8fa", color="#d5dbe1", margin="0.06,0.02", height=0.2'
+        look = 'fillcolor="#f6f8fa", color="#d5dbe1", margin="0.1,0.02", height=0.2'
+        label = f'"{_label(lines["input"])}", fontsize=10, fontcolor="{_FAINT}"'
     if state in ("failed", "running"):
         look += ", penwidth=2.2"
-    lines = _lines(node, figures)
-    return f'"{_quoted(node.name)}" [label=<{_box(node, lines)}>, {about}, {look}{_least_width(lines)}];'
+    return f'"{_quoted(node.name)}" [label={label}, {about}, {look}{_least_width(lines)}];'
 
 
 def _box(node: Node, lines: Mapping[str, str]) -> str:
     """`lines` as an HTML-like label."""
     variant = f' <font color="{_FAINT}">{_label(node.variant)}</font>' if node.variant else ""
-    shown = {what: _LOOKS[what].format(_label(text)) for what, text in lines.items() if what != "name"}
-    return "<br/>".join([*([f"<b>{_label(node.name)}</b>{variant}"] if "name" in lines else []), *shown.values()])
+    shown = {what: _LOOKS[what].format(_label(text)) for what, text in lines.items() if what in _LOOKS}
+    return "<br/>".join([f"<b>{_label(node.name)}</b>{variant}", *shown.values()])
 
 
 def _least_width(lines: Mapping[str, str]) -> str:
@@ -249,7 +252,7 @@ def _escaped(text: str) -> str:
 
 
 def _label(text: str) -> str:
-    """`text` inside an HTML-like label, where a backslash begins a command."""
+    """`text` inside a label, HTML-like or not, where a backslash begins a command."""
     return _escaped(text).replace("\\", r"\\")
 
 
@@ -282,8 +285,11 @@ def _checked(output: bytes, kind: Kind) -> bytes:
         return output if output.startswith(b"\x89PNG\r\n\x1a\n") else b""
     text = output.decode(errors="replace")
     found = re.search(r"<svg\b.*</svg>", text, re.DOTALL)
+    if not found:
+        return b""
     # Comments name the program's version, which would make equal pictures differ.
-    return (re.sub(r"<!--.*?-->\n?", "", found[0], flags=re.DOTALL) + "\n").encode() if found else b""
+    svg = re.sub(r"<!--.*?-->\n?", "", found[0], flags=re.DOTALL)
+    return (re.sub(r'font-family="[^"]*"', f'font-family="{_FONTS}"', svg) + "\n").encode()
 
 
 def _card(node: Node) -> str:

@@ -107,6 +107,9 @@ class BlockWorker(Protocol):
     def counts(self) -> Counts:
         """What happened so far."""
 
+    def check(self) -> None:
+        """Raise what ended the worker, if something did."""
+
     def stop(self) -> None:
         """Start no further call."""
 

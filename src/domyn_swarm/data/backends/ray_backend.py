@@ -167,6 +167,9 @@ def distribute(
             if not crew.feed(block):
                 break
         return crew.finish(), crew.lost
+    except BaseException:
+        crew.wind_up()
+        raise
     finally:
         crew.dismiss()
 

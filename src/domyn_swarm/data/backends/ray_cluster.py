@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import ray
 from hamilton.base import DictResult
 from hamilton.plugins.h_ray import RayGraphAdapter
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from domyn_swarm.data.backends.base import Monitor, Session, WorkerFactory
 from domyn_swarm.errors import ConfigurationError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 BLOCKS_IN_FLIGHT = 2
 POLL_SECONDS = 0.3
+WIND_UP_SECONDS = 10
 CONNECT_SECONDS = 10
 CONNECT_TRIES = 2
 ON_HEAD = {"node:__internal_head__": 0.001}
@@ -96,7 +97,14 @@ class Crew:
                 self._lose(actor, error)
         if time.monotonic() - self._last_report >= POLL_SECONDS:
             self._report()
+            self._check()
         return results
+
+    def _check(self) -> None:
+        """Raise what ended an actor; it might be told of no other call for long."""
+        for actor in self._actors:
+            with contextlib.suppress(*_LOSSES, GetTimeoutError):
+                ray.get(actor.check.remote(), timeout=10)
 
     def _lose(self, actor: Any, error: Exception) -> None:
         """Go on without what died: with fewer actors, or with a new one if it was the last."""
@@ -120,6 +128,15 @@ class Crew:
         self._monitor.advanced(now - self._reported)
         self._reported = now
 
+    def wind_up(self) -> None:
+        """The run has broken: let the actors make durable what they have, if that can be done soon."""
+        with contextlib.suppress(RayError):
+            for actor in self._actors:
+                actor.stop.remote()
+            calls = [actor.finish.remote() for actor in self._actors]
+            ray.wait(calls, num_returns=len(calls), timeout=WIND_UP_SECONDS)
+            self._report()
+
     def dismiss(self) -> None:
         """End the actors, whatever they do."""
         for actor in self._actors:
@@ -137,6 +154,9 @@ class _Actor:
 
     def counts(self) -> Counts:
         return self._worker.counts()
+
+    def check(self) -> None:
+        self._worker.check()
 
     def stop(self) -> None:
         self._worker.stop()

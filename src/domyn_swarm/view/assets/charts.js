@@ -9,22 +9,26 @@ function charts() {
     return span > 0 ? number / span : null;
   });
   const some = (values) => values.some((value) => value);
-  const perSecond = (unit) => (value) => `${amount(value)} ${unit}`;
+  const latencies = [["half are faster (p50)", p50], ["95 % are faster (p95)", p95]];
   return [
-    { title: "Rows per second", unit: "rows/s", say: perSecond("rows/s"), series: [["finished", rate(done)], ["failed", rate(failed)]] },
-    some(p50) && { title: "Latency of answers", unit: "s", say: duration, series: [["half are faster (p50)", p50], ["95 % are faster (p95)", p95]] },
-    some(flight) && { title: "Calls in flight", unit: "calls", say: count, series: [["in flight", flight]] },
-    some(tokens) && { title: "Tokens per second", unit: "tokens/s", say: perSecond("tokens/s"), series: [["tokens", rate(tokens)]] },
-    some(memory) && { title: "Memory", unit: "bytes", say: bytes, series: [["resident", memory]] },
+    perSecond("Rows per second", "rows/s", [["finished", rate(done)], ["failed", rate(failed)]]),
+    some(p50) && { title: "Latency of answers", say: duration, tick: duration, series: latencies },
+    some(flight) && { title: "Calls in flight", say: count, tick: count, series: [["in flight", flight]] },
+    some(tokens) && perSecond("Tokens per second", "tokens/s", [["tokens", rate(tokens)]]),
+    some(memory) && { title: "Memory", say: bytes, tick: bytes, series: [["resident", memory]] },
   ].filter((it) => it && seconds.length);
+}
+
+function perSecond(title, unit, series) {
+  return { title, say: (value) => `${amount(value)} ${unit}`, tick: amount, series };
 }
 
 const overTime = () => charts().map((it) => chart(it, byId("time").querySelector(".body").clientWidth));
 
 /** Round numbers from 0 to just over `most`. */
-function ticks(most, number, base = 10) {
+function ticks(most, number) {
   const rough = (most || 1) / number;
-  const power = base ** Math.floor(Math.log(rough) / Math.log(base));
+  const power = 10 ** Math.floor(Math.log10(rough));
   const step = power * ([1, 2, 2.5, 5, 10].find((it) => it * power >= rough * 0.999) ?? 10);
   return Array.from({ length: Math.ceil((most || 1) / step - 0.001) + 1 }, (_, index) => index * step);
 }
@@ -35,24 +39,29 @@ function clock(last) {
   return last > 180 ? [60, "min"] : [1, "s"];
 }
 
-function chart({ title, unit, say, series }, room) {
+const most = (values) => values.reduce((high, value) => Math.max(high, value ?? 0), 0);
+
+function chart({ title, say, tick, series }, room) {
   const { seconds } = report.timeline;
   const width = Math.max(260, room > 700 ? (room - 32) / 2 : room);
   const [left, right, top, bottom, height] = [72, 14, 12, 40, 210];
-  const upright = ticks(Math.max(0, ...series.flatMap(([, values]) => values.map((value) => value ?? 0))), 4);
+  const upright = ticks(most(series.flatMap(([, values]) => values)), 4);
   const [size, name] = clock(seconds.at(-1));
-  const along = ticks(seconds.at(-1) / size, 5).filter((tick) => tick * size <= seconds.at(-1) * 1.001);
+  const along = ticks(seconds.at(-1) / size, 5).filter((at) => at * size <= seconds.at(-1) * 1.001);
   const x = (at) => left + (at / seconds.at(-1) || 0) * (width - left - right);
   const y = (value) => height - bottom - (value / upright.at(-1)) * (height - top - bottom);
   const lines = [
-    upright.map((tick) => [svg("line", { class: "axis", x1: left, x2: width - right, y1: y(tick), y2: y(tick) }),
-      svg("text", { x: left - 8, y: y(tick) + 4, "text-anchor": "end" }, unit === "bytes" || unit === "s" ? say(tick) : amount(tick))]),
-    along.map((tick) => svg("text", { x: x(tick * size), y: height - bottom + 18, "text-anchor": "middle" }, amount(tick))),
+    upright.map((at) => [
+      svg("line", { class: "axis", x1: left, x2: width - right, y1: y(at), y2: y(at) }),
+      svg("text", { x: left - 8, y: y(at) + 4, "text-anchor": "end" }, tick(at)),
+    ]),
+    along.map((at) => svg("text", { x: x(at * size), y: height - bottom + 18, "text-anchor": "middle" }, amount(at))),
     svg("text", { x: width - right, y: height - 4, "text-anchor": "end" }, `${name} since the start`),
     series.map(([, values], index) => curve(values, seconds, x, y, index)),
   ];
   const cursor = svg("g", {});
-  const image = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, "aria-label": spoken(title, say, series), "data-key": `chart ${title}` }, lines, cursor);
+  const about = { role: "img", tabindex: 0, "aria-label": spoken(title, say, series), "data-key": `chart ${title}` };
+  const image = svg("svg", { viewBox: `0 0 ${width} ${height}`, ...about }, lines, cursor);
   const said = el("output", {});
   const show = (index) => point(index, { title, say, series, seconds, x, y, cursor, said, foot: height - bottom, top });
   reading(image, title, seconds, left, width - left - right, width, show);
@@ -61,24 +70,27 @@ function chart({ title, unit, say, series }, room) {
 
 function curve(values, seconds, x, y, index) {
   const kind = index ? "second" : "";
+  const has = (at) => (values[at] ?? null) !== null;
   let path = "";
-  let dots = [];
+  const dots = [];
   values.forEach((value, at) => {
-    if (value === null) return;
-    const alone = values[at - 1] === undefined || values[at - 1] === null;
-    path += `${alone ? "M" : "L"}${x(seconds[at]).toFixed(1)},${y(value).toFixed(1)}`;
-    if (alone && (values[at + 1] ?? null) === null) dots = [...dots, svg("circle", { class: `dot ${kind}`, cx: x(seconds[at]), cy: y(value), r: 3.5 })];
+    if (!has(at)) return;
+    path += `${has(at - 1) ? "L" : "M"}${x(seconds[at]).toFixed(1)},${y(value).toFixed(1)}`;
+    if (!has(at - 1) && !has(at + 1)) dots.push(dot(kind, x(seconds[at]), y(value)));
   });
   return [svg("path", { class: `series ${kind}`, d: path }), dots];
 }
 
+const dot = (kind, x, y) => svg("circle", { class: `dot ${kind}`, cx: x, cy: y, r: 4 });
+
 function spoken(title, say, series) {
-  const peaks = series.map(([name, values]) => `${name} at most ${say(Math.max(0, ...values.map((value) => value ?? 0)))}`);
+  const peaks = series.map(([name, values]) => `${name} at most ${say(most(values))}`);
   return `${title}: ${peaks.join(", ")}. Arrow keys read it out.`;
 }
 
 function legend(series) {
-  const line = (index) => svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, svg("path", { class: `series ${index ? "second" : ""}`, d: "M0,4H26" }));
+  const line = (index) => svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" },
+    svg("path", { class: `series ${index ? "second" : ""}`, d: "M0,4H26" }));
   return el("div", { class: "legend" }, series.map(([name], index) => el("span", {}, line(index), name)));
 }
 
@@ -92,15 +104,19 @@ function point(index, { title, say, series, seconds, x, y, cursor, said, foot, t
   }
   read.set(title, index);
   const at = x(seconds[index]);
-  const dots = series.flatMap(([, values], number) => values[index] === null ? [] : [svg("circle", { class: `dot ${number ? "second" : ""}`, cx: at, cy: y(values[index]), r: 4 })]);
-  cursor.replaceChildren(svg("line", { class: "cursor", x1: at, x2: at, y1: top, y2: foot }), ...dots);
-  said.textContent = `At ${duration(seconds[index])}: ${series.map(([name, values]) => `${name} ${values[index] === null ? "none" : say(values[index])}`).join(", ")}`;
+  const dots = series.map(([, values], number) =>
+    values[index] === null ? "" : dot(number ? "second" : "", at, y(values[index])));
+  const line = svg("line", { class: "cursor", x1: at, x2: at, y1: top, y2: foot });
+  cursor.replaceChildren(line, ...dots.filter(Boolean));
+  const told = series.map(([name, values]) => `${name} ${values[index] === null ? "none" : say(values[index])}`);
+  said.textContent = `At ${duration(seconds[index])}: ${told.join(", ")}`;
 }
 
 function reading(image, title, seconds, left, span, width, show) {
   const nearest = (fraction) => {
     const at = fraction * seconds.at(-1);
-    return seconds.reduce((best, second, index) => (Math.abs(second - at) < Math.abs(seconds[best] - at) ? index : best), 0);
+    const far = (index) => Math.abs(seconds[index] - at);
+    return seconds.reduce((best, _, index) => (far(index) < far(best) ? index : best), 0);
   };
   image.addEventListener("pointermove", ({ clientX }) => {
     const { left: outset, width: shown } = image.getBoundingClientRect();
@@ -122,9 +138,12 @@ function reading(image, title, seconds, left, span, width, show) {
 function chartTable(title, say, series, seconds) {
   const details = folded(`table ${title}`, "As a table", "");
   details.addEventListener("toggle", () => {
-    const lines = seconds.map((second, index) => [duration(second), ...series.map(([, values]) => (values[index] === null ? "" : say(values[index])))]);
+    if (!details.open) return;
+    const cell = ([, values], index) => (values[index] === null ? "" : say(values[index]));
+    const lines = seconds.map((second, index) => [duration(second), ...series.map((it) => cell(it, index))]);
     const heads = ["Time", ...series.map(([name]) => name)];
-    if (details.open) details.replaceChildren(details.firstChild, table(title, heads, lines, { numbers: heads.slice(1), kind: "tall" }));
+    const numbers = heads.slice(1);
+    details.replaceChildren(details.firstChild, table(title, heads, lines, { numbers, kind: "tall" }));
   });
   return details;
 }

@@ -10,7 +10,7 @@ function make(element, attributes, children) {
     if (typeof value === "function") element.addEventListener(name, value);
     else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value);
   }
-  element.append(...children.flat(3).filter((child) => child !== null && child !== undefined && child !== ""));
+  element.append(...children.flat(3).filter(Boolean));
   return element;
 }
 
@@ -27,9 +27,10 @@ const breakable = (text) => text.split(/(?<=[:./])/).flatMap((piece, index) => (
 
 /** Pairs of a name and what it is, without those that are empty. */
 function facts(pairs, kind = "") {
-  const told = pairs.filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  const told = pairs.filter(([, value]) => value);
   if (!told.length) return "";
-  return el("dl", { class: `facts ${kind}` }, told.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+  const pair = ([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
+  return el("dl", { class: `facts ${kind}` }, told.map(pair));
 }
 
 function folded(key, title, body) {

@@ -2,7 +2,9 @@
 
 const box = byId("picture");
 const GROUPS = "g.node[id^='node-']";
-const ALLOWED = new Set(["svg", "g", "a", "title", "desc", "defs", "path", "polygon", "polyline", "rect", "circle", "ellipse", "line", "text", "tspan"]);
+const SHAPES = ["path", "polygon", "polyline", "rect", "circle", "ellipse", "line", "text", "tspan"];
+const ALLOWED = new Set(["svg", "g", "a", "title", "desc", "defs", ...SHAPES]);
+const LEGIBLE = 0.5; // pixels for a unit of the picture
 let fitted = null; // what the view shows when it is fitted: x, y, width, height
 let view = null; // what it shows now; null while it is fitted
 let drawn = "";
@@ -18,20 +20,28 @@ function sanitised(text) {
   return document.importNode(root, true);
 }
 
+const isDrawing = (image) => image?.classList.contains("drawing") ?? false;
+const sizeOf = (image) => image.getAttribute("viewBox")?.trim().split(/[\s,]+/).map(Number) ?? [0, 0, 800, 600];
+
+/** The picture, unless it would be too small to read: what the page draws is narrower. */
+function image() {
+  const given = picture ? sanitised(picture) : null;
+  return given && box.clientWidth >= LEGIBLE * sizeOf(given)[2] ? given : drawing();
+}
+
 function drawGraph() {
-  const made = JSON.stringify([picture, picture ? 0 : report.figures, report.graph]);
-  if (made === drawn) return;
-  drawn = made;
   byId("graph").hidden = !report.graph.nodes.length;
-  keeping(box, () => {
-    const image = (picture && sanitised(picture)) || drawing();
-    fitted = image.getAttribute("viewBox")?.trim().split(/[\s,]+/).map(Number) ?? [0, 0, parseFloat(image.getAttribute("width")) || 800, parseFloat(image.getAttribute("height")) || 600];
-    image.removeAttribute("width");
-    image.removeAttribute("height");
-    make(image, { role: "group", "aria-label": `Graph: ${report.graph.title}` }, []);
-    image.querySelectorAll(GROUPS).forEach(prepare);
-    box.replaceChildren(image);
-  });
+  const next = image();
+  if (next.outerHTML === drawn) return;
+  drawn = next.outerHTML;
+  fitted = sizeOf(next);
+  if (isDrawing(next) !== isDrawing(box.firstElementChild)) view = null;
+  next.removeAttribute("width");
+  next.removeAttribute("height");
+  make(next, { role: "group", "aria-label": `Graph: ${report.graph.title}` }, []);
+  next.querySelectorAll(GROUPS).forEach(prepare);
+  keeping(box, () => box.replaceChildren(next));
+  box.style.aspectRatio = fitted[2] / fitted[3];
   look(view);
   markSelected();
 }
@@ -66,7 +76,7 @@ function drawing() {
     svg("g", { class: "edge" }, svg("title", {}, `${from}->${to}`), svg("path", { d: path }),
       svg("polygon", { points: `${x - 4},${y - 8} ${x + 4},${y - 8} ${x},${y}` })));
   const boxes = computed.map(({ name }) => nodeBox(name, places.get(name)));
-  return svg("svg", { viewBox: `-16 -16 ${size[0] + 32} ${size[1] + 32}` }, svg("g", {}, lines, boxes));
+  return svg("svg", { class: "drawing", viewBox: `-16 -16 ${size[0] + 32} ${size[1] + 32}` }, svg("g", {}, lines, boxes));
 }
 
 function nodeBox(name, { x, y, width }) {
@@ -77,7 +87,8 @@ function nodeBox(name, { x, y, width }) {
     svg("title", {}, name),
     svg("rect", { x: x - width / 2, y, width, height: BOX, rx: 7 }),
     svg("text", { x, y: y + 19, "text-anchor": "middle", "font-size": 15 }, name),
-    svg("text", { x, y: y + 37, "text-anchor": "middle", "font-size": 13, class: "mark" }, `${MARKS[state]} ${state}${size}`));
+    svg("text", { x, y: y + 37, "text-anchor": "middle", "font-size": 13, class: "mark" },
+      `${MARKS[state]} ${state}${size}`));
 }
 
 const BOX = 46;
@@ -91,7 +102,9 @@ function layered(computed) {
   for (const { name, inputs } of computed) {
     rank.set(name, Math.max(-1, ...inputs.filter((it) => known.has(it)).map((it) => rank.get(it) ?? 0)) + 1);
   }
-  const ends = computed.flatMap(({ name, inputs }) => inputs.filter((it) => rank.has(it) && rank.get(it) < rank.get(name)).map((from) => [from, name]));
+  const isAbove = (input, name) => rank.has(input) && rank.get(input) < rank.get(name);
+  const ends = computed.flatMap(({ name, inputs }) =>
+    inputs.filter((input) => isAbove(input, name)).map((input) => [input, name]));
   const layers = Array.from({ length: Math.max(0, ...rank.values()) + 1 }, () => []);
   const places = new Map();
   const put = (id, at, width, passing = false) => {

@@ -53,7 +53,7 @@ function rows() {
     step("Done before", before, 0, "done"),
     step("Finished now", now, before, "done"),
     step("Failed of those", failed, before + now - failed, "failed"),
-    step(state === "running" ? "Still to go" : "Not reached", left, before + now, "stopped"),
+    step(state === "running" ? "Still to go" : "Not reached", left, before + now, state === "running" ? "waiting" : "stopped"),
   ].filter(([name, number]) => number || name === "Finished now" || name === "Failed of those");
   const line = ([name, number, from, to, kind]) =>
     el("li", {}, el("span", {}, name), el("span", { class: "number" }, rowsOf(number)),
@@ -76,10 +76,12 @@ function failures() {
   const sum = report.failures.reduce((total, kind) => total + kind.count, 0);
   return report.failures.map((kind, index) =>
     el("div", { class: "kind" },
-      el("div", { class: "headline" }, el("h3", {}, kind.type), el("span", {}, `${rowsOf(kind.count)}, ${percent(kind.count, sum)}`)),
+      el("div", { class: "headline" }, el("h3", {}, kind.type),
+        el("span", {}, `${rowsOf(kind.count)}, ${percent(kind.count, sum)}`)),
       bar(0, kind.count / sum, "failed"),
       el("p", { class: "text" }, kind.message),
-      kind.examples.length && folded(`examples ${index}`, examplesTitle(kind), kind.examples.map((it, n) => example(it, `trace ${index} ${n}`)))));
+      kind.examples.length && folded(`examples ${index}`, examplesTitle(kind),
+        kind.examples.map((it, number) => example(it, `trace ${index} ${number}`)))));
 }
 
 function examplesTitle({ examples, count: all }) {
@@ -100,8 +102,10 @@ function nodes() {
   const all = computed.reduce((sum, { name }) => sum + figuresOf(name).seconds, 0);
   const lines = computed.map(({ name }) => {
     const { state, rows_in: came, rows: left, seconds, memory, batches } = figuresOf(name);
-    const share = all ? [percent(seconds, all), bar(0, seconds / all, "running")] : "";
-    return [nodeLink(name), badge(state), count(came), count(left), count(batches), duration(seconds), share, bytes(memory)];
+    const worked = state !== "waiting";
+    const share = worked && all ? el("div", { class: "beside" }, percent(seconds, all), bar(0, seconds / all, "running")) : "";
+    const took = worked ? duration(seconds) : "";
+    return [nodeLink(name), badge(state), count(came), count(left), count(batches), took, share, bytes(memory)];
   });
   const heads = ["Node", "State", "Rows in", "Rows out", "Batches", "Time", "Share of the time", "Memory"];
   return lines.length ? [table("All nodes", heads, lines, { numbers: ["Rows in", "Rows out", "Batches", "Time", "Memory"] })] : [];
@@ -111,15 +115,18 @@ function output() {
   const { parts, parts_bytes: size, output: path, errors_path: errors, damaged } = report;
   const parted = parts ? `${count(parts)} ${parts === 1 ? "part" : "parts"}, ${bytes(size)}` : "";
   const set = damaged.length ? el("ul", {}, damaged.map((name) => el("li", {}, code(name)))) : "";
-  return [facts([["Output", code(path)], ["Failed rows", code(errors)], ["Checkpoints", parted], ["Damaged, set aside", set]], "lines")];
+  const told = [["Output", code(path)], ["Failed rows", code(errors)], ["Checkpoints", parted], ["Damaged, set aside", set]];
+  return [facts(told, "lines")];
 }
 
 function options() {
   const lines = (chosen) => chosen.map(({ flag, value }) => [code(flag), el("div", {}, value)]);
   const [given, defaults] = [false, true].map((is) => lines(report.options.filter((it) => it.is_default === is)));
   return [
-    given.length ? table("Options that were given", ["Option", "Value"], given) : report.options.length && el("p", {}, "Nothing but defaults."),
-    defaults.length && folded("defaults", `Defaults (${defaults.length})`, table("Options left as they are", ["Option", "Value"], defaults)),
+    given.length && table("Options that were given", ["Option", "Value"], given),
+    !given.length && defaults.length && el("p", {}, "Nothing but defaults."),
+    defaults.length && folded("defaults", `Defaults (${defaults.length})`,
+      table("Options left as they are", ["Option", "Value"], defaults)),
   ];
 }
 
@@ -158,15 +165,16 @@ function drawPanel(panel) {
 
 function nodeParts(node, figures) {
   const users = report.graph.nodes.filter(({ inputs }) => inputs.includes(node.name)).map(({ name }) => name);
-  const links = (names) => names.length && el("span", { class: "links" }, names.map(nodeLink));
+  const links = (names) => names.length > 0 && el("span", { class: "links" }, names.map(nodeLink));
   const { kind, name, type, variant, where, effects, inputs, value, doc } = node;
   return [
-    el("div", { class: "headline" }, el("h3", {}, name), figures ? badge(figures.state) : el("span", { class: "badge" }, kind)),
+    el("div", { class: "headline" }, el("h3", {}, name),
+      figures ? badge(figures.state) : el("span", { class: "badge" }, kind)),
     doc && el("p", { class: "text" }, doc),
     ...(figures ? told(figures) : []),
     facts([
-      ["Value", value && el("span", { class: "text" }, value)], ["Type", code(type)], ["Variant", variant], ["Inputs", links(inputs) || ""],
-      ["Used by", links(users) || ""], ["Effects", effects.join(", ")], ["Source", code(where)], ...measured(figures ?? {}),
+      ["Value", value], ["Type", code(type)], ["Variant", variant], ["Inputs", links(inputs)], ["Used by", links(users)],
+      ["Effects", effects.join(", ")], ["Source", code(where)], ...measured(figures ?? {}),
     ], "lines"),
     ...(figures ? shapes(figures) : []),
   ].filter(Boolean);
@@ -194,9 +202,9 @@ function shapes({ schema, sample }) {
   const columns = Object.entries(schema).map(([name, type]) => [name, code(type)]);
   const heads = [...new Set([...Object.keys(schema), ...sample.flatMap((row) => Object.keys(row))])];
   const cell = (row, name) => (Object.hasOwn(row, name) ? el("div", {}, row[name]) : "");
-  const texts = scrolling("Sample", el("table", {},
-    el("thead", {}, el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name)))),
-    el("tbody", {}, sample.map((row) => el("tr", {}, heads.map((name) => el("td", { class: "text" }, cell(row, name))))))), "tall");
+  const line = (row) => el("tr", {}, heads.map((name) => el("td", { class: "text" }, cell(row, name))));
+  const titles = el("thead", {}, el("tr", {}, heads.map((name) => el("th", { scope: "col" }, name))));
+  const texts = scrolling("Sample", el("table", {}, titles, el("tbody", {}, sample.map(line))), "tall");
   return [
     ...(columns.length ? [el("h4", {}, "Schema"), table("Schema", ["Column", "Type"], columns, { kind: "tall" })] : []),
     ...(sample.length ? [el("h4", {}, "Sample"), texts] : []),
@@ -204,6 +212,8 @@ function shapes({ schema, sample }) {
 }
 
 // One row, and failures from the server of a live page
+
+const NO_ANSWER = "The server does not answer.";
 
 function ask(address, parameters) {
   return fetch(`${address}?${new URLSearchParams(parameters)}`, { cache: "no-store" }).then((answer) => answer.json());
@@ -213,8 +223,10 @@ function oneRow() {
   const path = quoted(report.path);
   if (live) return [lookUp()];
   return [
-    el("p", {}, "What happened to a row, from the input to the output, by its id:"), command(`domyn-swarm job row ${path} ID`),
-    el("p", {}, "This report again, with every failed row and a look-up of rows, while the run goes on as well:"), command(`domyn-swarm job view ${path}`),
+    el("p", {}, "What happened to a row, from the input to the output, by its id:"),
+    command(`domyn-swarm job row ${path} ID`),
+    el("p", {}, "This report again, with every failed row and a look-up of rows, while the run goes on as well:"),
+    command(`domyn-swarm job view ${path}`),
   ];
 }
 
@@ -223,47 +235,51 @@ function lookUp() {
   const found = el("div", { id: "row-found", role: "status" });
   const submit = async (event) => {
     event.preventDefault();
-    const answer = await ask("row.json", { id: input.value }).catch(() => ({ error: "The server does not answer." }));
+    const answer = await ask("row.json", { id: input.value }).catch(() => ({ error: NO_ANSWER }));
     found.replaceChildren(answer.error ? el("p", { class: "note failed" }, answer.error) : el("pre", { tabindex: 0 }, answer.text));
   };
-  return el("div", {}, el("form", { class: "ask", submit }, el("label", { for: "row-id" }, "Id of the row"), input, el("button", {}, "Look up")), found);
+  const label = el("label", { for: "row-id" }, "Id of the row");
+  return el("div", {}, el("form", { class: "ask", submit }, label, input, el("button", {}, "Look up")), found);
 }
 
-const failedRows = { kind: 0, offsets: [0], total: 0, next: 0 };
+let failedKind = 0; // which of the report's failures the reader leafs through
 
 function drawFailedRows() {
   if (!live || !report.failures.length) return;
-  const kinds = report.failures.map((kind, index) => el("option", { value: index }, `${kind.type} (${count(kind.count)}): ${kind.message.slice(0, 80)}`));
+  const kinds = report.failures.map(({ type, count: all, message }, index) =>
+    el("option", { value: index }, `${type} (${count(all)}): ${message.slice(0, 80)}`));
   const chooser = byId("failed-kind");
   if (chooser) {
-    chooser.replaceChildren(...kinds);
-    chooser.value = failedRows.kind;
+    if (chooser !== document.activeElement) chooser.replaceChildren(...kinds); // it may be folded out
+    chooser.value = failedKind;
     return;
   }
   const change = ({ target }) => {
-    failedRows.kind = Number(target.value);
+    failedKind = Number(target.value);
     showFailedRows([0]);
   };
   byId("failed-rows").replaceChildren(
     el("h3", {}, "All rows that failed"),
-    el("div", { class: "ask" }, el("label", { for: "failed-kind" }, "Kind"), el("select", { id: "failed-kind", change }, kinds), button("Show", () => showFailedRows([0]))),
+    el("div", { class: "ask" }, el("label", { for: "failed-kind" }, "Kind"),
+      el("select", { id: "failed-kind", change }, kinds), button("Show", () => showFailedRows([0]))),
     el("div", { id: "failed-page", role: "status" }));
 }
 
 /** A page of failed rows. `offsets` are those of the pages up to it, as only the server knows how long they are. */
 async function showFailedRows(offsets) {
   const offset = offsets.at(-1);
-  const { kind } = failedRows;
-  const { rows: found, total } = await ask("failures.json", { kind, offset }).catch(() => ({}));
+  const { rows: found, total, error } = await ask("failures.json", { kind: failedKind, offset }).catch(() => ({}));
   const page = byId("failed-page");
-  if (!found) return page.replaceChildren(el("p", { class: "note failed" }, "The server does not answer."));
+  if (!found) return page.replaceChildren(el("p", { class: "note failed" }, error ?? NO_ANSWER));
   const next = offset + found.length;
-  return page.replaceChildren(
+  const parts = [
     ...found.map((row) => example(row, `failed ${row.id}`)),
     el("div", { class: "ask" },
-      button("Previous", () => showFailedRows(offsets.slice(0, -1)), { disabled: offsets.length === 1 ? "" : null }),
+      button("Previous", () => showFailedRows(offsets.slice(0, -1)), { disabled: offsets.length === 1, "data-key": "previous" }),
       el("span", {}, found.length ? `${count(offset + 1)} to ${count(next)} of ${count(total)}` : "None"),
-      button("Next", () => showFailedRows([...offsets, next]), { disabled: next >= total || !found.length ? "" : null })));
+      button("Next", () => showFailedRows([...offsets, next]), { disabled: next >= total || !found.length, "data-key": "next" })),
+  ];
+  return keeping(page, () => page.replaceChildren(...parts));
 }
 
 // Putting it together
@@ -284,7 +300,7 @@ function keeping(container, replace) {
 }
 
 function fill(container, key, parts) {
-  const children = parts.filter((part) => part !== "" && part !== null && part !== undefined && part !== 0 && part !== false);
+  const children = parts.filter(Boolean);
   const html = children.map((part) => part.outerHTML).join("");
   if (shown.get(key) === html) return children.length;
   shown.set(key, html);
@@ -314,7 +330,7 @@ function draw() {
 
 async function follow() {
   const news = await ask("data.json", {}).catch(() => null);
-  if (news) {
+  if (news?.report) {
     ({ report, picture } = news);
     draw();
   }
@@ -324,5 +340,8 @@ async function follow() {
 listen();
 draw();
 fill(byId("row").querySelector(".body"), "row", oneRow());
-new ResizeObserver(() => fill(byId("time").querySelector(".body"), "time", overTime())).observe(byId("time"));
+addEventListener("resize", () => {
+  fill(byId("time").querySelector(".body"), "time", overTime());
+  drawGraph();
+});
 if (live && report.state === "running") setTimeout(follow, EVERY);
