@@ -743,7 +743,6 @@ def test_a_live_page_asks_only_its_own_server(browser: Browser, served: Served) 
     with tab.page.expect_response("**/data.json*"):
         pass
     assert {urlsplit(url).netloc for url in tab.requests} == {urlsplit(served.url).netloc}
-    assert "/favicon.ico" not in served.asked
 
 
 # Looking

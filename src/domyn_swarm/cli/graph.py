@@ -42,7 +42,7 @@ def graph(
     """Show the graph that these options select for JOB. No input, endpoint or run is needed, and no row is read.
 
     Exit status: 0, or 2 for what cannot be drawn; nothing was written then.
-    """  # fmt: skip
+    """
     suffix = PurePosixPath(output).suffix.lower() if output else ".mmd"
     if suffix not in SUFFIXES:
         raise ConfigurationError(

@@ -67,7 +67,9 @@ def _page(folder: RunFolder, wanted: _Wanted, page: slice) -> tuple[list[dict[st
     found: dict[int, dict[str, Any]] = {}
     for number in np.unique(held):
         found |= _rows(folder, parts[number], chosen[held == number])
-    return [found[position] for position in chosen.tolist() if position in found], len(positions)
+    if len(found) < len(chosen):  # a part was written anew since its rows were counted: `at_rest` looks again
+        raise FileNotFoundError(folder.path)
+    return [found[position] for position in chosen.tolist()], len(positions)
 
 
 def _parts(folder: RunFolder) -> Iterator[Part]:
