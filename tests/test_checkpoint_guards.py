@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from domyn_swarm.checkpoint.compact import compact
 from domyn_swarm.checkpoint.part import Part, write_part
 from domyn_swarm.checkpoint.survey import export, open_run, survey, verify
+from domyn_swarm.data.columns import TRACE
 from tests.chaos import damages
 from tests.conftest import Command, rows, tree, write
 
@@ -253,7 +254,8 @@ def split(count: int) -> None:
 def held() -> list[dict[str, Any]]:
     """The rows of all parts, by id."""
     found = [row for path in parts() for row in pq.read_table(path).to_pylist()]
-    return sorted(({**row, "answer": row.get("answer")} for row in found), key=lambda row: row["_row_id"])
+    gathered = ({**row, "answer": row.get("answer"), TRACE: row.get(TRACE)} for row in found)
+    return sorted(gathered, key=lambda row: row["_row_id"])
 
 
 def contents() -> dict[str, bytes | None]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
+from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.helpers.counts import Counts, Latencies
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Silent
 

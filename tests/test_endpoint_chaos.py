@@ -75,7 +75,7 @@ def wait_for_requests(servers: Sequence[Chaos], count: int, process: subprocess.
 def record() -> dict[str, Any]:
     """What the newest run wrote down of itself."""
     found: dict[str, Any] = json.loads((RUN / "run.json").read_text())
-    return found
+    return {**found, **found["traffic"]}
 
 
 def durable(texts: Sequence[str]) -> set[str]:
@@ -367,6 +367,7 @@ def test_an_endpoint_that_lists_its_models_and_refuses_all_else_ends_the_run_at_
     assert "Traceback" not in done.stderr
     assert not Path("out.parquet").exists()
     record = json.loads(Path(".domyn-swarm/out.parquet/run.json").read_text())
+    record |= record["traffic"]
     assert (record["state"], record["rows"], record["answers"]) == ("failed", 0, 0)
     assert 1 <= record["requests"] <= 16
 

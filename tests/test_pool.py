@@ -145,7 +145,9 @@ def test_every_payload_is_called_once_and_its_output_comes_with_its_key_and_sour
 
     call = made("async", steps) if kind == "async that waits" else at_once(kind, function)
     results = started((chunk(payloads[source], source) for source in payloads), call, concurrency)
-    found = [(source, *pair) for source, keys, outs, _ in filter(None, results) for pair in zip(keys, outs, strict=True)]
+    found = [
+        (source, *pair) for source, keys, outs, _ in filter(None, results) for pair in zip(keys, outs, strict=True)
+    ]
 
     assert Counter(calls) == Counter(range(sum(sizes)))
     assert sorted(found, key=lambda row: int(row[1][4:])) == [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.helpers.counts import Counts, Flow
 from domyn_swarm.view.model import Example, FailureKind, Figures, Lost
@@ -146,3 +146,16 @@ def failures_of(failures: Mapping[tuple[str, str], Failed]) -> list[FailureKind]
         for (name, shape), kind in most
         if kind.count
     ]
+
+
+def traffic_of(counts: Counts, seconds: float) -> dict[str, Any]:
+    """What the requests of a run come to; nothing without any."""
+    if not counts.requests:
+        return {}
+    names = ("requests", "answers", "retries", "shared", "tokens_in", "tokens_out", "limit")
+    return {name: getattr(counts, name) for name in names} | {
+        "requests_per_second": round(counts.requests / seconds, 3),
+        "tokens_per_second": round((counts.tokens_in + counts.tokens_out) / seconds, 3),
+        "p50": counts.latencies.percentile(0.5),
+        "p95": counts.latencies.percentile(0.95),
+    }

@@ -135,5 +135,12 @@ def kinds_of(table: pa.Table, known: Collection[tuple[str, str]] = ()) -> dict[t
         kind = kinds.setdefault(key, Failed())
         kind.count += 1
         if len(kind.examples) < EXAMPLES:
-            kind.examples.append((shown(id_), failure["message"], failure["attempts"], frames))
+            kind.examples.append(
+                (
+                    shown(id_.hex() if isinstance(id_, bytes) else str(id_)),
+                    failure["message"],
+                    failure["attempts"],
+                    frames,
+                )
+            )
     return kinds

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from domyn_swarm.checkpoint.store import CheckpointStore
-    from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.helpers.io import InputFiles
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.spec import JobSpec
@@ -59,18 +58,18 @@ class Record:
             "content": before.get("content"),
         }
 
-    def begin(self) -> None:
+    def begin(self, report: Report) -> None:
         """Write down that the run goes on, and what it was asked to do."""
         self._folder.save("spec.json", without_secrets(self._spec))
-        self._folder.save("run.json", {**self.content, "state": "running"})
+        self.update(report)
 
     def update(self, report: Report) -> None:
         """Write down how the run goes."""
         self._folder.save("run.json", {**self.content, **msgspec.to_builtins(report)})
 
-    def end(self, report: Report, counts: Counts, error: BaseException | None = None, content: str = "") -> None:
+    def end(self, report: Report, error: BaseException | None = None, content: str = "") -> None:
         """Write down how the run ended; a disk that refuses does not hide the error that ended it."""
-        record = {**self.content, **msgspec.to_builtins(report), **_figures(counts, report.seconds)}
+        record = {**self.content, **msgspec.to_builtins(report)}
         if error is None:
             self._folder.save("run.json", {**record, "content": content})
             return
@@ -103,20 +102,6 @@ def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:
     """Identifies the ids: what is read, and how."""
     read = msgspec.json.encode([store.input_digest, spec.id_column, spec.backend_read_kwargs])
     return hashlib.sha256(read).hexdigest()[:32]
-
-
-def _figures(counts: Counts, seconds: float) -> dict[str, Any]:
-    """What the run has counted; without requests, nothing is said of them."""
-    figures: dict[str, Any] = {"rows": counts.rows, "failed": counts.failed}
-    if not counts.requests:
-        return figures
-    names = ("requests", "answers", "retries", "shared", "tokens_in", "tokens_out", "limit")
-    figures |= {name: getattr(counts, name) for name in names}
-    rates = {
-        "requests_per_second": round(counts.requests / seconds, 3),
-        "tokens_per_second": round((counts.tokens_in + counts.tokens_out) / seconds, 3),
-    }
-    return {**figures, **rates, "p50": counts.latencies.percentile(0.5), "p95": counts.latencies.percentile(0.95)}
 
 
 def now() -> str:

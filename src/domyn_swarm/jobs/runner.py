@@ -192,19 +192,19 @@ def _recorded(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
     meter.progress.started(plan.rows, plan.rows - plan.pending)
     try:
         plan.store.begin(record.run_id, record.number, record.identity, lock.fence)
-        record.begin()
+        record.begin(watch.begun())
         with watch.looking():
             artifact = _completed(plan, meter, lock)
         lock.check()
         report = watch.done(artifact)
-        record.end(report, meter.counts, content=artifact.content)
+        record.end(report, content=artifact.content)
         watch.save(report)
     except BaseException as error:
         meter.finish()
         explained = _explained(error, plan)
         if not _is_lost(lock):
             report = watch.broke(error, explained)
-            record.end(report, meter.counts, error)
+            record.end(report, error)
             watch.save(report)
         raise explained from error
     finally:

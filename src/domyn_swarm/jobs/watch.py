@@ -20,7 +20,7 @@ from domyn_swarm.errors import Interrupted, SwarmError
 from domyn_swarm.helpers.io import is_local
 from domyn_swarm.jobs.command import command_of, options_of
 from domyn_swarm.jobs.describe import describe, job_name
-from domyn_swarm.jobs.figures import failures_of, figures_of
+from domyn_swarm.jobs.figures import failures_of, figures_of, traffic_of
 from domyn_swarm.jobs.flows import node_of
 from domyn_swarm.jobs.record import now
 from domyn_swarm.jobs.timeline import Chronicle
@@ -80,6 +80,10 @@ class Watch:
             thread.join()
             logger.removeHandler(handler)
 
+    def begun(self) -> Report:
+        """The report of a run that begins."""
+        return self._report("running")
+
     def done(self, artifact: Artifact) -> Report:
         """The report of a run that is done."""
         return self._ended(self._report("done", artifact=artifact))
@@ -125,17 +129,18 @@ class Watch:
 
     def _report(self, state: RunState, *, broken: str | None = None, artifact: Artifact | None = None) -> Report:
         spec, folder, counts = self._plan.spec, self._plan.store.folder, self._meter.snapshot()
+        seconds = max(1e-3, time.monotonic() - self._since)
         self._note(last=state != "running")
         sizes, damaged = self._files("parts"), self._files("damaged")
         return Report(
             path=folder.path, job=job_name(spec), state=state, number=self._record.number,
             started=self._record.content["started"], ended=None, as_of=now(),
-            seconds=round(time.monotonic() - self._since, 3), host=self._record.content["host"],
+            seconds=round(seconds, 3), host=self._record.content["host"],
             graph=self._graph, figures=figures_of(self._graph, self._plan, counts, self._meter.flows, broken, artifact),
             total=self._plan.rows, done_before=self._plan.rows - self._plan.pending,
             rows=counts.rows, failed=counts.failed, failures=failures_of(counts.failures),
-            timeline=self._chronicle.line, parts=len(sizes), parts_bytes=sum(sizes.values()),
-            damaged=sorted(name.rpartition("/")[2] for name in damaged),
+            timeline=self._chronicle.line, traffic=traffic_of(counts, seconds),
+            parts=len(sizes), parts_bytes=sum(sizes.values()), damaged=sorted(name.rpartition("/")[2] for name in damaged),
             output=spec.output, errors_path=spec.errors_path if counts.failed else "",
             options=options_of(spec), versions=_versions(), warnings=list(self._warnings),
         )  # fmt: skip

@@ -10,7 +10,7 @@ import msgspec
 from domyn_swarm.checkpoint import lock
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 from domyn_swarm.helpers.io import whole_file
-from domyn_swarm.view.model import Report
+from domyn_swarm.view.model import Graph, Report
 from domyn_swarm.view.page import render
 from domyn_swarm.view.picture import dot_of, draw
 
@@ -51,9 +51,10 @@ def _is_gone(folder: RunFolder, report: Report) -> bool:
 
 
 def picture_of(report: Report) -> str:
-    """The graph with its figures as SVG; empty where there is nothing to draw it with."""
+    """The graph's nodes with their figures as SVG; empty where there is nothing to draw it with."""
+    nodes = Graph(report.graph.title, [node for node in report.graph.nodes if node.kind != "input"])
     try:
-        return draw(dot_of(report.graph, report.figures), "svg").decode()
+        return draw(dot_of(nodes, report.figures), "svg").decode()
     except MissingDependencyError:
         return ""
 
