@@ -371,6 +371,8 @@ FLAGS = {
     "--checkpoint-interval": "10.0",
     "--resume": "--resume",
     "--checkpointing": "--checkpointing",
+    "--trace": "--trace",
+    "--adapter": None,
 }
 """The flags of `job submit`, and the default that the help shows."""
 

@@ -29,7 +29,10 @@ def _saved_as(page: str, block: str) -> str | None:
     return found[1] if found else None
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/backends.md", "docs/endpoints.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", "docs/tutorial.md", "docs/backends.md", "docs/endpoints.md", "docs/graph.md", "docs/walkthroughs.md"],
+)
 def test_every_command_and_python_block_runs(page: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "docs/examples", tmp_path / "docs/examples")
     # The console script of the environment that the tests run in.

@@ -206,7 +206,7 @@ def test_no_header_that_a_server_can_send_breaks_anything(header: str) -> None:
         ("soon", None),
         ([1], None),
         (timedelta(seconds=3), None),
-        (object(), None),
+        pytest.param(object(), None, id="an object"),
     ],
     ids=repr,
 )

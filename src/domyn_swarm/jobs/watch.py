@@ -14,7 +14,9 @@ import time
 import traceback
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from domyn_swarm.errors import Interrupted, SwarmError
 from domyn_swarm.helpers.io import is_local
@@ -132,7 +134,7 @@ class Watch:
         seconds = max(1e-3, time.monotonic() - self._since)
         self._note(last=state != "running")
         sizes, damaged = self._files("parts"), self._files("damaged")
-        return Report(
+        report = Report(
             path=folder.path, job=job_name(spec), state=state, number=self._record.number,
             started=self._record.content["started"], ended=None, as_of=now(),
             seconds=round(seconds, 3), host=self._record.content["host"],
@@ -140,10 +142,12 @@ class Watch:
             total=self._plan.rows, done_before=self._plan.rows - self._plan.pending,
             rows=counts.rows, failed=counts.failed, failures=failures_of(counts.failures),
             timeline=self._chronicle.line, traffic=traffic_of(counts, seconds),
-            parts=len(sizes), parts_bytes=sum(sizes.values()), damaged=sorted(name.rpartition("/")[2] for name in damaged),
+            parts=len(sizes), parts_bytes=sum(sizes.values()),
+            damaged=sorted(name.rpartition("/")[2] for name in damaged),
             output=spec.output, errors_path=spec.errors_path if counts.failed else "",
             options=options_of(spec), versions=_versions(), warnings=list(self._warnings),
         )  # fmt: skip
+        return _storable(report)
 
     def _files(self, folder: str) -> dict[str, int]:
         """What broke the run may keep its folder from being read."""
@@ -159,6 +163,23 @@ class Watch:
             if not self._told:
                 self._told = True
                 logger.warning("the report of the run could not be written: %s: %s", type(error).__name__, error)
+
+
+def _storable(report: Report) -> Report:
+    """`report` without halves of surrogate pairs, which names of files and messages may hold, and JSON may not."""
+    try:
+        msgspec.json.encode(report)
+    except UnicodeEncodeError:
+        return msgspec.convert(_without_halves(msgspec.to_builtins(report)), Report)
+    return report
+
+
+def _without_halves(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_without_halves(name): _without_halves(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_halves(inner) for inner in value]
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 class _Warnings(logging.Handler):
