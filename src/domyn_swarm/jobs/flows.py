@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 import pyarrow as pa
 
+from domyn_swarm.data.columns import TRACE
 from domyn_swarm.helpers.counts import Flow
 from domyn_swarm.masking import masked
 
@@ -136,6 +137,7 @@ def _shown(batch: Any) -> tuple[dict[str, str], list[dict[str, str]]]:
         return _batch_shown(batch)
     is_table = isinstance(batch, pa.Table)
     table = batch if is_table else pa.Table.from_pandas(batch.head(SAMPLE_ROWS), preserve_index=False)
+    table = table.drop_columns([TRACE]) if TRACE in table.column_names else table  # `job row` tells it better
     rows = table.slice(0, SAMPLE_ROWS).to_pylist()
     schema = {field.name: str(field.type) for field in table.schema}
     return schema, [{name: shown(value) for name, value in row.items()} for row in rows]

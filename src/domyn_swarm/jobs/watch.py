@@ -132,7 +132,8 @@ class Watch:
     def _report(self, state: RunState, *, broken: str | None = None, artifact: Artifact | None = None) -> Report:
         spec, folder, counts = self._plan.spec, self._plan.store.folder, self._meter.snapshot()
         seconds = max(1e-3, time.monotonic() - self._since)
-        self._note(last=state != "running")
+        if state != "running":
+            self._note(last=True)
         sizes, damaged = self._files("parts"), self._files("damaged")
         report = Report(
             path=folder.path, job=job_name(spec), state=state, number=self._record.number,
