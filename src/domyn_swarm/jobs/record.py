@@ -36,7 +36,9 @@ class Record:
     `content` identifies the output that was written last.
     """
 
-    def __init__(self, store: CheckpointStore, spec: JobSpec, job: SwarmJob, files: InputFiles) -> None:
+    def __init__(
+        self, store: CheckpointStore, spec: JobSpec, job: SwarmJob, files: InputFiles, input_columns: list[str]
+    ) -> None:
         before = store.folder.load("run.json") or {}
         self.run_id = run_id_of(store) or uuid.uuid4().hex
         self.number = store.folder.newest_run() + 1
@@ -51,6 +53,7 @@ class Record:
             "pid": os.getpid(),
             "id_column": store.id_col,
             "input": anchored(spec).input,
+            "input_columns": input_columns,
             "input_digest": store.input_digest,
             "input_files": listed_files(files),
             "ids": _ids_key(spec, store),

@@ -187,7 +187,7 @@ def _run_locked(plan: Plan, lock: Lock, meter: Meter, started: float) -> RunResu
 
 def _recorded(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
     """Do all that is left to do, and write down how it goes and how it ended."""
-    record = Record(plan.store, plan.spec, plan.job, plan.nodes["files"])
+    record = Record(plan.store, plan.spec, plan.job, plan.nodes["files"], plan.nodes["columns"].inputs)
     watch = Watch(record, plan, meter, lock)
     meter.progress.started(plan.rows, plan.rows - plan.pending)
     try:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.folder import PartName, name_of
 from domyn_swarm.checkpoint.part import reading
+from domyn_swarm.checkpoint.survey import at_rest
 from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
 from domyn_swarm.errors import ConfigurationError, DataError
 from domyn_swarm.helpers.io import list_files, open_parquet
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from domyn_swarm.helpers.io import InputFiles
 
 VALUE_CHARS = 2000
-LOOKS = 20
-"""Most times that the parts are looked at, while a run merges them."""
 
 
 class Place(msgspec.Struct):
@@ -89,7 +88,7 @@ def look_up(folder: RunFolder, id_text: str) -> RowStory:
             "Ids are those of the input" + (", which count its rows from 0." if id_col == ROW_ID else "."),
         )
     place = _place(files, position, spec, notes) if files is not None and position >= 0 else None
-    wanted = spec.get("input_columns", [])
+    wanted = record.get("input_columns", [])
     item = None if place is None else {name: place.columns.get(name) for name in wanted}
     return RowStory(
         id_text, id_col, position, _state(findings, position, spec), place,
@@ -106,15 +105,14 @@ def _state(findings: list[Finding], position: int, spec: dict[str, Any]) -> str:
 
 def _findings(folder: RunFolder, id_col: str, id_text: str) -> tuple[list[Finding], int | None]:
     """What the parts hold of the row, and its position there."""
-    for _ in range(LOOKS):
-        try:
-            paths = _holding(folder, id_col, id_text)
-            rows = [(path, row) for path in paths for row in _rows(folder, path, id_col, id_text)]
-        except FileNotFoundError:  # merged meanwhile
-            continue
-        rows.sort(key=lambda hit: (hit[1][FAILURE] is None, PartName.of(hit[0])), reverse=True)
-        return [_finding(path, row, id_col) for path, row in rows], rows[0][1][POSITION] if rows else None
-    raise DataError(f"A run changes {folder.path} faster than it can be read.", "Wait for it, or stop it.")
+    rows = at_rest(
+        folder,
+        lambda: [
+            (path, row) for path in _holding(folder, id_col, id_text) for row in _rows(folder, path, id_col, id_text)
+        ],
+    )
+    rows.sort(key=lambda hit: (hit[1][FAILURE] is None, PartName.of(hit[0])), reverse=True)
+    return [_finding(path, row, id_col) for path, row in rows], rows[0][1][POSITION] if rows else None
 
 
 def _holding(folder: RunFolder, id_col: str, id_text: str) -> list[str]:
@@ -126,7 +124,10 @@ def _holding(folder: RunFolder, id_col: str, id_text: str) -> list[str]:
         return []
     with reading(folder.path):
         parts = ds.dataset(list(paths.values()), format="parquet", filesystem=folder.fs)
-        wanted = _scalar(id_text, parts.schema.field(id_col).type)
+        kind = parts.schema.field(id_col).type
+        wanted = _scalar(id_text, kind)
+        if kind != wanted.type:  # UUIDs and views, which filters cannot compare
+            return list(paths.values())
         found = parts.to_table(columns=["__filename"], filter=ds.field(id_col) == wanted)
     return [paths[name_of(str(file))] for file in dict.fromkeys(found["__filename"].to_pylist())]
 
@@ -158,6 +159,8 @@ def _scalar(text: str, kind: pa.DataType) -> Any:
             return pa.scalar(int(text), kind)
         if isinstance(kind, pa.UuidType):
             return pa.scalar(uuid.UUID(text).bytes, kind.storage_type)
+        if pa.types.is_string_view(kind):
+            return pa.scalar(text, pa.string())
         if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
             return pa.scalar(bytes.fromhex(text.removeprefix("0x")), kind)
         return pa.scalar(text, kind)
@@ -202,7 +205,10 @@ def _position(files: InputFiles, id_col: str, id_text: str, spec: dict[str, Any]
 
 
 def _storage(ids: Any) -> Any:
-    return pa.chunked_array([chunk.storage for chunk in ids.chunks]) if isinstance(ids.type, pa.ExtensionType) else ids
+    """Ids as what they can be compared as."""
+    if isinstance(ids.type, pa.BaseExtensionType):
+        return pa.chunked_array([chunk.storage for chunk in ids.chunks])
+    return ids.cast(pa.string()) if pa.types.is_string_view(ids.type) else ids
 
 
 def _columns(files: InputFiles, path: str, column: str) -> Iterator[tuple[int, Any]]:
