@@ -160,10 +160,11 @@ def test_native_batches_are_told_in_the_backends_words() -> None:
 
 def test_what_touches_the_world_is_marked() -> None:
     here, there = graph_of(), graph_of("ray")
+    assert node_of(here, "files").effects == node_of(here, "as_pandas").effects == ["reads input"]
     assert node_of(here, "transformed").effects == ["calls job"]
     assert node_of(here, "flushed").effects == ["writes parts"]
     assert (node_of(there, "transformed").effects, node_of(there, "flushed").effects) == (
-        [], ["calls job", "writes parts"]
+        [], ["reads input", "calls job", "writes parts"]
     )  # fmt: skip
     assert node_of(here, "finalized").effects == node_of(there, "finalized").effects == ["writes output"]
 
@@ -299,7 +300,7 @@ def test_figures_are_told_in_words_and_in_colours() -> None:
     assert texts(svg["finalized"])[-1] == "waiting"
     states = {name: box.get("class", "").split()[-1] for name, box in svg.items() if name in ("source", "transformed")}
     assert states == {"source": "done", "transformed": "failed"}
-    assert texts(svg["files"]) == ["files", "InputFiles"], "of which nothing is known"
+    assert texts(svg["columns"]) == ["columns", "Columns"], "of which nothing is known"
 
 
 def test_colours_are_light_on_a_card_of_their_own() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,10 +80,30 @@ class Stops(SwarmJob):
     stopped: ClassVar[bool] = False
 
     async def transform_item(self, text: str) -> str:
-        if text == "text 7" and not Stops.stopped:
+        return self.stopping([text])[0]
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[str]:
+        return self.stopping(pa.table(batch).column(input_cols[0]).to_pylist())
+
+    def stopping(self, texts: list[str]) -> list[str]:
+        if "text 7" in texts and not Stops.stopped:
             Stops.stopped = True
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.05)
+            time.sleep(0.3)  # the main thread hears of it
+        return [text.upper() for text in texts]
+
+
+class FailsAtOnce(SwarmJob):
+    """Fails at the row `bad`; whatever comes after it is slow."""
+
+    output_columns = ("upper",)
+    failed: ClassVar[bool] = False
+
+    async def transform_item(self, text: str) -> str:
+        if text.startswith("bad"):
+            FailsAtOnce.failed = True
+            raise ValueError(f"cannot do {text!r}")
+        await asyncio.sleep(0.05 if FailsAtOnce.failed else 0)
         return text.upper()
 
 
@@ -295,10 +318,13 @@ def test_the_run_over_time_has_every_row_and_no_moment_twice(monkeypatch: pytest
 
 
 @ENGINES
-def test_a_run_that_stops_at_the_first_failure_tells_the_row_and_what_it_did_not_reach(engine: str) -> None:
+def test_a_run_that_stops_at_the_first_failure_tells_the_row_and_what_it_did_not_reach(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_input(400, bad=(100,))
+    monkeypatch.setattr(FailsAtOnce, "failed", False)
     options = {"data_backend": engine, "retries": 0, "max_concurrency": 1, "on_error": "fail"}
-    error = broken(SwarmError, "Picky", **options)
+    error = broken(SwarmError, FailsAtOnce, **options)
     told = report()
     assert told.state == recorded()["state"] == "failed"
     assert told.broken is not None
@@ -398,14 +424,9 @@ def test_too_many_failures_are_told() -> None:
 
 @MODES
 def test_an_interrupted_run_tells_how_far_it_got(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if native:
-        write_input(40)
-        monkeypatch.setattr(Stops, "transform_items_native", native_stop, raising=False)
-        options: dict[str, Any] = {"native_backend": True, "native_batch_size": 5}
-    else:
-        write_input(40)
-        options = {"max_concurrency": 1}
+    write_input(40)
     monkeypatch.setattr(Stops, "stopped", False)
+    options: dict[str, Any] = {"max_concurrency": 1, "native_backend": native, "native_batch_size": 5}
     broken(Interrupted, Stops, **options)
     told = report()
     assert (told.state, told.broken) == ("interrupted", None)
@@ -416,15 +437,6 @@ def test_an_interrupted_run_tells_how_far_it_got(native: bool, monkeypatch: pyte
     assert "SIGINT: finishing the calls in flight; once more to stop at once" in told.warnings
     check_files()
     assert submit(Stops, **options).done_before == told.rows
-
-
-def native_stop(self: Any, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[str]:
-    texts = pa.table(batch).column(input_cols[0]).to_pylist()
-    if "text 7" in texts and not Stops.stopped:
-        Stops.stopped = True
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.05)
-    return [text.upper() for text in texts]
 
 
 # Runs that go on, and runs that are gone.
@@ -565,10 +577,9 @@ def test_the_line_that_goes_on_does_not_begin_anew_though_the_run_did() -> None:
     assert f"done before  {told.rows - 1}\n" in done.stdout
 
 
-def parsed(line: str) -> JobSpec:
-    """What the command line makes of `line`, without running it."""
-    import shlex
-
+@cache
+def command_line_of_submit() -> tuple[typer.Typer, list[JobSpec]]:
+    """The command line's own options, and the specs that they were found to mean."""
     found: list[JobSpec] = []
 
     def capture(options: dict[str, Any], reference: str = typer.Argument(DEFAULT_JOB)) -> None:
@@ -577,10 +588,16 @@ def parsed(line: str) -> JobSpec:
 
     app = typer.Typer()
     app.command()(with_spec_options(capture))
+    return app, found
+
+
+def parsed(line: str) -> JobSpec:
+    """What the command line makes of `line`, without running it."""
     words = shlex.split(line)
     assert words[:3] == ["domyn-swarm", "job", "submit"]
+    app, found = command_line_of_submit()
     app(words[3:], standalone_mode=False)
-    return found[0]
+    return found.pop()
 
 
 Words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12) | (
@@ -621,7 +638,7 @@ def test_every_option_is_tried() -> None:
     assert {"job", *FIELDS} == set(JobSpec.__struct_fields__)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(spec=specs())
 def test_the_line_of_a_spec_means_that_spec(spec: JobSpec) -> None:
     masking._known.clear()

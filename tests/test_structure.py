@@ -38,7 +38,7 @@ def _nodes() -> dict[str, list[object]]:
 
 def test_the_graph_is_one_page_in_data_order() -> None:
     assert tuple(_nodes()) == NODES
-    assert len((ROOT / "dags/domyn_dags/job.py").read_text().splitlines()) <= 170
+    assert len((ROOT / "dags/domyn_dags/job.py").read_text().splitlines()) <= 174
 
 
 def test_every_node_says_what_it_is() -> None:

@@ -41,6 +41,7 @@ def backend(data_backend: str) -> DataBackend:
     return load_backend(data_backend)
 
 
+@tag(effects="reads input")
 def files(input: str, backend_read_kwargs: dict[str, Any]) -> InputFiles:
     """The input's files by name, with row counts, schema and a digest of their content."""
     with reaching(input):
@@ -74,6 +75,7 @@ def identified__generated(backend: DataBackend, source: Frame) -> Frame:
 
 
 @config.when(ids="given")
+@tag(effects="reads input")
 def identified__given(
     backend: DataBackend, source: Frame, columns: Columns, store: CheckpointStore, spec: JobSpec
 ) -> Frame:
@@ -106,6 +108,7 @@ def pending(backend: DataBackend, limited: Frame, done: DoneRows) -> Frame:
 
 
 @config.when(mode="items", where="driver")
+@tag(effects="reads input")
 def as_pandas(backend: DataBackend, pending: Frame, columns: Columns, read_batch_size: int) -> Iterator[pd.DataFrame]:
     """`pending` as a stream of Arrow-backed pandas frames: position, id and input columns."""
     return backend.to_pandas(pending, columns.read, read_batch_size)
@@ -118,6 +121,7 @@ def batches__items(as_pandas: Iterator[pd.DataFrame], columns: Columns) -> Itera
 
 
 @config.when(mode="native", where="driver")
+@tag(effects="reads input")
 def batches__native(
     backend: DataBackend, pending: Frame, columns: Columns, native_batch_size: int
 ) -> Iterator[JobBatch]:
@@ -151,7 +155,7 @@ def flushed__driver(
 
 
 @config.when(where="workers")
-@tag(effects=["calls job", "writes parts"])
+@tag(effects=["reads input", "calls job", "writes parts"])
 @_waits
 def flushed__workers(
     backend: DataBackend, pending: Frame, transformed: WorkerJob, identified: Frame, monitor: Any
