@@ -546,7 +546,7 @@ def test_the_line_that_goes_on_does_so_whatever_has_to_be_quoted() -> None:
 
 @pytest.mark.slow
 def test_the_line_that_an_interrupted_command_leaves_goes_on_with_it() -> None:
-    write_input(2000)
+    write_input(600)
     process = started()
     try:
         wait_for(lambda: Path("calls").exists() and Path("calls").read_text().count("\n") > 50, process)
@@ -563,7 +563,7 @@ def test_the_line_that_an_interrupted_command_leaves_goes_on_with_it() -> None:
     done = by_shell(told.resume)
     assert done.returncode == 0, done.stderr
     assert f"done before  {told.rows:,}\n" in done.stdout
-    assert sorted(Path("calls").read_text().splitlines()) == sorted(f"text {number}" for number in range(2000))
+    assert sorted(Path("calls").read_text().splitlines()) == sorted(f"text {number}" for number in range(600))
 
 
 def test_the_line_that_goes_on_does_not_begin_anew_though_the_run_did() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -273,11 +274,18 @@ def flag_of(field: str) -> str:
     return str(flags[0].partition("/")[0])
 
 
+@cache
 def option_of(field: str) -> Any:
     """The description of `field`, and in `extra` its flags and what it takes (empty: see its type)."""
-    parts = get_args(get_type_hints(JobSpec, include_extras=True).get(field))
+    parts = get_args(_hints().get(field))
     found = (part for part in parts if isinstance(part, msgspec.Meta) and part.extra)
     return next(found, None) or _option(help="")
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """The fields' annotations; evaluating them takes milliseconds."""
+    return get_type_hints(JobSpec, include_extras=True)
 
 
 def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> ConfigurationError:

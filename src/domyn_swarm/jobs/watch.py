@@ -62,6 +62,7 @@ class Watch:
         self._meter = meter
         self._lock = lock
         self._graph = describe(plan.spec, "workers" if plan.in_workers else "driver", plan.job)
+        self._options = options_of(plan.spec)
         self._chronicle = Chronicle()
         self._since = time.monotonic()
         self._warnings: list[str] = []
@@ -146,7 +147,7 @@ class Watch:
             parts=len(sizes), parts_bytes=sum(sizes.values()),
             damaged=sorted(name.rpartition("/")[2] for name in damaged),
             output=spec.output, errors_path=spec.errors_path if counts.failed else "",
-            options=options_of(spec), versions=_versions(), warnings=list(self._warnings),
+            options=self._options, versions=_versions(), warnings=list(self._warnings),
         )  # fmt: skip
         return _storable(report)
 
