@@ -249,8 +249,8 @@ def test_what_happened_elsewhere_is_counted_and_told_and_weighs_on_the_budget() 
     assert not meter.overspent
     meter.advanced(Counts(10, 1))
     assert (meter.overspent, meter.stop.is_set()) == (True, True)
-    assert seen.told == [Counts(2, 1), Counts(10, 1), Counts(10, 1)]
-    assert meter.counts == Counts(22, 3)
+    assert without_failures(seen.told) == [Counts(2, 1), Counts(10, 1), Counts(10, 1)]
+    assert without_failures([meter.counts]) == [Counts(22, 3)]
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,8 +7,10 @@ URL or in base64, and so may a library's error, or a user who gives it in the wr
 from __future__ import annotations
 
 import base64
+import json
 from functools import cache
 from itertools import groupby
+from typing import Any
 from urllib.parse import quote
 
 PIECE = 8
@@ -41,8 +43,21 @@ def masked_json(text: str) -> str:
 
     So a stretch of a secret that is shorter than two pieces can stay.
     """
-    suspicious = any(piece in text for secret in _known for piece in _spaced(secret))
-    return masked(text) if suspicious else text
+    if not any(piece in text for secret in _known for piece in _spaced(secret)):
+        return text
+    return json.dumps(_masked_value(json.loads(text)), ensure_ascii=False)
+
+
+def _masked_value(value: Any) -> Any:
+    """Plain data with its texts masked, and numbers that are secrets."""
+    if isinstance(value, dict):
+        return {masked(name): _masked_value(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_masked_value(inner) for inner in value]
+    if isinstance(value, str):
+        return masked(value)
+    shown = str(value)
+    return value if masked(shown) == shown else MASK
 
 
 @cache

@@ -78,23 +78,27 @@ def shared(path: str, request: bytes, response: Any) -> None:
 def failed(log: Log, error: BaseException) -> None:
     """A call of the job that raised `error`. What its requests ran into is in the log already."""
     last = log[-1] if log else None
-    if isinstance(last, Exchange) and last.attempts and last.attempts[-1].error == _text_of(error):
+    if isinstance(last, Exchange) and last.attempts and last.attempts[-1].error == (_text_of(error) or None):
         return
     log.append(Attempt(time.time(), error=f"{type(error).__name__}: {_text_of(error)}", traceback=_frames_of(error)))
 
 
 def _text_of(error: BaseException) -> str:
     try:
-        text = str(getattr(error, "message", None) or error)
-        return text.encode(errors="backslashreplace").decode()  # half of a surrogate pair cannot be stored
+        return _storable(str(getattr(error, "message", None) or error))
     except Exception:  # noqa: BLE001 - the job's own code, which may break as any other of it
         return "(an error that cannot be shown)"
+
+
+def _storable(text: str) -> str:
+    """`text` without halves of surrogate pairs, which names of files and messages may hold, and JSON may not."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _frames_of(error: BaseException) -> str:
     """The last frames, which are the user's; those above are the program's own."""
     frames = traceback.extract_tb(error.__traceback__)[1:][-FRAMES:]
-    return "".join(traceback.format_list(frames))[-TRACEBACK_CHARS:]
+    return _storable("".join(traceback.format_list(frames))[-TRACEBACK_CHARS:])
 
 
 def encoded(log: Log, *, bodies: bool = True) -> str:

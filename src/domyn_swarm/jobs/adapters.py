@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.errors import ConfigurationError, SwarmError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 def load_adapters(references: Sequence[str]) -> list[Any]:
@@ -20,6 +21,26 @@ def load_adapters(references: Sequence[str]) -> list[Any]:
         ConfigurationError: there is no such factory, it breaks, or makes no adapter that can go along with a run.
     """
     return [_load(reference) for reference in references]
+
+
+@contextlib.contextmanager
+def telling_of(references: Sequence[str]) -> Iterator[None]:
+    """What breaks in here while adapters look on, and is none of our own errors, may well be theirs.
+
+    Raises:
+        ConfigurationError: that.
+    """
+    try:
+        yield
+    except SwarmError:
+        raise
+    except Exception as error:
+        if not references:
+            raise
+        raise ConfigurationError(
+            f"--adapter: {', '.join(references)}: {type(error).__name__}: {error}.",
+            "It broke while the run was planned. Mend it, or leave it out.",
+        ) from error
 
 
 def _load(reference: str) -> Any:
@@ -46,6 +67,10 @@ def _check(adapter: Any, reference: str) -> None:
     if not isinstance(adapter, base.LifecycleAdapter):
         raise ConfigurationError(
             f"--adapter: {reference!r} makes a {kind}, no Hamilton adapter.", "See hamilton.lifecycle."
+        )
+    if isinstance(adapter, base.BaseDoBuildResult) and not isinstance(adapter, base.BaseDoNodeExecute):
+        raise ConfigurationError(
+            f"--adapter: {kind} makes another result, which the run does.", "Name one that looks on (with hooks)."
         )
     if isinstance(adapter, (base.BaseDoNodeExecute, base.BaseDoRemoteExecute)):
         raise ConfigurationError(

@@ -339,8 +339,8 @@ class _Crew:
                 except Halted:
                     return
                 if log:
-                    chunk.traces[key] = log[:]
-                    log.clear()
+                    chunk.traces[key] = log
+                    log = trace.start()  # what the row left running adds to the old one
                 keys.append(key)
                 outputs.append(output)
                 if places.crowded:
@@ -427,8 +427,8 @@ class _Crew:
                     return
                 with self._lock:
                     if log:
-                        chunk.traces[key] = log[:]
-                        log.clear()
+                        chunk.traces[key] = log
+                        log = trace.start()
                     chunk.keys.append(key)
                     chunk.outputs.append(output)
             chunk = self._advance_in_thread(chunk)

@@ -21,7 +21,7 @@ from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
 from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.io import reaching
-from domyn_swarm.jobs.adapters import load_adapters
+from domyn_swarm.jobs.adapters import load_adapters, telling_of
 from domyn_swarm.jobs.finalize import check_output, is_current
 from domyn_swarm.jobs.flows import Flows
 from domyn_swarm.jobs.graph import driver_for
@@ -113,7 +113,8 @@ def make_plan(spec: JobSpec, run_dir: str | None = None, flows: Flows | None = N
     run_dir = run_dir or spec.run_dir
     inputs = {**_inputs(spec, job), "run_dir": run_dir, "run_storage": spec.run_storage if spec.checkpointing else {}}
     adapters = load_adapters(spec.adapters)
-    nodes = driver_for(spec, adapters=adapters, flows=flows).execute([*PLANNED], inputs=inputs)
+    with telling_of(spec.adapters):
+        nodes = driver_for(spec, adapters=adapters, flows=flows).execute([*PLANNED], inputs=inputs)
     backend: DataBackend = nodes["backend"]
     backend.check_write_kwargs(spec.backend_write_kwargs)
     with reaching(spec.output):
