@@ -68,7 +68,9 @@ def _check(adapter: Any, reference: str) -> None:
         raise ConfigurationError(
             f"--adapter: {reference!r} makes a {kind}, no Hamilton adapter.", "See hamilton.lifecycle."
         )
-    if isinstance(adapter, base.BaseDoBuildResult) and not isinstance(adapter, base.BaseDoNodeExecute):
+    if isinstance(adapter, base.BaseDoBuildResult) and not isinstance(
+        adapter, (base.BaseDoNodeExecute, base.BaseDoRemoteExecute)
+    ):
         raise ConfigurationError(
             f"--adapter: {kind} makes another result, which the run does.", "Name one that looks on (with hooks)."
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from domyn_swarm.jobs.loading import load_job_class
 from domyn_swarm.jobs.record import without_secrets
 from domyn_swarm.jobs.spec import DEFAULT_JOB, JobSpec, option_of
 from domyn_swarm.masking import masked
@@ -20,7 +21,7 @@ def command_of(spec: JobSpec) -> str:
     """The command line that submits `spec`: the options that differ from their defaults. It holds no secrets."""
     words = ["domyn-swarm", "job", "submit", *([] if spec.job == DEFAULT_JOB else [spec.job])]
     public = without_secrets(spec)
-    for name, default in _options():
+    for name, default in _options(spec):
         value = getattr(public, name)
         if value != default:
             words += _words(option_of(name).extra["flags"], value)
@@ -30,7 +31,7 @@ def command_of(spec: JobSpec) -> str:
 def options_of(spec: JobSpec) -> list[Option]:
     """All options with their values as text, those that are not their defaults first."""
     public = without_secrets(spec)
-    named = [("job", DEFAULT_JOB), *_options()]
+    named = [("job", DEFAULT_JOB), *_options(spec)]
     values = {name: getattr(public, name) for name, _ in named}
     options = [
         Option(_flags(name)[0].partition("/")[0], masked(_text(values[name])), values[name] == default)
@@ -39,12 +40,13 @@ def options_of(spec: JobSpec) -> list[Option]:
     return sorted(options, key=lambda option: option.is_default)
 
 
-def _options() -> Iterator[tuple[str, Any]]:
-    """Name and default of each option that has a flag."""
+def _options(spec: JobSpec) -> Iterator[tuple[str, Any]]:
+    """Name and default of each option that has a flag; the job class may have defaults of its own."""
+    own = load_job_class(spec.job).defaults
     for field in msgspec.structs.fields(JobSpec):
         if option_of(field.name).extra["flags"]:
             made = field.default_factory
-            yield field.name, field.default if made is msgspec.NODEFAULT else made()
+            yield field.name, own.get(field.name, field.default if made is msgspec.NODEFAULT else made())
 
 
 def _flags(name: str) -> tuple[str, ...]:

@@ -97,7 +97,7 @@ class Watch:
         report = self._report("interrupted" if interrupted else "failed", broken=node_of(error))
         if not interrupted:
             report.broken = _broken(error, explained)
-        report.resume = command_of(self._plan.spec)
+        report.resume = command_of(msgspec.structs.replace(self._plan.spec, resume=True))
         return self._ended(report)
 
     def save(self, report: Report) -> None:
