@@ -32,8 +32,8 @@ HANGING = "0.003"
 """Share of the requests that are never answered where calls in flight are to be abandoned."""
 SLOWER_START, MORE_SECONDS = 1.5, 2.0
 """How much longer than another start one may take that takes over a lock, on a machine that does other things, too."""
-TMPFS_MB = 4
-ROOM_BYTES = 200_000
+TMPFS_MB = 8
+ROOM_BYTES = 600_000
 """What the filler leaves to a job that needs more."""
 LONG_TEXT = 800
 """Letters of a row, which come back in its answer: half as many bytes in a part."""
