@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from domyn_swarm.data.columns import FAILURE, POSITION, TRACE
@@ -143,6 +144,17 @@ class Part:
                 read += batch.num_rows
                 yield pa.Table.from_batches([batch])
         self._check_complete(read, self.rows)
+
+    def failures(self, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+        """Those of `columns`, and FAILURE, of the failed rows, from the row groups that have any, `rows` at a time."""
+        groups = [number for number, group in enumerate(self._groups) if group.failed]
+        if not groups:
+            return
+        with reading(self.path), open_parquet(self._fs, self.path) as parquet:
+            present = [name for name in (*columns, FAILURE) if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(batch_size=rows, row_groups=groups, columns=present):
+                table = pa.Table.from_batches([batch])
+                yield table.filter(pc.is_valid(table[FAILURE]))
 
     def _check_complete(self, read: int, rows: int) -> None:
         """A page whose kind is not known, as its header was hit, is left out without a word."""

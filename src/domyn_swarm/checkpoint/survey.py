@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from domyn_swarm.checkpoint import lock
 from domyn_swarm.checkpoint.folder import PartName, RunFolder, name_of
 from domyn_swarm.checkpoint.merge import in_order
-from domyn_swarm.checkpoint.part import DamagedPartError, Part, united
+from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, united
 from domyn_swarm.data.arrow import Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.errors import CheckpointError, ConfigurationError
@@ -108,7 +108,7 @@ def survey(folder: RunFolder) -> Survey:
 
 def _survey(folder: RunFolder) -> Survey:
     record = folder.load("run.json") or {}
-    parts, strange = _usable(folder)
+    parts, strange = usable(folder)
     finished, failed = _counted(parts)
     names = [part.origin.id_col for part in parts[-1:]]
     types = functools.reduce(lambda types, part: united([types, part.types]), parts, pa.schema([]))
@@ -139,7 +139,7 @@ def _described(holder: lock.Holder | None) -> str:
     return f"{holder}{' (gone)' if holder.is_near and not holder.is_alive else ''}"
 
 
-def _usable(folder: RunFolder) -> tuple[list[Part], dict[str, str]]:
+def usable(folder: RunFolder) -> tuple[list[Part], dict[str, str]]:
     """The parts that can be opened, and why the others cannot."""
     parts = []
     strange = {name_of(path): "it has not the name of a part" for path in folder.strangers()}
@@ -157,8 +157,8 @@ def _usable(folder: RunFolder) -> tuple[list[Part], dict[str, str]]:
     return parts, strange
 
 
-def _counted(parts: Sequence[Part]) -> tuple[int, int]:
-    """Rows that are finished, and rows that have only failed."""
+def marks_of(parts: Sequence[Part]) -> tuple[Marks, Marks]:
+    """By position, which rows are finished, and which have only failed."""
     size = max((part.last + 1 for part in parts), default=0)
     marks = np.zeros((2, size), dtype=np.bool_)
     for part in parts:
@@ -166,12 +166,17 @@ def _counted(parts: Sequence[Part]) -> tuple[int, int]:
             for mark, where in zip(marks, states, strict=True):
                 mark[where if isinstance(where, slice) else where[where >= 0]] = True
     finished, failed = marks
-    return int(finished.sum()), int((failed & ~finished).sum())
+    return finished, failed & ~finished
+
+
+def _counted(parts: Sequence[Part]) -> tuple[int, int]:
+    finished, failed = marks_of(parts)
+    return int(finished.sum()), int(failed.sum())
 
 
 def verify(folder: RunFolder) -> Iterator[tuple[str, str | None]]:
     """Read every page of every part: its name, and what is wrong with it (None: nothing)."""
-    parts, strange = at_rest(folder, lambda: _usable(folder))
+    parts, strange = at_rest(folder, lambda: usable(folder))
     yield from strange.items()
     for part in parts:
         reason = None
@@ -217,7 +222,7 @@ def _check_apart(folder: RunFolder, output: str) -> None:
 
 def _export(folder: RunFolder, output: str) -> tuple[int, int]:
     sizes = _sizes(folder)
-    parts, strange = _usable(folder)
+    parts, strange = usable(folder)
     if strange:
         raise DamagedPartError.of(*next(iter(strange.items())))
     if not parts:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from domyn_swarm.helpers.texts import storable
 from domyn_swarm.masking import masked_json
 
 BODY_BYTES = 32_768
@@ -22,6 +23,8 @@ BODY_BYTES = 32_768
 FRAMES = 4
 TRACEBACK_CHARS = 2000
 SHAPE_CHARS = 160
+OTHERS = "other messages"
+"""What rows of a run's many kinds have in common from some number of kinds on."""
 _PLACE = re.compile(r'File "([^"]+)", (line \d+, in \S+)')
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 
@@ -85,26 +88,21 @@ def failed(log: Log, error: BaseException) -> None:
 
 def _text_of(error: BaseException) -> str:
     try:
-        return _storable(str(getattr(error, "message", None) or error))
+        return storable(str(getattr(error, "message", None) or error))
     except Exception:  # noqa: BLE001 - the job's own code, which may break as any other of it
         return "(an error that cannot be shown)"
-
-
-def _storable(text: str) -> str:
-    """`text` without halves of surrogate pairs, which names of files and messages may hold, and JSON may not."""
-    return text.encode(errors="backslashreplace").decode()
 
 
 def _frames_of(error: BaseException) -> str:
     """The last frames, which are the user's; those above are the program's own."""
     frames = traceback.extract_tb(error.__traceback__)[1:][-FRAMES:]
-    return _storable("".join(traceback.format_list(frames))[-TRACEBACK_CHARS:])
+    return storable("".join(traceback.format_list(frames))[-TRACEBACK_CHARS:])
 
 
 def encoded(log: Log, *, bodies: bool = True) -> str:
     """`log` as JSON, without the keys that must not be shown; requests and answers without `bodies` if so wished."""
     kept = [_cut(entry, bodies) for entry in log]
-    return masked_json(msgspec.json.encode(kept, enc_hook=str).decode(errors="backslashreplace"))
+    return masked_json(msgspec.json.encode(kept, enc_hook=str).decode())
 
 
 def decoded(text: str | None) -> Log:
@@ -118,6 +116,11 @@ def place_in(frames: str) -> str:
     """`my_job.py, line 8, in transform_item`: the last place of a traceback; empty when there is none."""
     places = _PLACE.findall(frames)
     return f"{PurePath(places[-1][0]).name}, {places[-1][1]}" if places else ""
+
+
+def kind_of(message: str, frames: str) -> str:
+    """What rows that failed alike have in common: the place in the code where there is one, else the message."""
+    return place_in(frames) or shape_of(message)
 
 
 def shape_of(message: str) -> str:

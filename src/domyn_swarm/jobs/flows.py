@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from domyn_swarm.data.columns import TRACE
 from domyn_swarm.helpers.counts import Flow
+from domyn_swarm.helpers.texts import storable
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -160,5 +161,5 @@ def _batch_shown(batch: JobBatch) -> tuple[dict[str, str], list[dict[str, str]]]
 def shown(value: Any) -> str:
     """A value as a short text, without the keys that must not be shown."""
     text = value if isinstance(value, str) else repr(value)
-    text = text[: VALUE_CHARS + 1].encode(errors="backslashreplace").decode()
+    text = storable(text[: VALUE_CHARS + 1])
     return masked(text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}…")

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 
 from domyn_swarm.data.columns import FAILURE, TRACE
 from domyn_swarm.helpers.counts import EXAMPLES, Counts, Failed
-from domyn_swarm.helpers.trace import place_in, shape_of, traceback_in
+from domyn_swarm.helpers.texts import id_text
+from domyn_swarm.helpers.trace import OTHERS, kind_of, traceback_in
 from domyn_swarm.jobs.flows import Flows, shown
 
 if TYPE_CHECKING:
@@ -129,18 +130,11 @@ def kinds_of(table: pa.Table, known: Collection[tuple[str, str]] = ()) -> dict[t
     kinds: dict[tuple[str, str], Failed] = {}
     for id_, failure, told in zip(ids, failures, traces, strict=True):
         frames = traceback_in(told)
-        key = (failure["type"], place_in(frames) or shape_of(failure["message"]))
+        key = (failure["type"], kind_of(failure["message"], frames))
         if key not in known and len(known) + len(kinds) >= MOST_KINDS:
-            key = (failure["type"], "other messages")
+            key = (failure["type"], OTHERS)
         kind = kinds.setdefault(key, Failed())
         kind.count += 1
         if len(kind.examples) < EXAMPLES:
-            kind.examples.append(
-                (
-                    shown(id_.hex() if isinstance(id_, bytes) else str(id_)),
-                    failure["message"],
-                    failure["attempts"],
-                    frames,
-                )
-            )
+            kind.examples.append((shown(id_text(id_)), failure["message"], failure["attempts"], frames))
     return kinds

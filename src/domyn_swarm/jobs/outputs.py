@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE
+from domyn_swarm.helpers.texts import storable
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -55,8 +56,7 @@ class Failure:
             message = masked(str(error) or repr(error))
         except Exception:  # noqa: BLE001 - the job's own code, which may break as any other of it
             message = "(an error that cannot be shown)"
-        # Half of a surrogate pair cannot be stored.
-        message = message[:MESSAGE_CHARS].encode(errors="backslashreplace").decode()
+        message = storable(message[:MESSAGE_CHARS])
         tried = getattr(error, "attempts", None)
         return cls(type(error).__name__, message, tried if isinstance(tried, int) and tried > attempts else attempts)
 

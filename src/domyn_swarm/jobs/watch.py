@@ -20,6 +20,7 @@ import msgspec
 
 from domyn_swarm.errors import Interrupted, SwarmError
 from domyn_swarm.helpers.io import is_local
+from domyn_swarm.helpers.texts import storable
 from domyn_swarm.jobs.command import command_of, options_of
 from domyn_swarm.jobs.describe import describe, job_name
 from domyn_swarm.jobs.figures import failures_of, figures_of, traffic_of
@@ -168,7 +169,7 @@ class Watch:
 
 
 def _storable(report: Report) -> Report:
-    """`report` without halves of surrogate pairs, which names of files and messages may hold, and JSON may not."""
+    """`report` with all of its texts storable; that few need it is known from trying."""
     try:
         msgspec.json.encode(report)
     except UnicodeEncodeError:
@@ -181,7 +182,7 @@ def _without_halves(value: Any) -> Any:
         return {_without_halves(name): _without_halves(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_halves(inner) for inner in value]
-    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+    return storable(value) if isinstance(value, str) else value
 
 
 class _Warnings(logging.Handler):

@@ -1,0 +1,15 @@
+"""Texts as they are shown and stored, whatever they came from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def storable(text: str) -> str:
+    """`text` with halves of surrogate pairs spelled out: names of files and messages may hold them, UTF-8 may not."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def id_text(value: Any) -> str:
+    """An id as it is typed to look up its row."""
+    return storable(value.hex() if isinstance(value, bytes) else str(value))
