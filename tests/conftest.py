@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ def command() -> Command:
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture
+def key_file(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A file with the KEY of the test's module, outside the test's folder, all of which may be searched."""
+    with tempfile.NamedTemporaryFile("w", suffix=".key") as file:
+        file.write(f"{request.module.KEY}\n")
+        file.flush()
+        yield file.name
 
 
 def command_line(*arguments: str) -> list[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -459,14 +458,6 @@ def test_a_failed_row_is_followed_too(command: Command) -> None:
 
 
 # Secrets
-
-
-@pytest.fixture
-def key_file() -> Iterator[str]:
-    with tempfile.NamedTemporaryFile("w", suffix=".key") as file:
-        file.write(f"{KEY}\n")
-        file.flush()
-        yield file.name
 
 
 @pytest.mark.parametrize("by", ["OPENAI_API_KEY", "DOMYN_SWARM_API_KEY", "--api-key-file"])

@@ -70,15 +70,6 @@ def rows_to_ask() -> None:
     write("in.parquet", {"item": TEXTS})
 
 
-@pytest.fixture
-def key_file() -> Iterator[str]:
-    """A file outside the test's folder, all of which is searched."""
-    with tempfile.NamedTemporaryFile("w", suffix=".key") as file:
-        file.write(f"{KEY}\n")
-        file.flush()
-        yield file.name
-
-
 def test_the_search_finds_what_it_looks_for() -> None:
     write("leak.parquet", {"text": [f"{number} {FORMS['half'](KEY)}" for number in range(100)]}, compression="zstd")
     for form in FORMS.values():

@@ -137,7 +137,7 @@ class Replicas:
                 await self._wait_for_another_try(error, attempt, deadline)
             else:
                 this.seconds = seconds = time.monotonic() - started
-                exchange.response = answer
+                exchange.response = msgspec.json.encode(answer)
                 self._rates.settle(len(body), estimate, self._answered(replica, answer, seconds))
                 return Answer(answer, seconds, attempt)
 

@@ -29,7 +29,7 @@ _PLACE = re.compile(r'File "([^"]+)", (line \d+, in \S+)')
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 
 
-class Attempt(msgspec.Struct, omit_defaults=True):
+class Attempt(msgspec.Struct, omit_defaults=True, gc=False):
     """One try: when it began (seconds since 1970), how long it took, where it went, how it failed if it did."""
 
     at: float
@@ -40,10 +40,11 @@ class Attempt(msgspec.Struct, omit_defaults=True):
     traceback: str = ""
 
 
-class Exchange(msgspec.Struct, omit_defaults=True):
+class Exchange(msgspec.Struct, omit_defaults=True, gc=False):
     """A request, its tries, and the answer: `request` as it was sent, `response` as it was read.
 
-    With `shared` another row had asked the same, and its answer was taken.
+    Both are JSON in bytes while they are gathered: one object each, and not the many of an answer. With `shared`
+    another row had asked the same, and its answer was taken.
     """
 
     path: str
@@ -139,12 +140,14 @@ def _cut(entry: Attempt | Exchange, bodies: bool) -> Attempt | Exchange:
         return entry
     if not bodies:
         return msgspec.structs.replace(entry, request=None, response=None)
-    answer = None if entry.response is None else _json(msgspec.json.encode(entry.response, enc_hook=str))
+    answer = None if entry.response is None else _json(entry.response)
     return msgspec.structs.replace(entry, request=_json(entry.request), response=answer)
 
 
-def _json(body: bytes) -> Any:
-    """`body` as it is, or the beginning of it as a text."""
+def _json(body: Any) -> Any:
+    """`body`, JSON or what it is made of, as it is, or the beginning of it as a text."""
+    if not isinstance(body, bytes):
+        body = msgspec.json.encode(body, enc_hook=str)
     if len(body) <= BODY_BYTES:
         return msgspec.Raw(body)
     return f"{body[:BODY_BYTES].decode(errors='replace')}… ({len(body):,} bytes)"

@@ -23,13 +23,14 @@ from domyn_swarm.errors import JobError
 from domyn_swarm.helpers import trace
 from domyn_swarm.helpers.places import Halted, Places
 from domyn_swarm.helpers.retry import backoff, is_overload, is_retryable
-from domyn_swarm.helpers.trace import Log
 from domyn_swarm.jobs.outputs import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 
-Finished: TypeAlias = tuple[Any, list[Any], list[Any], dict[Any, Log]]
+    from domyn_swarm.helpers.trace import Log
+
+Finished: TypeAlias = tuple[Any, list[Any], list[Any], dict[Any, str]]
 """Calls of one chunk that finished: the chunk's source, the calls' keys, as many outputs, and what happened on the way.
 
 The last of these has the keys of those calls of which there is something to tell.
@@ -50,7 +51,8 @@ _ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit, JobError)
 class Chunk:
     """Calls to make: `entries` yields (key, payload) once for each. Results gather in `keys` and `outputs`.
 
-    `traces` has what happened in calls by key, where there is something to tell.
+    `traces` has what happened in calls by key, where there is something to tell: as text, made at once, because what
+    it is made of is many objects. One call for many rows (no key) tells no bodies, which each row would keep.
     """
 
     source: Any
@@ -58,10 +60,10 @@ class Chunk:
     size: int
     keys: list[Any] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
-    traces: dict[Any, Log] = field(default_factory=dict)
+    traces: dict[Any, str] = field(default_factory=dict)
     taken: int = 0
 
-    def take(self) -> tuple[list[Any], list[Any], dict[Any, Log]]:
+    def take(self) -> tuple[list[Any], list[Any], dict[Any, str]]:
         """What finished since the last call, which is forgotten here.
 
         `outputs` grows last, so its length is safe to read from any thread; each of these steps is one step to others.
@@ -339,7 +341,7 @@ class _Crew:
                 except Halted:
                     return
                 if log:
-                    chunk.traces[key] = log
+                    chunk.traces[key] = trace.encoded(log, bodies=key is not None)
                     log = trace.start()  # what the row left running adds to the old one
                 keys.append(key)
                 outputs.append(output)
@@ -427,7 +429,7 @@ class _Crew:
                     return
                 with self._lock:
                     if log:
-                        chunk.traces[key] = log
+                        chunk.traces[key] = trace.encoded(log, bodies=key is not None)
                         log = trace.start()
                     chunk.keys.append(key)
                     chunk.outputs.append(output)

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from domyn_swarm.data.arrow import without_views
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.errors import ConfigurationError, JobError
-from domyn_swarm.helpers import trace
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
 from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
 
@@ -176,12 +175,11 @@ def _finished(finished: Finished, columns: Columns, outputs: OutputColumns) -> p
     if keys[0] is None:
         made = _batch_outputs(batch, values[0], columns, outputs)
         ids, positions = batch.ids, batch.positions
-        # One request for many rows: what it held would be kept as many times.
-        told = [trace.encoded(log, bodies=False) for log in traces.values()] * len(ids)
+        told = [*traces.values()] * len(ids)
     else:
         made = outputs.table(values)
         ids, positions = _rows_of(batch, keys)
-        told = [trace.encoded(traces[key]) if key in traces else None for key in keys] if traces else []
+        told = [traces.get(key) for key in keys] if traces else []
     arrays, names = [positions, ids, *made.columns], [POSITION, columns.id, *made.column_names]
     if told:
         arrays, names = [*arrays, pa.array(told, pa.string())], [*names, TRACE]
