@@ -16,7 +16,7 @@ function charts() {
     some(flight) && { title: "Calls in flight", say: count, tick: count, series: [["in flight", flight]] },
     some(tokens) && perSecond("Tokens per second", "tokens/s", [["tokens", rate(tokens)]]),
     some(memory) && { title: "Memory", say: bytes, tick: bytes, series: [["resident", memory]] },
-  ].filter((it) => it && seconds.length);
+  ].filter((it) => it && seconds.length > 1); // one look makes no line
 }
 
 function perSecond(title, unit, series) {
