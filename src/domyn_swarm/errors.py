@@ -10,6 +10,7 @@
     │   ├── DamagedPartError    a part cannot be read; defined, and mostly mended, in `checkpoint.part`
     │   └── LockLostError       another process has taken over the run's folder; defined in `checkpoint.lock`
     └── Interrupted             the run was asked to stop; same promise as JobError
+        └── TimeUp              by a batch system, because its time is up
 
 A message says what was wrong and what it got; the hint says what to do. Neither shows a key, whatever they were made
 from. Errors survive pickling (worker processes).
@@ -17,9 +18,15 @@ from. Errors survive pickling (worker processes).
 
 from __future__ import annotations
 
-from typing import ClassVar
+import traceback
+from typing import TYPE_CHECKING, ClassVar
 
 from domyn_swarm.masking import masked
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_OURS = ("domyn_swarm", "domyn_dags", "hamilton")
 
 
 class SwarmError(Exception):
@@ -35,6 +42,24 @@ class SwarmError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: it says what to do, so there is nothing to trace, unless somebody's own code broke."""
+        cause = self.__cause__
+        theirs = beyond_ours(cause) if isinstance(cause, Exception) and not isinstance(cause, SwarmError) else None
+        name, text = type(self).__name__, str(self)
+        said = text if text.startswith(name) else f"{name}: {text}"
+        return [said, *(line.rstrip("\n") for line in traceback.format_tb(theirs))]
+
+
+def beyond_ours(error: BaseException) -> TracebackType | None:
+    """The traceback of an error behind the last frame of this package; None when the error is of its own making."""
+    frames = left = error.__traceback__
+    while left is not None:
+        if left.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
+            frames = left.tb_next
+        left = left.tb_next
+    return frames
 
 
 class ConfigurationError(SwarmError):
@@ -93,3 +118,9 @@ class Interrupted(SwarmError):  # noqa: N818 - named for what happened, like Key
     """The run was asked to stop, and did. Whatever was flushed is kept."""
 
     exit_status = 130
+
+
+class TimeUp(Interrupted):
+    """The run's time is up, as a batch system said shortly before. To go on is worth while: rows were finished."""
+
+    exit_status = 124

@@ -161,11 +161,19 @@ def beside(
         if reader is None:
             id_field = batch.schema.field(id_col)
             schema = pa.schema([pa.field(POSITION, pa.int64()), id_field, *outputs.schema])
-            reader = RowReader(outputs.tables(), schema)
+            reader = RowReader((_with_ids(table, id_field) for table in outputs.tables()), schema)
         table = reader.take(batch.num_rows)
         _check_aligned(batch, table, id_col)
         arrays = [batch.column(name) for name in columns] + [table.column(name) for name in outputs.schema.names]
         yield pa.table(arrays, schema=pa.schema([*(batch.schema.field(name) for name in columns), *outputs.schema]))
+
+
+def _with_ids(table: pa.Table, id_field: pa.Field[Any]) -> pa.Table:
+    """The table with its ids in the input's type: who made them may have held them in another of the same kind."""
+    at = table.schema.get_field_index(id_field.name)
+    if table.schema.field(at).type == id_field.type:
+        return table
+    return table.set_column(at, id_field, table.column(at).cast(id_field.type))
 
 
 def _check_aligned(batch: pa.RecordBatch, table: pa.Table, id_col: str) -> None:

@@ -49,6 +49,15 @@ def read_parquet(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
     return Stream(kept, _filtered_scan(files, read_kwargs["filters"]), None)
 
 
+def from_arrow(table: pa.Table) -> Stream:
+    """A table in memory, as if it were read."""
+
+    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        return iter(table.select(list(columns)).to_batches(max_chunksize=min(batch_size, SCAN_ROWS)))
+
+    return Stream(table.schema, scan, table.num_rows)
+
+
 def schema(frame: Stream) -> dict[str, str]:
     """Column name -> normalised type, in file order."""
     return {field.name: dtype_name(field.type) for field in frame.schema}

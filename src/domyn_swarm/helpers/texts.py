@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -13,3 +14,8 @@ def storable(text: str) -> str:
 def id_text(value: Any) -> str:
     """An id as it is typed to look up its row."""
     return storable(value.hex() if isinstance(value, bytes) else str(value))
+
+
+def now() -> str:
+    """This moment, as it is written down."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

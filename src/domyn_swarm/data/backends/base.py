@@ -59,6 +59,12 @@ class DataBackend(Protocol):
     def read(self, files: InputFiles, read_kwargs: Mapping[str, Any]) -> Frame:
         """Open the input. Raises ConfigurationError for a keyword that the engine's reader does not know."""
 
+    def from_arrow(self, table: pa.Table) -> Frame:
+        """Rows in memory as the lazy frame that `read` would give."""
+
+    def in_memory(self, table: pa.Table) -> Any:
+        """Rows for people to look at and to work with: the frame that native batches are."""
+
     def schema(self, frame: Frame) -> dict[str, str]:
         """Column name -> normalised type (see `dtype_name`), in file order."""
 

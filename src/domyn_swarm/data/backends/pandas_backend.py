@@ -28,6 +28,7 @@ from domyn_swarm.data.stream import (
     with_row_id,
     write,
 )
+from domyn_swarm.data.stream import from_arrow as arrow_stream
 from domyn_swarm.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from domyn_swarm.helpers.io import InputFiles
 
 __all__ = [
-    "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "head", "iter_batches", "join", "name",
-    "read", "schema", "to_pandas", "with_row_id", "write",
+    "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "from_arrow", "head", "in_memory",
+    "iter_batches", "join", "name", "read", "schema", "to_pandas", "with_row_id", "write",
 ]  # fmt: skip
 
 name = "pandas"
@@ -70,6 +71,17 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> PandasStream:
     return PandasStream(stream.schema, stream.scan, stream.rows, dtype_backend)
 
 
+def from_arrow(table: pa.Table) -> PandasStream:
+    """Batches of the table."""
+    stream = arrow_stream(table)
+    return PandasStream(stream.schema, stream.scan, stream.rows)
+
+
+def in_memory(table: pa.Table) -> pd.DataFrame:
+    """A data frame with the dtypes that `pandas.read_parquet` would give."""
+    return table.to_pandas()
+
+
 def iter_batches(frame: PandasStream, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
     """Pandas frames with the dtypes that `pandas.read_parquet` would give."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
@@ -93,12 +105,7 @@ def _read_with_pandas(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stre
             ) from None
         except (ValueError, pa.ArrowException) as error:
             raise DataError(f"--input: {file.path} is not readable as {files.format}: {error}") from None
-    table = pa.concat_tables(tables, promote_options="permissive")
-
-    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-        return iter(table.select(list(columns)).to_batches(max_chunksize=batch_size))
-
-    return Stream(table.schema, scan, table.num_rows)
+    return arrow_stream(pa.concat_tables(tables, promote_options="permissive"))
 
 
 def _types_mapper(dtype_backend: str | None) -> Callable[[pa.DataType], Any] | None:

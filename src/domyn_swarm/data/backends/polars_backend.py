@@ -71,6 +71,23 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Query:
     return Query(windows, schema, rows, arrow.rows_within(files, arrow.BATCH_BYTES))
 
 
+def from_arrow(table: pa.Table) -> Query:
+    """Windows of the table."""
+
+    def windows(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        chosen = table.select(list(columns))
+        for at in range(0, table.num_rows, WINDOW_ROWS):
+            yield cast("pl.DataFrame", pl.from_arrow(chosen.slice(at, WINDOW_ROWS)))
+
+    row_bytes = table.nbytes / max(1, table.num_rows)
+    return Query(windows, table.schema, table.num_rows, max(1, int(arrow.BATCH_BYTES / max(1.0, row_bytes))))
+
+
+def in_memory(table: pa.Table) -> pl.DataFrame:
+    """A data frame."""
+    return cast("pl.DataFrame", pl.from_arrow(table))
+
+
 def schema(frame: Query) -> dict[str, str]:
     """Column name -> normalised type, in file order."""
     return {field.name: dtype_name(field.type) for field in frame.schema}
@@ -247,6 +264,7 @@ def _batches(frame: Query, columns: Sequence[str], batch_size: int) -> Iterator[
 
 
 def _record_batch(frame: pl.DataFrame, schema: pa.Schema) -> pa.RecordBatch:
-    """`frame` with the types that its columns had in the files."""
-    table = frame.to_arrow().cast(pa.schema([schema.field(column) for column in frame.columns]))
+    """`frame` with the types that its columns had in the files: once as views that share its memory, then copied."""
+    types = pa.schema([schema.field(column) for column in frame.columns])
+    table = frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(types)
     return table.combine_chunks().to_batches()[0]

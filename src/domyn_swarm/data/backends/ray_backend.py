@@ -7,9 +7,14 @@ Nothing here holds a CPU but the read tasks: actors mostly wait for answers, and
 starve its readers nor deadlock.
 """
 
+# ruff: noqa: E402 - Ray asks a notebook for ipywidgets while it is imported, unless it is told before
+
 from __future__ import annotations
 
 import logging
+
+logging.getLogger("ray.widgets").setLevel(logging.WARNING)
+
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -36,8 +41,9 @@ if TYPE_CHECKING:
     from domyn_swarm.helpers.io import InputFile, InputFiles
 
 __all__ = [
-    "check_address", "check_ids", "check_write_kwargs", "count", "distribute", "distributed", "exclude", "head",
-    "iter_batches", "join", "name", "read", "schema", "session", "to_pandas", "with_row_id", "write",
+    "check_address", "check_ids", "check_write_kwargs", "count", "distribute", "distributed", "exclude",
+    "from_arrow", "head", "in_memory", "iter_batches", "join", "name", "read", "schema", "session", "to_pandas",
+    "with_row_id", "write",
 ]  # fmt: skip
 
 name = "ray"
@@ -76,6 +82,17 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Splits:
             parts.append((start, Stream(whole.schema, partial(arrow.scan_groups, files, file, groups), rows)))
             start += rows
     return Splits(whole, tuple(parts))
+
+
+def from_arrow(table: pa.Table) -> Splits:
+    """Slices of SPLIT_ROWS rows, which travel to the read tasks."""
+    slices = [(at, stream.from_arrow(table.slice(at, SPLIT_ROWS))) for at in range(0, table.num_rows, SPLIT_ROWS)]
+    return Splits(stream.from_arrow(table), tuple(slices))
+
+
+def in_memory(table: pa.Table) -> pa.Table:
+    """The table: it is what blocks of Ray Data are, and needs no Ray that is up."""
+    return table
 
 
 def _grouped(file: InputFile) -> Iterator[tuple[list[int], int]]:

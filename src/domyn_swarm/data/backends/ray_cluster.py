@@ -12,12 +12,11 @@ import uuid
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
-from hamilton.base import DictResult
-from hamilton.plugins.h_ray import RayGraphAdapter
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from domyn_swarm.data.backends.base import Monitor, Session, WorkerFactory
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.data.backends.ray_relay import POLL_SECONDS, Relay, RelayMonitor, pump
+from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.helpers.counts import Counts
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCKS_IN_FLIGHT = 2
-POLL_SECONDS = 0.3
 WIND_UP_SECONDS = 10
 CONNECT_SECONDS = 10
 CONNECT_TRIES = 2
@@ -48,10 +46,11 @@ class Crew:
         self._last_report = 0.0
         self._calls: dict[ray.ObjectRef[Any], Any] = {}
         self._counts: dict[Any, Counts] = {}  # of actors that are gone, too: what they did, they did
-        self._size = _workers(make_worker.concurrency)
-        self._actors = [self._spawn() for _ in range(self._size)]
+        self._size = self._to_spawn = _workers(make_worker.concurrency)
+        self._actors = [self._spawn()]
 
     def _spawn(self) -> Any:
+        self._to_spawn -= 1
         # Parts bear this name: no two workers of a run may share one, in whatever pass they work.
         worker = uuid.uuid4().hex[:12]
         options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 8, "scheduling_strategy": "SPREAD"}
@@ -63,12 +62,20 @@ class Crew:
             self._look()
             if self._monitor.stopped():
                 return False
-            load = {actor: list(self._calls.values()).count(actor) for actor in self._actors}
-            actor = min(self._actors, key=load.__getitem__)
-            if load[actor] < BLOCKS_IN_FLIGHT:
+            actor = self._with_room()
+            if actor is not None:
                 self._calls[actor.add.remote(block)] = actor
                 return True
             ray.wait(list(self._calls), timeout=POLL_SECONDS)
+
+    def _with_room(self) -> Any | None:
+        """The actor with the fewest blocks, a new one while all have some: few blocks need few processes."""
+        load = {actor: list(self._calls.values()).count(actor) for actor in self._actors}
+        actor = min(self._actors, key=load.__getitem__)
+        if load[actor] and self._to_spawn > 0:
+            self._actors.append(self._spawn())
+            return self._actors[-1]
+        return actor if load[actor] < BLOCKS_IN_FLIGHT else None
 
     def finish(self) -> list[Any]:
         """Wait until all rows are through, and every actor has said how it went."""
@@ -107,7 +114,16 @@ class Crew:
                 ray.get(actor.check.remote(), timeout=10)
 
     def _lose(self, actor: Any, error: Exception) -> None:
-        """Go on without what died: with fewer actors, or with a new one if it was the last."""
+        """Go on without what died: with fewer actors, or with a new one if it was the last.
+
+        Raises:
+            JobError: it could not even be made, so no other will be.
+        """
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            raise JobError(
+                f"No worker can be made: {_what_was_raised(str(error))}",
+                "The job and what it imports have to be there on every machine of the cluster, as modules or files.",
+            )
         self.lost = True
         logger.warning("lost a worker or its rows, which are computed again: %s", str(error).partition("\n")[0])
         if isinstance(error, RayActorError) and actor in self._actors:
@@ -165,6 +181,13 @@ class _Actor:
         return self._worker.finish()
 
 
+def _what_was_raised(told: str) -> str:
+    """The error without its traceback, whose lines are indented, and without what follows its first line."""
+    lines = told.strip().split("\n")
+    traced = max((number for number, line in enumerate(lines) if line.startswith(" ")), default=-1)
+    return lines[min(traced + 1, len(lines) - 1)]
+
+
 def _workers(most: int | None) -> int:
     cpus: float = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
     return max(1, min(int(cpus), most or int(cpus)))
@@ -176,10 +199,14 @@ def session(address: str | None, stop: threading.Event, advanced: Callable[[Coun
 
     While it is open, `advanced` is told of progress, and `stop` reaches the cluster.
     """
+    # Workers import this module, too, and need no Hamilton.
+    from hamilton.base import DictResult  # noqa: PLC0415
+    from hamilton.plugins.h_ray import RayGraphAdapter  # noqa: PLC0415
+
     owned = _connect(address)
-    relay: Any = ray.remote(_Relay).options(num_cpus=0, max_concurrency=8, resources=ON_HEAD).remote()
+    relay: Any = ray.remote(Relay).options(num_cpus=0, max_concurrency=8, resources=ON_HEAD).remote()
     ended = threading.Event()
-    thread = threading.Thread(target=_pump, args=(relay, stop, advanced, ended), daemon=True)
+    thread = threading.Thread(target=pump, args=(relay, stop, advanced, ended), daemon=True)
     thread.start()
     try:
         yield Session([RayGraphAdapter(DictResult())], RelayMonitor(relay))
@@ -222,12 +249,13 @@ def _connect(address: str | None) -> bool:
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     address = _chosen(address)
-    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    # A Ray that nobody else knows of need not warn of how it tells who may use it.
+    local: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR} if address == "local" else {}
     if local:
         logger.info("starting a local Ray; --ray-address or RAY_ADDRESS names a cluster")
     for tries_left in reversed(range(CONNECT_TRIES)):
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **local)
+            ray.init(address, **{"log_to_driver": False, "logging_level": logging.WARNING, **local})
             break
         except (ConnectionError, ValueError, RuntimeError) as error:
             # What listens at a client's address starts a process for each client, which now and then dies at once.
@@ -238,52 +266,3 @@ def _connect(address: str | None) -> bool:
                 f"--ray-address: {address} cannot be used: {error}", "Is the cluster up?"
             ) from None
     return True
-
-
-class _Relay:
-    """What driver and cluster tell each other: how it goes, and whether to stop."""
-
-    def __init__(self) -> None:
-        self._counts = Counts()
-        self._stopped = False
-
-    def advanced(self, more: Counts) -> None:
-        self._counts += more
-
-    def stop(self) -> None:
-        self._stopped = True
-
-    def stopped(self) -> bool:
-        return self._stopped
-
-    def take(self) -> Counts:
-        taken, self._counts = self._counts, Counts()
-        return taken
-
-
-class RelayMonitor:
-    """The cluster's end of the relay."""
-
-    def __init__(self, relay: Any) -> None:
-        self._relay = relay
-
-    def advanced(self, more: Counts) -> None:
-        """What happened since the last time."""
-        self._relay.advanced.remote(more)
-
-    def stopped(self) -> bool:
-        """Whether the run was asked to stop."""
-        return bool(ray.get(self._relay.stopped.remote()))
-
-
-def _pump(relay: Any, stop: threading.Event, advanced: Callable[[Counts], None], ended: threading.Event) -> None:
-    told = False
-    while True:
-        last = ended.wait(POLL_SECONDS)
-        with contextlib.suppress(RayError):
-            if stop.is_set() and not told:
-                ray.get(relay.stop.remote())
-                told = True
-            advanced(ray.get(relay.take.remote()))
-        if last:
-            return
