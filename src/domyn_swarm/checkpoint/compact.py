@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
 
 PART_ROWS = 65_536
-"""Rows at which a part is full."""
+"""Rows of a part that is large enough not to be merged any more, more or less: see SMALL and MOST."""
 PART_BYTES = 64 * 2**20
 """Bytes at which a part is full, before encoding."""
 SMALL = 50_000 / PART_ROWS
-"""Parts below this share of a full one are merged: 50,000 rows."""
+"""Parts below this share of PART_ROWS and of PART_BYTES are merged: 50,000 rows."""
 MOST = 2
-"""Full parts that a merged one may hold."""
+"""Times PART_ROWS and PART_BYTES that a merged part may hold."""
 
 
 def compact(folder: RunFolder, paths: Sequence[str]) -> list[str]:

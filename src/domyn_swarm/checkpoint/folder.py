@@ -6,6 +6,7 @@
         parts/           RRRR-[worker-]NNNNNN.parquet: the run's number, the worker where there are several, the part's
         damaged/         parts that could not be read; their rows are computed again
         lock-NNNNNN      held by the one process that writes here
+        submission.json  where the newest run was sent, if it was; log.txt has what it printed
 
 Files whose names end in `.tmp` are not complete, and nobody looks at them.
 """
@@ -23,6 +24,8 @@ from domyn_swarm.helpers.io import filesystem, make_folder, remove_leftovers, wh
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+RUN_KEY = "domyn_swarm.run"
+"""Where an output's footer says which run wrote it."""
 _PART_NAME = re.compile(r"(\d{4,})-(?:(\w+)-)?(\d{6,})\.parquet")
 
 

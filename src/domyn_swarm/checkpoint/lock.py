@@ -37,24 +37,27 @@ BEAT_SECONDS = 5.0
 PATIENCE = 4
 """Heartbeats that a holder on another machine may miss before it is taken for dead."""
 POLL_SECONDS = 0.25
-_LOCK_NAME = re.compile(r"lock-(\d{6,})")
+RUNNING, SENDING = "lock", "sending"
+"""What a folder can be held for, by the names of the files: to write its rows, or only to send its run somewhere."""
 
 logger = logging.getLogger("domyn_swarm")
 
 
-class Holder(msgspec.Struct, frozen=True):
-    """Who holds a lock. `started` is when its process did, in seconds since the machine did; `token` is its own."""
+class Process(msgspec.Struct, frozen=True):
+    """A process, told from others that get its number. `started` is in seconds since its machine did."""
 
     host: str
     pid: int
     machine: str
     started: float
-    since: str
-    token: str
-    beat: int = 0
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """The process `pid` of this machine."""
+        return Process(socket.gethostname(), pid, _machine(), _started(pid) or 0.0)
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
+        return f"process {self.pid} on {self.host}"
 
     @property
     def is_near(self) -> bool:
@@ -68,11 +71,22 @@ class Holder(msgspec.Struct, frozen=True):
         return started is not None and abs(started - self.started) < 2
 
 
+class Holder(Process, frozen=True):
+    """Who holds a lock. `token` is its own."""
+
+    since: str
+    token: str
+    beat: int = 0
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
 def this_process() -> Holder:
     """This process as a holder."""
-    pid = os.getpid()
+    mine = Process.of(os.getpid())
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return Holder(socket.gethostname(), pid, _machine(), _started(pid) or 0.0, since, uuid.uuid4().hex)
+    return Holder(mine.host, mine.pid, mine.machine, mine.started, since, uuid.uuid4().hex)
 
 
 @cache
@@ -102,6 +116,7 @@ class Fence(NamedTuple):
 
     number: int
     token: str
+    kind: str = RUNNING
 
     def check(self, folder: RunFolder) -> None:
         """Make sure that the lock is still held.
@@ -109,9 +124,9 @@ class Fence(NamedTuple):
         Raises:
             LockLostError: another process has taken it over.
         """
-        mine = read(folder, self.number)
-        if mine is None or mine.token != self.token or newest(folder) > self.number:
-            holder = read(folder, newest(folder)) or "unknown"
+        mine = read(folder, self.number, self.kind)
+        if mine is None or mine.token != self.token or newest(folder, self.kind) > self.number:
+            holder = read(folder, newest(folder, self.kind), self.kind) or "unknown"
             raise LockLostError(
                 f"Another process has taken over this job, as this one gave no sign of life: {holder} ({folder.path}).",
                 "What finished here is kept. Nothing has to be done; the other process goes on.",
@@ -121,9 +136,10 @@ class Fence(NamedTuple):
 class Lock:
     """The lock of one folder, while it is held."""
 
-    def __init__(self, folder: RunFolder, lost: threading.Event) -> None:
+    def __init__(self, folder: RunFolder, lost: threading.Event, kind: str = RUNNING) -> None:
         self._folder = folder
         self._lost = lost
+        self._kind = kind
         self._mine = this_process()
         self._number = 0
         self._released = threading.Event()
@@ -136,16 +152,16 @@ class Lock:
             CheckpointError: another process holds it; the message says which.
         """
         while True:
-            number = newest(self._folder)
-            if number:
-                _wait_until_over(self._folder, number)
+            number = newest(self._folder, self._kind)
+            if holder := _alive(self._folder, number, self._kind):
+                raise _held(self._folder, holder, self._kind)
             self._number = number + 1
             with contextlib.suppress(FileExistsError):
                 create_file(self._folder.fs, self._path, msgspec.json.encode(self._mine))
             # Where an answer was lost it exists, and is ours; a store that knows no conditions lets everybody write.
             if self._is_mine():
                 break
-        for number, path in _locks(self._folder).items():
+        for number, path in _locks(self._folder, self._kind).items():
             if number < self._number:
                 _remove(self._folder, path)
         self._thread.start()
@@ -161,7 +177,7 @@ class Lock:
     @property
     def fence(self) -> Fence:
         """For those who write in this process's name."""
-        return Fence(self._number, self._mine.token)
+        return Fence(self._number, self._mine.token, self._kind)
 
     def release(self) -> None:
         """Give the lock back."""
@@ -173,10 +189,10 @@ class Lock:
 
     @property
     def _path(self) -> str:
-        return _path(self._folder, self._number)
+        return _path(self._folder, self._number, self._kind)
 
     def _is_mine(self) -> bool:
-        holder = read(self._folder, self._number)
+        holder = read(self._folder, self._number, self._kind)
         return holder is not None and holder.token == self._mine.token
 
     def _keep(self) -> None:
@@ -196,13 +212,15 @@ class Lock:
 
 
 @contextlib.contextmanager
-def locked(folder: RunFolder, lost: threading.Event | None = None) -> Iterator[Lock]:
+def locked(folder: RunFolder, lost: threading.Event | None = None, kind: str = RUNNING) -> Iterator[Lock]:
     """Hold `folder`, which is made if there is none. `lost` is set if another process takes it over.
+
+    Locks of different kinds do not know of each other.
 
     Raises:
         CheckpointError: it cannot be made, or another process holds it.
     """
-    lock = Lock(folder, lost or threading.Event())
+    lock = Lock(folder, lost or threading.Event(), kind)
     try:
         with reaching(folder.path):
             folder.make()
@@ -217,55 +235,58 @@ def locked(folder: RunFolder, lost: threading.Event | None = None) -> Iterator[L
         lock.release()
 
 
-def newest(folder: RunFolder) -> int:
+def newest(folder: RunFolder, kind: str = RUNNING) -> int:
     """The number of the lock that counts, 0 when there is none."""
-    return max(_locks(folder), default=0)
+    return max(_locks(folder, kind), default=0)
 
 
-def read(folder: RunFolder, number: int) -> Holder | None:
+def read(folder: RunFolder, number: int, kind: str = RUNNING) -> Holder | None:
     """Who holds the lock `number`; None when it is gone, or cannot be read."""
     with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
-        return msgspec.json.decode(folder.fs.cat_file(_path(folder, number)), type=Holder)
+        return msgspec.json.decode(folder.fs.cat_file(_path(folder, number, kind)), type=Holder)
     return None
 
 
-def _wait_until_over(folder: RunFolder, number: int) -> None:
-    """Return when nobody holds the lock `number` any more: it is gone, or its holder is dead.
+def living_holder(folder: RunFolder, kind: str = RUNNING) -> Holder | None:
+    """Who holds the folder, and is alive. For one on another machine it waits for a sign of life."""
+    return _alive(folder, newest(folder, kind), kind, logging.DEBUG)
 
-    Raises:
-        CheckpointError: its holder is alive.
-    """
-    first = read(folder, number)
+
+def _alive(folder: RunFolder, number: int, kind: str, level: int = logging.INFO) -> Holder | None:
+    """The living holder of the lock `number`; None when nobody holds it any more: it is gone, or its holder is dead."""
+    if not number:
+        return None
+    first = read(folder, number, kind)
     if first is not None and first.is_near:
-        if first.is_alive:
-            raise _held(folder, first)
-        return
+        return first if first.is_alive else None
     patience = PATIENCE * BEAT_SECONDS
     deadline = time.monotonic() + patience
     if first is not None:
-        logger.info("%s may hold %s; waiting up to %.0f s for a sign of life", first, folder.path, patience)
+        logger.log(level, "%s may hold %s; waiting up to %.0f s for a sign of life", first, folder.path, patience)
     while time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
-        if newest(folder) != number:
-            return
-        now = read(folder, number)
+        if newest(folder, kind) != number:
+            return None
+        now = read(folder, number, kind)
         if now is not None and now != first:
-            raise _held(folder, now)
+            return now
+    return None
 
 
-def _held(folder: RunFolder, holder: Holder) -> CheckpointError:
+def _held(folder: RunFolder, holder: Holder, kind: str) -> CheckpointError:
+    doing = "sending" if kind == SENDING else "running"
     return CheckpointError(
-        f"Another process is running this job: {holder} ({folder.path}).",
+        f"Another process is {doing} this job: {holder} ({folder.path}).",
         "Wait for it or stop it. For a second run of its own give another --output or --checkpoint-tag.",
     )
 
 
-def _path(folder: RunFolder, number: int) -> str:
-    return f"{folder.root}/lock-{number:06d}"
+def _path(folder: RunFolder, number: int, kind: str) -> str:
+    return f"{folder.root}/{kind}-{number:06d}"
 
 
-def _locks(folder: RunFolder) -> dict[int, str]:
-    found = {path: _LOCK_NAME.fullmatch(name_of(path)) for path in folder.files()}
+def _locks(folder: RunFolder, kind: str) -> dict[int, str]:
+    found = {path: re.fullmatch(rf"{kind}-(\d{{6,}})", name_of(path)) for path in folder.files()}
     return {int(match[1]): path for path, match in found.items() if match}
 
 

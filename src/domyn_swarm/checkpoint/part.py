@@ -29,6 +29,8 @@ ROW_GROUP_ROWS = 32_768
 BATCH_ROWS = 32_768
 RUN_ROWS = 64
 """Mean length of runs of rows from which on slicing is faster than taking them one by one."""
+JOB_FIELD, NODE = "job_kwargs.", "node "
+"""What entries of a job's identity begin with: for a field of the job, and for a node that somebody replaced."""
 _FOOTER_KEY = b"domyn_swarm.part"
 _FAILED = f"{FAILURE}.type"
 """The leaf of FAILURE that is null exactly where the row has not failed."""
@@ -181,10 +183,12 @@ def write_part(fs: Any, path: str, table: pa.Table, origin: Origin) -> None:
     if not (np.diff(table[POSITION].to_numpy()) > 0).all():
         table = latest(table, gone=True)
     table = table.replace_schema_metadata({_FOOTER_KEY: msgspec.json.encode(origin)})
+    counting = [name for name in (POSITION, origin.id_col) if pa.types.is_int64(table.schema.field(name).type)]
     with whole_file(fs, path) as file:
         pq.write_table(
             table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=False,
-            write_page_checksum=True,
+            column_encoding=dict.fromkeys(counting, "DELTA_BINARY_PACKED"),
+            write_statistics=[POSITION, origin.id_col, _FAILED], write_page_checksum=True,
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,7 +21,7 @@ from domyn_swarm.helpers.io import filesystem, reaching
 from domyn_swarm.helpers.paths import names_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 T = TypeVar("T")
 LOOKS = 20
@@ -52,13 +52,13 @@ class Survey(msgspec.Struct):
     damaged: list[str]
 
 
-def open_run(path: str) -> RunFolder:
+def open_run(path: str, storage_options: Mapping[str, Any] | None = None) -> RunFolder:
     """The folder of a run.
 
     Raises:
         ConfigurationError: there is none at `path`; the message names those that are below it.
     """
-    folder = RunFolder(path)
+    folder = RunFolder(path, storage_options)
     with reaching(path):
         if folder.load("run.json") is not None or folder.parts():
             return folder
@@ -157,6 +157,24 @@ def usable(folder: RunFolder) -> tuple[list[Part], dict[str, str]]:
     return parts, strange
 
 
+def aligned(folder: RunFolder) -> list[Part]:
+    """All parts, whose positions mean the same rows.
+
+    Raises:
+        DamagedPartError: one cannot be used.
+        CheckpointError: they count in different versions of the input.
+    """
+    parts, strange = usable(folder)
+    for name, reason in strange.items():
+        raise DamagedPartError.of(f"{folder.root}/parts/{name}", reason)
+    if len({part.origin.input_digest for part in parts}) > 1:
+        raise CheckpointError(
+            f"The parts in {folder.path} count in different versions of the input.",
+            "Run the job again first: it puts them in order.",
+        )
+    return parts
+
+
 def marks_of(parts: Sequence[Part]) -> tuple[Marks, Marks]:
     """By position, which rows are finished, and which have only failed."""
     size = max((part.last + 1 for part in parts), default=0)
@@ -222,16 +240,9 @@ def _check_apart(folder: RunFolder, output: str) -> None:
 
 def _export(folder: RunFolder, output: str) -> tuple[int, int]:
     sizes = _sizes(folder)
-    parts, strange = usable(folder)
-    if strange:
-        raise DamagedPartError.of(*next(iter(strange.items())))
+    parts = aligned(folder)
     if not parts:
         raise CheckpointError(f"{folder.path} holds no part that can be read.", "There is nothing to export.")
-    if len({part.origin.input_digest for part in parts}) > 1:
-        raise CheckpointError(
-            f"The parts in {folder.path} count in different versions of the input.",
-            "Run the job again first: it puts them in order.",
-        )
     id_col = parts[-1].origin.id_col
     types = united([part.types for part in parts])
     names = [POSITION, id_col, *types.names, FAILURE]

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.lock import Fence
     from domyn_swarm.checkpoint.part import Origin
 
+CUT_ROWS = 4 * PART_ROWS
+"""Rows at which a part is cut, however young: where rows come fast, syncing files to the disk is what costs."""
 COMPACT_EVERY = 16
 """Parts that are written between two compactions."""
 
@@ -89,7 +91,7 @@ class PartWriter:
             self._cut()
 
     def _is_full(self) -> bool:
-        return self._rows >= PART_ROWS or self._bytes >= PART_BYTES
+        return self._rows >= CUT_ROWS or self._bytes >= PART_BYTES
 
     def _cut(self) -> None:
         """Hand what is gathered to the thread, once the part before is durable."""
