@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from domyn_swarm.helpers.counts import Failed
     from domyn_swarm.jobs.finalize import Artifact
     from domyn_swarm.jobs.flows import Flows
-    from domyn_swarm.jobs.runner import Plan
+    from domyn_swarm.jobs.planning import RunPlan
     from domyn_swarm.view.model import Graph, NodeState
 
 KINDS_SHOWN = 50
@@ -22,7 +22,12 @@ STREAMS = ("as_pandas", "batches", "transformed", "flushed")
 
 
 def figures_of(
-    graph: Graph, plan: Plan, counts: Counts, flows: Flows, broken: str | None = None, artifact: Artifact | None = None
+    graph: Graph,
+    plan: RunPlan,
+    counts: Counts,
+    flows: Flows,
+    broken: str | None = None,
+    artifact: Artifact | None = None,
 ) -> dict[str, Figures]:
     """The figures of all nodes. `artifact` is there when the run is done, `broken` names the node that ended it."""
     known = {node.name: Figures() for node in graph.nodes if node.kind == "node"}
@@ -65,13 +70,13 @@ def _from_flow(figures: Figures, flow: Flow) -> None:
         figures.rows, figures.batches, figures.bytes = flow.rows, flow.batches, flow.bytes or None
 
 
-def _files(figures: Figures, plan: Plan, _: Counts) -> None:
+def _files(figures: Figures, plan: RunPlan, _: Counts) -> None:
     files = plan.nodes["files"]
     figures.rows, figures.bytes = files.rows, sum(file.size for file in files.files)
     figures.note = f"{len(files.files):,} file(s)"
 
 
-def _source(figures: Figures, plan: Plan, _: Counts) -> None:
+def _source(figures: Figures, plan: RunPlan, _: Counts) -> None:
     figures.rows_in = plan.nodes["files"].rows
     figures.rows = _rows_of_source(plan)
     if figures.rows_in and figures.rows is not None and figures.rows < figures.rows_in:
@@ -79,7 +84,7 @@ def _source(figures: Figures, plan: Plan, _: Counts) -> None:
     figures.schema = dict(plan.nodes["schema"])
 
 
-def _rows_of_source(plan: Plan) -> int | None:
+def _rows_of_source(plan: RunPlan) -> int | None:
     """Rows that the engine reads; under filters only reading tells, and a limit stops it."""
     if not plan.spec.backend_read_kwargs.get("filters"):
         rows: int | None = plan.nodes["files"].rows
@@ -87,18 +92,20 @@ def _rows_of_source(plan: Plan) -> int | None:
     return plan.rows if plan.spec.limit is None or plan.rows < plan.spec.limit else None
 
 
-def _identified(figures: Figures, plan: Plan, _: Counts) -> None:
+def _identified(figures: Figures, plan: RunPlan, _: Counts) -> None:
     figures.rows_in = figures.rows = _rows_of_source(plan)
     figures.schema = {plan.nodes["columns"].id: "the id", **plan.nodes["schema"]}
 
 
-def _limited(figures: Figures, plan: Plan, _: Counts) -> None:
+def _limited(figures: Figures, plan: RunPlan, _: Counts) -> None:
     figures.rows_in, figures.rows = _rows_of_source(plan), plan.rows
     if figures.rows_in is not None and figures.rows_in > plan.rows:
-        figures.lost = [Lost(figures.rows_in - plan.rows, f"beyond --limit {plan.spec.limit:,}")]
+        replaced = "limited" in plan.overrides.names or plan.spec.limit is None
+        why = "left out by what replaces a node" if replaced else f"beyond --limit {plan.spec.limit:,}"
+        figures.lost = [Lost(figures.rows_in - plan.rows, why)]
 
 
-def _done(figures: Figures, plan: Plan, _: Counts) -> None:
+def _done(figures: Figures, plan: RunPlan, _: Counts) -> None:
     done = plan.nodes["done"]
     figures.rows = plan.rows - plan.pending
     notes = [f"{done.failed:,} rows failed before and are tried again" if done.failed else ""]
@@ -106,13 +113,13 @@ def _done(figures: Figures, plan: Plan, _: Counts) -> None:
     figures.note = "; ".join(filter(None, notes))
 
 
-def _pending(figures: Figures, plan: Plan, _: Counts) -> None:
+def _pending(figures: Figures, plan: RunPlan, _: Counts) -> None:
     figures.rows_in, figures.rows = plan.rows, plan.pending
     if plan.rows > plan.pending:
         figures.lost = [Lost(plan.rows - plan.pending, "done before, by earlier runs")]
 
 
-def _transformed(figures: Figures, plan: Plan, counts: Counts) -> None:
+def _transformed(figures: Figures, plan: RunPlan, counts: Counts) -> None:
     figures.rows_in = plan.pending
     why = {
         "failed: no output, an entry in the errors file, tried again by the next run": counts.failed,
@@ -121,7 +128,7 @@ def _transformed(figures: Figures, plan: Plan, counts: Counts) -> None:
     figures.lost = [Lost(rows, reason) for reason, rows in why.items() if rows > 0]
 
 
-def _flushed(figures: Figures, plan: Plan, counts: Counts) -> None:
+def _flushed(figures: Figures, plan: RunPlan, counts: Counts) -> None:
     if plan.pending:
         figures.rows_in = counts.flows.get("transformed", Flow()).rows
         figures.rows = counts.rows
@@ -132,7 +139,7 @@ def _finalized(figures: Figures, artifact: Artifact) -> None:
     figures.note = f"{artifact.path}" + (f", {artifact.failed:,} rows without an output" if artifact.failed else "")
 
 
-_TELLERS: Mapping[str, Callable[[Figures, Plan, Counts], None]] = {
+_TELLERS: Mapping[str, Callable[[Figures, RunPlan, Counts], None]] = {
     "files": _files, "source": _source, "identified": _identified, "limited": _limited, "done": _done,
     "pending": _pending, "transformed": _transformed, "flushed": _flushed,
 }  # fmt: skip

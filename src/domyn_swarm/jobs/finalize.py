@@ -12,6 +12,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from domyn_swarm.checkpoint.folder import RUN_KEY
 from domyn_swarm.data.arrow import PART_FILE, Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
 from domyn_swarm.errors import CheckpointError, ConfigurationError
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
 
-RUN_KEY = "domyn_swarm.run"
 CONTENT_KEY = "domyn_swarm.content"
 _SHAPING = ("output_mode", "limit", "input_columns", "output_columns", "backend_write_kwargs")
 
@@ -43,8 +43,8 @@ class Artifact:
     content: str
 
 
-def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore) -> None:
-    """Refuse an output that would damage something.
+def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore, *, replaced: bool = False) -> None:
+    """Refuse an output that would damage something. `replaced` says that it is not the real run's, but an experiment's.
 
     Raises:
         ConfigurationError: it is the input or lies in it, or something else wrote it and `overwrite` is off.
@@ -56,9 +56,10 @@ def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore) -> No
     if spec.output_is_directory:
         _check_directory(spec, fs, path, store.folder)
     if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, store):
+        hint = "Give another path, or --overwrite to replace it."
         raise ConfigurationError(
             f"--output: {spec.output!r} exists, and another run or program wrote it.",
-            "Give another path, or --overwrite to replace it.",
+            "Give a run with replaced nodes an output of its own: with_options(output=...)." if replaced else hint,
         )
 
 

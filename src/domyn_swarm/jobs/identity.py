@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pyarrow as pa
 
-from domyn_swarm.checkpoint.part import united
+from domyn_swarm.checkpoint.part import JOB_FIELD, NODE, united
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
+from domyn_swarm.helpers.fingerprint import code_digest
+from domyn_swarm.jobs.loading import stands_in_no_file
+from domyn_swarm.jobs.overrides import NOTHING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,18 +22,21 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.helpers.io import InputFiles
     from domyn_swarm.jobs.base import SwarmJob
+    from domyn_swarm.jobs.overrides import Overrides
     from domyn_swarm.jobs.spec import JobSpec
 
 IDENTITY = ("input_columns", "output_columns", "id_column", "model")
 """Options that change what a row's output is: parts made under others of these do not belong to the job."""
-JOB_FIELD = "job_kwargs."
+CODE = "code"
 FILES_LISTED = 1000
 """Most files of the input that a run writes down, to tell later which have changed."""
 VALUE_CHARS = 200
 
 
-def identity_of(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
+def identity_of(spec: JobSpec, job: SwarmJob, overrides: Overrides = NOTHING) -> dict[str, Any]:
     """What must stay the same for parts to belong to the job. A job's file may move; its name and class may not.
+
+    A class that stands in no file, but in a notebook, is told by its code, which may be another in a minute.
 
     Raises:
         ConfigurationError: the job does not say what it is.
@@ -40,6 +46,8 @@ def identity_of(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
     # A job with an `__init__` of its own has no fields that could be asked.
     kwargs = {} if "__dataclass_fields__" in vars(type(job)) else spec.job_kwargs
     identity |= {"filters": spec.backend_read_kwargs.get("filters")}
+    identity |= {CODE: code_digest(type(job))} if stands_in_no_file(type(job)) else {}
+    identity |= {f"{NODE}{name}": f"replaced by {digest}" for name, digest in overrides.identity.items()}
     try:
         identity |= {f"{JOB_FIELD}{name}": value for name, value in {**kwargs, **job.identity()}.items()}
         return {name: _plain(value) for name, value in identity.items()}
@@ -62,8 +70,8 @@ def _described(value: Any) -> str:
     return os.fspath(value) if isinstance(value, os.PathLike) else type(value).__qualname__
 
 
-def check_identity(spec: JobSpec, job: SwarmJob, store: CheckpointStore, files: InputFiles) -> None:
-    """Refuse to mix outputs of different jobs, or rows of different inputs under generated ids.
+def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore, files: InputFiles) -> None:
+    """Refuse to mix outputs of different jobs, or rows of different inputs under generated ids. `now` is the identity.
 
     Raises:
         CheckpointError: with what differs, and the ways out.
@@ -72,9 +80,9 @@ def check_identity(spec: JobSpec, job: SwarmJob, store: CheckpointStore, files: 
         return
     record = store.folder.load("run.json") or _record_in_parts(store)
     ways_out = "Run with --no-resume to compute every row again, or with another --checkpoint-tag to keep both."
-    before, now = record.get("identity", {}), identity_of(spec, job)
+    before = record.get("identity", {})
     if changed := _changed(before, now, spec):
-        lines = [f"  {name}: {_shown(before, name)}, now {_shown(now, name)}" for name in changed]
+        lines = [_difference(name, before, now) for name in changed]
         raise CheckpointError(
             f"The rows in {store.path} were made by a job that differs from this one:\n" + "\n".join(lines), ways_out
         )
@@ -118,6 +126,13 @@ def _record_in_parts(store: CheckpointStore) -> dict[str, Any]:
     """What can be told without run.json: the newest part says what it belongs to."""
     origin = store.newest_origin()
     return msgspec.structs.asdict(origin) if origin else {}
+
+
+def _difference(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """A line about what differs; digests of code say nothing to anybody."""
+    if name == CODE and name in before and name in now:
+        return f"  the code of {now['job'].rpartition(':')[2]} has changed"
+    return f"  {name}: {_shown(before, name)}, now {_shown(now, name)}"
 
 
 def _shown(identity: Mapping[str, Any], name: str) -> str:

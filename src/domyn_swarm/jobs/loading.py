@@ -6,8 +6,10 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
+import weakref
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -22,6 +24,41 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+SENT_ALONG = "DOMYN_SWARM_SENT_JOB"
+"""The variable that names, where a run was sent, the copy of the job's file, or of the folder that has its module."""
+
+_LIVE: weakref.WeakValueDictionary[str, type[SwarmJob]] = weakref.WeakValueDictionary()
+"""Classes that no import finds, like those of a function's body, by the references that name them."""
+
+
+def reference_to(job_class: type[SwarmJob]) -> str:
+    """What names the class in this process, for `load_job_class`."""
+    name, module = job_class.__qualname__, sys.modules.get(job_class.__module__)
+    if getattr(module, name, None) is job_class:
+        loader = getattr(module, "__loader__", None)
+        return f"{loader.path}:{name}" if isinstance(loader, _JobFile) else f"{_shortest(job_class)}:{name}"
+    reference = f"{job_class.__module__}:{name}"
+    _LIVE[reference] = job_class
+    return reference
+
+
+def _shortest(job_class: type[SwarmJob]) -> str:
+    """The outermost package that has the class under its name: where people import it from."""
+    parts = job_class.__module__.split(".")
+    packages = (".".join(parts[:count]) for count in range(1, len(parts)))
+    found = (name for name in packages if getattr(sys.modules[name], job_class.__name__, None) is job_class)
+    return next(found, job_class.__module__)
+
+
+def stands_in_no_file(job_class: type[SwarmJob]) -> bool:
+    """Whether the class was written into a notebook or at a prompt."""
+    return getattr(sys.modules.get(job_class.__module__), "__file__", None) is None
+
+
+def is_known_here_only(job_class: type[SwarmJob]) -> bool:
+    """Whether no other process finds the class: it stands in no file, in the script that runs, or in a function."""
+    return stands_in_no_file(job_class) or job_class.__module__ == "__main__" or "<locals>" in job_class.__qualname__
+
 
 def load_job_class(reference: str) -> type[SwarmJob]:
     """Import the class that `reference` names.
@@ -33,7 +70,7 @@ def load_job_class(reference: str) -> type[SwarmJob]:
     if not where or not name:
         raise ConfigurationError(f"Job {reference!r} names no class.", "Write module:Class or path/to/file.py:Class.")
     module = _load_file(where, reference) if where.endswith(".py") else _load_module(where, reference)
-    job_class: Any = getattr(module, name, None)
+    job_class: Any = getattr(module, name, None) or _LIVE.get(reference)
     if job_class is None:
         raise ConfigurationError(
             f"Job {reference!r}: {where} has no class {name!r}.", f"Jobs there: {_listed(_jobs_in(module))}."
@@ -92,7 +129,7 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
 
 
 def _load_file(path: str, reference: str) -> ModuleType:
-    file = Path(path).expanduser().resolve()
+    file = Path(os.environ.get(SENT_ALONG) or path).expanduser().resolve()
     if not file.is_file():
         raise ConfigurationError(f"Job {reference!r}: there is no file {path}.", "Check the path.")
     loader = _JobFile(_module_name(file), file)
@@ -145,8 +182,10 @@ class _JobFile(SourceFileLoader):
 
 
 def _load_module(name: str, reference: str) -> ModuleType:
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a console script has its own folder there instead
+    sent = os.environ.get(SENT_ALONG)
+    folder = str(Path(sent).resolve() if sent else Path.cwd())
+    if folder not in sys.path and (sent or "" not in sys.path):
+        sys.path.insert(0, folder)  # a console script has its own folder there instead
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +13,7 @@ from domyn_swarm.helpers.counts import EXAMPLES, Counts, Failed
 from domyn_swarm.helpers.texts import id_text
 from domyn_swarm.helpers.trace import OTHERS, kind_of, traceback_in
 from domyn_swarm.jobs.flows import Flows, shown
+from domyn_swarm.jobs.signals import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -77,12 +77,12 @@ class Meter:
         progress: Progress,
         traffic: Callable[[], Counts | None] = lambda: None,
         budget: ErrorBudget | None = None,
-        stop: threading.Event | None = None,
+        stop: Stop | None = None,
         flows: Flows | None = None,
     ) -> None:
         self.counts = Counts()
         self.overspent = False
-        self.stop = stop or threading.Event()
+        self.stop = stop or Stop()
         self.flows = flows or Flows()
         self.progress = progress
         self._traffic = traffic

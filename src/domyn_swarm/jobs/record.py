@@ -8,21 +8,21 @@ import os
 import re
 import socket
 import uuid
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from domyn_swarm.jobs.identity import identity_of, listed_files, run_id_of
+from domyn_swarm.helpers.texts import now
+from domyn_swarm.jobs.identity import listed_files, run_id_of
 from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from domyn_swarm.checkpoint.folder import RunFolder
     from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.helpers.io import InputFiles
-    from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.spec import JobSpec
     from domyn_swarm.view.model import Report
 
@@ -37,12 +37,17 @@ class Record:
     """
 
     def __init__(
-        self, store: CheckpointStore, spec: JobSpec, job: SwarmJob, files: InputFiles, input_columns: list[str]
+        self,
+        store: CheckpointStore,
+        spec: JobSpec,
+        identity: Mapping[str, Any],
+        files: InputFiles,
+        input_columns: list[str],
     ) -> None:
         before = store.folder.load("run.json") or {}
         self.run_id = run_id_of(store) or uuid.uuid4().hex
         self.number = store.folder.newest_run() + 1
-        self.identity = identity_of(spec, job)
+        self.identity = identity
         self._folder = store.folder
         self._spec = spec
         self.content: dict[str, Any] = {
@@ -80,6 +85,15 @@ class Record:
             self._folder.save("run.json", {**record, "error": masked(f"{type(error).__name__}: {error}")})
 
 
+def origin_of(folder: RunFolder, spec: JobSpec) -> str:
+    """The folder where the command of the run in `folder` was given; nothing when its paths do not tell."""
+    absolute = str((folder.load("run.json") or {}).get("input", ""))
+    for whole, end in ((absolute, spec.input), (folder.root, os.path.normpath(spec.run_dir))):
+        if whole.startswith("/") and whole.endswith(f"/{end}"):
+            return whole.removesuffix(f"/{end}")
+    return ""
+
+
 def without_secrets(spec: JobSpec) -> JobSpec:
     """`spec` as others may read it; whoever runs it gives the credentials by the environment."""
     return msgspec.structs.replace(
@@ -105,8 +119,3 @@ def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:
     """Identifies the ids: what is read, and how."""
     read = msgspec.json.encode([store.input_digest, spec.id_column, spec.backend_read_kwargs])
     return hashlib.sha256(read).hexdigest()[:32]
-
-
-def now() -> str:
-    """This moment, as it is written down."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

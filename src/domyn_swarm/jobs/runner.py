@@ -1,82 +1,45 @@
-"""From a JobSpec to a result: plans, locks, runs the graph, and records how it went."""
+"""From a JobSpec to a result: locks, runs the graph, and records how it went."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import logging
-import signal
 import tempfile
-import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.lock import LockLostError, locked
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
-from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError
+from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError, TimeUp
 from domyn_swarm.helpers.counts import Counts
-from domyn_swarm.helpers.io import reaching
-from domyn_swarm.jobs.adapters import load_adapters, telling_of
-from domyn_swarm.jobs.finalize import check_output, is_current
+from domyn_swarm.jobs.finalize import is_current
 from domyn_swarm.jobs.flows import Flows
-from domyn_swarm.jobs.graph import driver_for
-from domyn_swarm.jobs.identity import check_identity, identity_of
-from domyn_swarm.jobs.loading import build_job, load_job_class
+from domyn_swarm.jobs.graph import driver_for, inputs_of
+from domyn_swarm.jobs.identity import check_identity
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
+from domyn_swarm.jobs.overrides import NOTHING
+from domyn_swarm.jobs.planning import RunPlan, counted, make_plan
 from domyn_swarm.jobs.record import Record
+from domyn_swarm.jobs.signals import Stop, on_signals, on_time_up
 from domyn_swarm.jobs.spec import anchored
-from domyn_swarm.jobs.transform import batch_rows, check_method, method_of
 from domyn_swarm.jobs.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from hamilton.driver import Driver
 
     from domyn_swarm.checkpoint.lock import Lock
     from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
-    from domyn_swarm.data.backends.base import DataBackend, Frame
-    from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.finalize import Artifact
+    from domyn_swarm.jobs.overrides import Overrides
     from domyn_swarm.jobs.spec import JobSpec
 
-PLANNED = ("backend", "files", "source", "schema", "columns", "identified", "limited", "store", "done")
-
 logger = logging.getLogger("domyn_swarm")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run would do: the spec, the job, and the values of the graph's planning nodes."""
-
-    spec: JobSpec
-    job: SwarmJob
-    nodes: Mapping[str, Any]
-    rows: int
-    pending: int
-    adapters: Sequence[Any] = ()
-
-    @property
-    def store(self) -> CheckpointStore:
-        """The run's folder."""
-        store: CheckpointStore = self.nodes["store"]
-        return store
-
-    @property
-    def in_workers(self) -> bool:
-        """Whether the rows go through the engine's workers, and not through this process."""
-        backend: DataBackend = self.nodes["backend"]
-        return backend.distributed and self.pending > 0
-
-    @property
-    def method(self) -> str:
-        """The job's method that will be called."""
-        return method_of(self.job, native=self.spec.native_backend)
 
 
 @dataclass(frozen=True)
@@ -98,66 +61,24 @@ class RunResult:
         return 3 if self.failed else 0
 
 
-def make_plan(spec: JobSpec, run_dir: str | None = None, flows: Flows | None = None) -> Plan:
-    """Look at the job, the input and the run's folder (`spec.run_dir` unless given); write nothing and call nothing.
-
-    `flows` takes down what the nodes that are computed for that do.
-
-    Raises:
-        SwarmError: with exit status 2, when the job cannot run as it is.
-    """
-    job = build_job(load_job_class(spec.job), spec.job_kwargs)
-    spec = _with_columns_of(job, spec)
-    check_method(job, spec)
-    identity_of(spec, job)  # refuses a job that cannot tell it
-    run_dir = run_dir or spec.run_dir
-    inputs = {**_inputs(spec, job), "run_dir": run_dir, "run_storage": spec.run_storage if spec.checkpointing else {}}
-    adapters = load_adapters(spec.adapters)
-    with telling_of(spec.adapters):
-        nodes = driver_for(spec, adapters=adapters, flows=flows).execute([*PLANNED], inputs=inputs)
-    backend: DataBackend = nodes["backend"]
-    backend.check_write_kwargs(spec.backend_write_kwargs)
-    with reaching(spec.output):
-        check_output(spec, nodes["files"], nodes["store"])
-    if spec.resume:
-        check_identity(spec, job, nodes["store"], nodes["files"])
-    return _plan(spec, job, nodes, adapters)
-
-
-def _with_columns_of(job: SwarmJob, spec: JobSpec) -> JobSpec:
-    """`spec` with the job's own columns where it names none."""
-    inputs, outputs = job.default_columns()
-    return msgspec.structs.replace(
-        spec, input_columns=spec.input_columns or list(inputs), output_columns=spec.output_columns or list(outputs)
-    )
-
-
-def _plan(spec: JobSpec, job: SwarmJob, nodes: Mapping[str, Any], adapters: Sequence[Any]) -> Plan:
-    backend: DataBackend = nodes["backend"]
-    limited: Frame = nodes["limited"]
-    done: DoneRows = nodes["done"]
-    pending = backend.count(backend.exclude(limited, done.finished))
-    return Plan(spec, job, nodes, backend.count(limited), pending, adapters)
-
-
-def run(spec: JobSpec, progress: Progress | None = None) -> RunResult:
-    """Run the job to its end, or as far as it gets; whatever finished is durable.
+def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = NOTHING) -> RunResult:
+    """Run the job to its end, or as far as it gets; whatever finished is durable. Nodes may be replaced.
 
     Works inside a running event loop, too. In the main thread, the first SIGINT or SIGTERM lets the calls in flight
-    finish (a few seconds at most) and ends the run; a second one ends it at once.
+    finish (a few seconds at most) and ends the run; a second one ends it at once. SIGUSR1 says that its time is up.
 
     Raises:
-        SwarmError: refused (exit status 2, nothing written), broken (1) or interrupted (130).
+        SwarmError: refused (exit status 2, nothing written), broken (1), interrupted (130) or out of time (124).
     """
     started = time.monotonic()
-    with _run_dir(spec) as run_dir:
+    stop = Stop()
+    with _run_dir(spec) as run_dir, on_time_up(stop):
         flows = Flows()
-        plan = make_plan(spec, run_dir, flows)
+        plan = make_plan(spec, run_dir, flows, overrides)
         if plan.pending:
             plan.job.preflight(plan.spec)
         if plan.in_workers:
             plan.nodes["backend"].check_address(spec.ray_address)
-        stop = threading.Event()
         with locked(plan.store.folder, stop) as lock:
             meter = Meter(progress or Silent(), plan.job.traffic, ErrorBudget(spec.max_errors), stop, flows)
             return _run_locked(plan, lock, meter, started)
@@ -173,7 +94,7 @@ def _run_dir(spec: JobSpec) -> Iterator[str]:
         yield folder
 
 
-def _run_locked(plan: Plan, lock: Lock, meter: Meter, started: float) -> RunResult:
+def _run_locked(plan: RunPlan, lock: Lock, meter: Meter, started: float) -> RunResult:
     spec, store = plan.spec, plan.store
     plan = _prepared(plan)
     before = plan.rows - plan.pending
@@ -186,9 +107,9 @@ def _run_locked(plan: Plan, lock: Lock, meter: Meter, started: float) -> RunResu
     )  # fmt: skip
 
 
-def _recorded(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
+def _recorded(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
     """Do all that is left to do, and write down how it goes and how it ended."""
-    record = Record(plan.store, plan.spec, plan.job, plan.nodes["files"], plan.nodes["columns"].inputs)
+    record = Record(plan.store, plan.spec, plan.identity, plan.nodes["files"], plan.nodes["columns"].inputs)
     watch = Watch(record, plan, meter, lock)
     meter.progress.started(plan.rows, plan.rows - plan.pending)
     try:
@@ -202,7 +123,7 @@ def _recorded(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
         watch.save(report)
     except BaseException as error:
         meter.finish()
-        explained = _explained(error, plan)
+        explained = _explained(error, plan, meter)
         if not _is_lost(lock):
             report = watch.broke(error, explained)
             record.end(report, error)
@@ -224,7 +145,7 @@ def _is_lost(lock: Lock) -> bool:
     return False
 
 
-def _completed(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
+def _completed(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
     """Compute what is pending and write the output; again, when a part that seemed whole turns out to be damaged.
 
     Each time one part is set aside, so there is an end to it.
@@ -240,12 +161,13 @@ def _completed(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
             meter.advanced(Counts(expected - meter.counts.rows - plan.pending, -meter.counts.failed))
 
 
-def _execute(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
+def _execute(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
     """Pull the rows through, then write the output. Only the first needs care when it is interrupted."""
     stop = meter.stop
     with _graph_for(plan, meter, stop) as graph:
-        with _on_signals(stop):
-            report = graph.value("flushed") if plan.pending else FlushReport()
+        with on_signals(stop):
+            pulls = plan.pending and plan.overrides.pull_rows
+            report = graph.value("flushed") if pulls else FlushReport()
         lock.check()
         if meter.overspent:
             counts = meter.counts
@@ -255,7 +177,7 @@ def _execute(plan: Plan, meter: Meter, lock: Lock) -> Artifact:
             )
         if stop.is_set():
             raise Interrupted("The run was asked to stop.")
-        with _on_signals(None):
+        with on_signals(None):
             plan.store.compact()
             artifact: Artifact = graph.value("finalized", flushed=report)
     return artifact
@@ -280,36 +202,38 @@ class _Graph:
 
 
 @contextlib.contextmanager
-def _graph_for(plan: Plan, meter: Meter, stop: threading.Event) -> Iterator[_Graph]:
+def _graph_for(plan: RunPlan, meter: Meter, stop: Stop) -> Iterator[_Graph]:
     """The graph where its rows go through: in this process, or on an engine that has workers, if there is work."""
     if not plan.in_workers:
-        driver = driver_for(plan.spec, adapters=plan.adapters, flows=meter.flows)
-        yield _Graph(driver, {**_inputs(plan.spec, plan.job), "stop": stop, "meter": meter}, plan.nodes)
+        driver = driver_for(plan.spec, adapters=plan.adapters, flows=meter.flows, overrides=plan.overrides)
+        yield _Graph(driver, {**inputs_of(plan.spec, plan.job), "stop": stop, "meter": meter}, plan.nodes)
         return
     spec = anchored(plan.spec)
-    inputs = _inputs(spec, plan.job)
-    here = _Graph(driver_for(spec, "workers", plan.adapters, meter.flows), inputs, plan.nodes)
+    inputs = inputs_of(spec, plan.job)
+    here = _Graph(driver_for(spec, "workers", plan.adapters, meter.flows, plan.overrides), inputs, plan.nodes)
     # These only describe what is to be done, and a task on the cluster would be a process to start.
     described = {node: here.value(node) for node in ("pending", "transformed")}
     with plan.nodes["backend"].session(spec.ray_address, stop, meter.advanced) as session:
-        there = driver_for(spec, "workers", [*session.adapters, *plan.adapters])
+        there = driver_for(spec, "workers", [*session.adapters, *plan.adapters], overrides=plan.overrides)
         yield _Graph(there, {**inputs, "monitor": session.monitor}, {**plan.nodes, **described}, meter.flows)
 
 
-def _prepared(plan: Plan) -> Plan:
+def _prepared(plan: RunPlan) -> RunPlan:
     """The plan, now that nobody else writes, with the folder put in order."""
     store = plan.store
     store.folder.tidy()
     if not plan.spec.resume:
         store.folder.clear()
         return plan
-    check_identity(plan.spec, plan.job, store, plan.nodes["files"])
+    check_identity(plan.identity, plan.spec, store, plan.nodes["files"])
     return _as_it_stands(plan)
 
 
-def _as_it_stands(plan: Plan) -> Plan:
+def _as_it_stands(plan: RunPlan) -> RunPlan:
     """The plan for what is not done now; damaged parts are set aside."""
-    spec, store, nodes = plan.spec, plan.store, plan.nodes
+    store, nodes = plan.store, plan.nodes
+    if "done" in plan.overrides.names:
+        return plan
     done: DoneRows = nodes["done"]
     locate = locator(nodes["backend"], nodes["identified"], store.id_col)
     if store.rebase(locate) or done.fingerprint != store.folder.fingerprint():
@@ -318,10 +242,10 @@ def _as_it_stands(plan: Plan) -> Plan:
         store.folder.set_aside(done.damaged)
         names = ", ".join(done.damaged)
         logger.warning("%d damaged part(s) set aside in %s/damaged: %s", len(done.damaged), store.path, names)
-    return _plan(spec, plan.job, {**nodes, "done": done}, plan.adapters)
+    return counted(replace(plan, nodes={**nodes, "done": done}))
 
 
-def _explained(error: BaseException, plan: Plan) -> BaseException:
+def _explained(error: BaseException, plan: RunPlan, meter: Meter) -> BaseException:
     """`error` as one of ours, with how much is safe and how to go on."""
     if isinstance(error, (CheckpointError, LockLostError)):
         return error
@@ -329,13 +253,22 @@ def _explained(error: BaseException, plan: Plan) -> BaseException:
     if not plan.spec.checkpointing:
         resume = "Nothing is kept, because checkpointing is off."
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
-        return Interrupted("Interrupted.", resume)
+        return _ended(plan.spec, meter, resume)
     if isinstance(error, SwarmError):
         return type(error)(error.message, f"{error.hint}\n{resume}".strip())
     if isinstance(error, OSError) and error.errno in _MEND:
         where = error.filename or plan.store.path
         return JobError(f"{where}: {error.strerror}.", f"{_MEND[error.errno]} {resume}")
     return JobError(f"{type(error).__name__}: {error}", resume)
+
+
+def _ended(spec: JobSpec, meter: Meter, resume: str) -> SwarmError:
+    """Who has been asked to end. If time was up and nothing comes of it, another time as long would not help."""
+    if not meter.stop.time_is_up:
+        return Interrupted("Interrupted.", resume)
+    if spec.checkpointing and meter.counts.rows > meter.counts.failed:
+        return TimeUp("Time was up.", resume)
+    return JobError("Time was up before a row was done that is kept.", f"Allow more time. {resume}")
 
 
 _MEND = {
@@ -357,29 +290,3 @@ def _kept(store: CheckpointStore) -> str:
 def _way_on(spec: JobSpec) -> str:
     same = "the same command again" if spec.resume else "the same command without --no-resume"
     return f"Run {same} to go on from there."
-
-
-@contextlib.contextmanager
-def _on_signals(stop: threading.Event | None) -> Iterator[None]:
-    """The first SIGINT or SIGTERM sets `stop`; the next one, or the first without `stop`, is a KeyboardInterrupt."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _frame: Any) -> None:
-        if stop is None or stop.is_set():
-            raise KeyboardInterrupt
-        logger.warning("%s: finishing the calls in flight; once more to stop at once", signal.Signals(number).name)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _inputs(spec: JobSpec, job: SwarmJob) -> dict[str, Any]:
-    options = {name: getattr(spec, name) for name in spec.__struct_fields__}
-    return {**options, "spec": spec, "job": job, "read_batch_size": batch_rows(spec, job)}

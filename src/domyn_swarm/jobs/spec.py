@@ -84,7 +84,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ray_address: Annotated[
         str | None,
         _option(
-            "--ray-address", help="Ray cluster: auto, host:6379 or ray://host:10001, or $RAY_ADDRESS (default: local)"
+            "--ray-address",
+            help="Ray cluster: auto, host:6379 or ray://host:10001, or $RAY_ADDRESS; with --run-on ray the URL of its "
+            "dashboard, http://host:8265 (default: local)",
         ),
     ] = None
 
@@ -170,9 +172,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def run_dir(self) -> str:
         """The run's folder: `<checkpoint-dir>/<tag>`."""
-        parent, name = split(self.output)
-        root = self.checkpoint_dir or f"{parent}.domyn-swarm"
-        return f"{root.rstrip('/')}/{self.checkpoint_tag or name}"
+        root = self.checkpoint_dir or f"{split(self.output)[0]}.domyn-swarm"
+        return f"{root.rstrip('/')}/{self.tag}"
+
+    @property
+    def tag(self) -> str:
+        """The name of the run's folder."""
+        return self.checkpoint_tag or split(self.output)[1]
 
     @property
     def run_storage(self) -> dict[str, Any]:
@@ -192,19 +198,22 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return names_directory(self.output)
 
 
-def anchored(spec: JobSpec) -> JobSpec:
-    """`spec` with its relative local paths made absolute, so that it means the same in another process's folder."""
-    names = ("input", "output", "checkpoint_dir", "api_key_file")
-    paths = {name: _anchored(path) for name in names if (path := getattr(spec, name)) is not None}
+def anchored(spec: JobSpec, folder: str = "") -> JobSpec:
+    """`spec` with its relative local paths made absolute, so that it means the same in another process's folder.
+
+    They are relative to `folder`, by default to this process's own.
+    """
+    names, folder = ("input", "output", "checkpoint_dir", "api_key_file"), folder or str(Path.cwd())
+    paths = {name: _anchored(path, folder) for name in names if (path := getattr(spec, name)) is not None}
     where, colon, job_class = spec.job.rpartition(":")
-    job = f"{_anchored(where)}{colon}{job_class}" if where.endswith(".py") else spec.job
+    job = f"{_anchored(where, folder)}{colon}{job_class}" if where.endswith(".py") else spec.job
     return msgspec.structs.replace(spec, **paths, job=job)
 
 
-def _anchored(path: str) -> str:
+def _anchored(path: str, folder: str) -> str:
     if "://" in path or PurePosixPath(path).is_absolute():
         return path
-    return f"{Path.cwd()}/{path}" if not path.startswith("~") else str(Path(path).expanduser())
+    return f"{folder}/{path}" if not path.startswith("~") else str(Path(path).expanduser())
 
 
 def make_spec(options: Mapping[str, Any]) -> JobSpec:
@@ -301,10 +310,16 @@ def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> Conf
     if field is None:
         return ConfigurationError(reason)
     name = field.group(1)
-    hint = get_type_hints(JobSpec)[name]
+    return ConfigurationError(
+        f"{flag_of(name)}: {options.get(name)!r} is not valid.", f"It takes: {what_it_takes(name, error)}."
+    )
+
+
+def what_it_takes(name: str, error: msgspec.ValidationError) -> str:
+    """What `error`, about a value of the field `name`, should have got."""
+    hint = get_type_hints(JobSpec).get(name)
     takes = ", ".join(get_args(hint)) if get_origin(hint) is Literal else option_of(name).extra["takes"]
-    takes = takes or _expected(reason)
-    return ConfigurationError(f"{flag_of(name)}: {options.get(name)!r} is not valid.", f"It takes: {takes}.")
+    return takes or _expected(str(error).partition(" - at ")[0])
 
 
 def _expected(reason: str) -> str:

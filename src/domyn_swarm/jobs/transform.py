@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from domyn_swarm.data.arrow import without_views
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
+from domyn_swarm.data.memory import as_table
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
 from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
@@ -200,7 +201,7 @@ def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: Outpu
     if isinstance(value, Failure):
         return outputs.table([value] * rows)
     try:
-        if (table := _as_table(value)) is not None:
+        if (table := as_table(value)) is not None:
             return outputs.select(
                 _by_id(without_views(table), batch, columns.id), [columns.id, POSITION, *columns.inputs]
             )
@@ -210,16 +211,6 @@ def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: Outpu
     except (TypeError, ValueError, KeyError, pa.ArrowException) as error:
         return outputs.table([Failure("OutputError", f"the job returned a batch that does not fit: {error}")] * rows)
     return outputs.table(values)
-
-
-def _as_table(output: Any) -> pa.Table | None:
-    """A frame of any engine as Arrow; None when `output` is no frame."""
-    if isinstance(output, pa.Table):
-        return output
-    if hasattr(output, "columns") and hasattr(output, "__arrow_c_stream__"):
-        index = getattr(output, "index", None)
-        return pa.table(output) if index is None else pa.Table.from_pandas(output, preserve_index=False)
-    return pa.Table.from_batches([output]) if isinstance(output, pa.RecordBatch) else None
 
 
 def _by_id(table: pa.Table, batch: JobBatch, id_col: str) -> pa.Table:

@@ -20,12 +20,11 @@ import msgspec
 
 from domyn_swarm.errors import Interrupted, SwarmError
 from domyn_swarm.helpers.io import is_local
-from domyn_swarm.helpers.texts import storable
-from domyn_swarm.jobs.command import command_of, options_of
+from domyn_swarm.helpers.texts import now, storable
+from domyn_swarm.jobs.command import command_of, options_of, why_no_command
 from domyn_swarm.jobs.describe import describe, job_name
 from domyn_swarm.jobs.figures import failures_of, figures_of, traffic_of
 from domyn_swarm.jobs.flows import node_of
-from domyn_swarm.jobs.record import now
 from domyn_swarm.jobs.timeline import Chronicle
 from domyn_swarm.masking import masked
 from domyn_swarm.view.model import Broken, Report, RunState
@@ -37,8 +36,8 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.lock import Lock
     from domyn_swarm.jobs.finalize import Artifact
     from domyn_swarm.jobs.meter import Meter
+    from domyn_swarm.jobs.planning import RunPlan
     from domyn_swarm.jobs.record import Record
-    from domyn_swarm.jobs.runner import Plan
 
 LOOK_SECONDS = 1.0
 SAVE_LOOKS = 2
@@ -57,12 +56,13 @@ logger = logging.getLogger("domyn_swarm")
 class Watch:
     """Looks at a run every LOOK_SECONDS, and writes down what it sees."""
 
-    def __init__(self, record: Record, plan: Plan, meter: Meter, lock: Lock) -> None:
+    def __init__(self, record: Record, plan: RunPlan, meter: Meter, lock: Lock) -> None:
         self._record = record
         self._plan = plan
         self._meter = meter
         self._lock = lock
-        self._graph = describe(plan.spec, "workers" if plan.in_workers else "driver", plan.job)
+        where = "workers" if plan.in_workers else "driver"
+        self._graph = describe(plan.spec, where, plan.job, plan.overrides)
         self._options = options_of(plan.spec)
         self._chronicle = Chronicle()
         self._since = time.monotonic()
@@ -98,7 +98,8 @@ class Watch:
         report = self._report("interrupted" if interrupted else "failed", broken=node_of(error))
         if not interrupted:
             report.broken = _broken(error, explained)
-        report.resume = command_of(msgspec.structs.replace(self._plan.spec, resume=True))
+        if not why_no_command(self._plan.spec, self._plan.overrides):
+            report.resume = command_of(msgspec.structs.replace(self._plan.spec, resume=True))
         return self._ended(report)
 
     def save(self, report: Report) -> None:

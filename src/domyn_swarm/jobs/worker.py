@@ -20,7 +20,7 @@ from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.errors import JobError
 from domyn_swarm.jobs.items import item_batches
-from domyn_swarm.jobs.loading import build_job, load_job_class
+from domyn_swarm.jobs.loading import build_job, is_known_here_only, load_job_class
 from domyn_swarm.jobs.meter import Meter, Silent
 from domyn_swarm.jobs.pool import concurrency_for
 from domyn_swarm.jobs.transform import batch_rows, method_of, transform
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.store import CheckpointStore, Locate
     from domyn_swarm.data.backends.base import DataBackend, DistributedBackend, Frame, Monitor
     from domyn_swarm.helpers.counts import Counts
+    from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
 
@@ -46,7 +47,8 @@ class WorkerJob:
     """Everything that a worker needs, as plain data that travels: the job itself is rebuilt from `spec` where it runs.
 
     `store` is the run's folder, `known` are the types of output columns that earlier runs made. All workers together
-    have `concurrency` calls in flight, or each as many as its share of the server takes (None).
+    have `concurrency` calls in flight, or each as many as its share of the server takes (None). `job_class` comes along
+    when a worker could load it from nowhere.
     """
 
     spec: JobSpec
@@ -54,13 +56,21 @@ class WorkerJob:
     store: CheckpointStore
     known: pa.Schema
     concurrency: int | None
+    job_class: type[SwarmJob] | None = None
 
     @classmethod
     def of(cls, spec: JobSpec, columns: Columns, store: CheckpointStore, known: pa.Schema) -> WorkerJob:
         """The work that `spec` describes."""
         job_class = load_job_class(spec.job)
         method = getattr(job_class, method_of(job_class, native=spec.native_backend))
-        return cls(spec, columns, store, known, concurrency_for(method, spec.max_concurrency))
+        travelling = job_class if is_known_here_only(job_class) else None
+        return cls(spec, columns, store, known, concurrency_for(method, spec.max_concurrency), travelling)
+
+    def __getstate__(self) -> dict[str, Any]:
+        for travelling in self.job_class.__mro__ if self.job_class else ():
+            if "__msgspec_cache__" in vars(travelling):  # no process can send it to another
+                del travelling.__msgspec_cache__  # type: ignore[attr-defined]
+        return vars(self)
 
     def __call__(self, name: str, workers: int) -> Worker:
         """The worker `name`, with its share of the calls in flight, and of the requests and tokens a minute."""
@@ -100,7 +110,7 @@ class Worker:
 
     def __init__(self, work: WorkerJob) -> None:
         self._work = work
-        self._job = build_job(load_job_class(work.spec.job), work.spec.job_kwargs)
+        self._job = build_job(work.job_class or load_job_class(work.spec.job), work.spec.job_kwargs)
         self._blocks: queue.Queue[pa.Table | None] = queue.Queue(BLOCKS_WAITING)
         self._meter = Meter(Silent(), self._job.traffic)
         self._stop = threading.Event()
