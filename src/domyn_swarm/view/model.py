@@ -17,7 +17,8 @@ class Node(msgspec.Struct):
     `name` is what it makes, `variant` the one that config chose (`generated` of `identified__generated`). `kind` tells
     whether it is computed, given from outside (the job, an option), or config that only chose variants. `inputs` are
     the names of the nodes that it is made from, `where` is its function's place (`domyn_dags/job.py:57`). `value` is
-    what an input or a config entry is, as text.
+    what an input, a config entry or a node that somebody replaced by a value is, as text. `overridden` says by what it
+    was replaced, if it was.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Node(msgspec.Struct):
     inputs: list[str] = []
     effects: list[Effect] = []
     value: str = ""
+    overridden: Literal["", "value", "function"] = ""
 
 
 class Graph(msgspec.Struct):

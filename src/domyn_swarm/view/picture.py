@@ -41,9 +41,10 @@ _FONT = "Helvetica"  # its widths are known wherever the picture is drawn
 _FONTS = "Helvetica,Arial,'Liberation Sans',Arimo,sans-serif"
 """Fonts whose letters are as wide, for where the picture is shown."""
 _INK, _FAINT, _CARD = "#1f2933", "#52606d", "#ffffff"
-_RED, _BROWN = "#b91c1c", "#7c2d12"
+_RED, _BROWN, _PURPLE = "#b91c1c", "#7c2d12", "#6d28d9"
 _LOOKS = {
     "type": f'<font point-size="10" color="{_FAINT}">{{}}</font>',
+    "overridden": f'<font point-size="10" color="{_PURPLE}"><b>{{}}</b></font>',
     "effects": f'<font point-size="10" color="{_BROWN}"><b>{{}}</b></font>',
     "figures": f'<font point-size="10" color="{_INK}">{{}}</font>',
     "error": f'<font point-size="10" color="{_RED}"><b>{{}}</b></font>',
@@ -83,6 +84,11 @@ def mermaid_of(graph: Graph, figures: Mapping[str, Figures] | None = None) -> st
     lines += [
         f"  {_identifier(name)} --> {_identifier(node.name)}" for node in nodes for name in node.inputs if name in names
     ]
+    lines += [
+        f"  style {_identifier(node.name)} stroke:{_PURPLE},stroke-width:2px,stroke-dasharray:5 3"
+        for node in nodes
+        if node.overridden and node not in failed
+    ]
     lines.append("  classDef input fill:#f6f8fa,stroke:#c3cad2,color:#52606d,font-size:12px")
     lines += [f"  style {_identifier(node.name)} fill:{_FILL['failed']},stroke:{_RED},color:{_INK}" for node in failed]
     return "\n".join(lines) + "\n"
@@ -95,7 +101,7 @@ def draw(dot: str, kind: Kind) -> bytes:
         MissingDependencyError: there is no Graphviz here, or none that works.
     """
     failures = []
-    for program in _programs():
+    for program in programs():
         try:
             done = subprocess.run(  # noqa: S603 - no shell, and nothing of the graph's among the arguments
                 [program, f"-T{kind}"], input=dot.encode(), capture_output=True, timeout=SECONDS_TO_DRAW, check=False
@@ -168,6 +174,7 @@ def _lines(node: Node, figures: Figures | None) -> dict[str, str]:
     lines = {
         "name": f"{node.name} {node.variant}".strip(),
         "type": _short(node.type),
+        "overridden": _short(f"overridden: {node.value or f'a {node.overridden}'}") if node.overridden else "",
         "effects": " · ".join(node.effects),
         "figures": _how_it_went(figures) if figures else "",
         "error": _short(figures.error) if figures else "",
@@ -187,7 +194,7 @@ def _how_it_went(figures: Figures) -> str:
 
 def _dot_node(node: Node, figures: Figures | None) -> str:
     state = figures.state if figures else ""
-    classes = f"{node.kind} {state}".strip()
+    classes = " ".join(filter(None, [node.kind, state, "overridden" if node.overridden else ""]))
     about = f'id="node-{_quoted(node.name)}", class="{classes}", tooltip="{_tooltip(node, figures)}"'
     look = f'fillcolor="{_FILL.get(state, _FILL[""])}", color="{_BORDER.get(state, _BORDER[""])}"'
     lines = _lines(node, figures)
@@ -195,6 +202,8 @@ def _dot_node(node: Node, figures: Figures | None) -> str:
     if node.kind == "input":
         look = 'fillcolor="#f6f8fa", color="#d5dbe1", margin="0.1,0.02", height=0.2'
         label = f'"{_label(lines["input"])}", fontsize=10, fontcolor="{_FAINT}"'
+    if node.overridden:
+        look += f', style="rounded,filled,dashed", color="{_PURPLE}", penwidth=2'
     if state in ("failed", "running"):
         look += ", penwidth=2.2"
     return f'"{_quoted(node.name)}" [label={label}, {about}, {look}{_least_width(lines)}];'
@@ -271,7 +280,7 @@ def _identifier(name: str) -> str:
     return "n_" + re.sub(r"\W", "_", name)
 
 
-def _programs() -> Iterator[str]:
+def programs() -> Iterator[str]:
     """Each Graphviz on PATH, and beside this interpreter: an environment need not be activated to be used."""
     beside = str(Path(sys.executable).parent)
     for name in PROGRAMS:
@@ -297,7 +306,9 @@ def _card(node: Node) -> str:
     kind = f"<code>{_escaped(node.type)}</code>" if node.type else ""
     marks = "".join(f" <b class=mark>{_escaped(effect)}</b>" for effect in node.effects)
     made = ", ".join(map(_escaped, node.inputs)) or "nothing"
-    doc = "".join(f"<p>{_escaped(line)}</p>" for line in node.doc.split("\n") if line)
+    marks += f" <b class=mark>overridden by a {node.overridden}</b>" if node.overridden else ""
+    doc = f"<p>{_escaped(node.value)}</p>" if node.value else ""
+    doc += "".join(f"<p>{_escaped(line)}</p>" for line in node.doc.split("\n") if line)
     return (
         f"<li><h3>{_escaped(node.name)}{variant}</h3>{kind}{marks}{doc}"
         f"<p class=from>from {made}</p><p class=from>{_escaped(node.where)}</p></li>"

@@ -15,20 +15,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.folder import PartName, name_of
-from domyn_swarm.checkpoint.part import reading
+from domyn_swarm.checkpoint.part import NODE, reading
 from domyn_swarm.checkpoint.survey import at_rest
 from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
+from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.errors import ConfigurationError, DataError
 from domyn_swarm.helpers.io import list_files, open_parquet
 from domyn_swarm.helpers.trace import Attempt, Log, decoded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from domyn_swarm.checkpoint.folder import RunFolder
     from domyn_swarm.helpers.io import InputFiles
 
 VALUE_CHARS = 2000
+ROWS_OF_THE_INPUT = ("files", "source", "identified", "limited", "pending")
+"""Nodes that hand on the input's rows, in data order."""
 
 
 class Place(msgspec.Struct):
@@ -171,6 +174,12 @@ def _scalar(text: str, kind: pa.DataType) -> Any:
 def _input_of(record: dict[str, Any], spec: dict[str, Any], notes: list[str]) -> InputFiles | None:
     """The input's files, if they are what the run read."""
     pattern = record.get("input", spec["input"])
+    if replaced := replaced_before(record.get("identity", {})):
+        notes.append(f"Node {replaced!r} was replaced in this run, so the row is not looked for in {pattern}.")
+        return None
+    if pattern.startswith(IN_MEMORY):
+        notes.append("The input was in memory, so the row is not looked for in it.")
+        return None
     try:
         files = list_files(pattern, spec.get("backend_read_kwargs", {}).get("storage_options"))
     except Exception as error:  # noqa: BLE001 - the rest of the story can be told without it
@@ -183,6 +192,11 @@ def _input_of(record: dict[str, Any], spec: dict[str, Any], notes: list[str]) ->
         notes.append("Rows are looked for in parquet inputs without filters only.")
         return None
     return files
+
+
+def replaced_before(identity: Mapping[str, Any]) -> str:
+    """A node that somebody replaced, so that a row's position is not its place in the input's files; else nothing."""
+    return next((name for name in ROWS_OF_THE_INPUT if f"{NODE}{name}" in identity), "")
 
 
 def _position(files: InputFiles, id_col: str, id_text: str, spec: dict[str, Any]) -> int | None:

@@ -166,14 +166,14 @@ function drawPanel(panel) {
 function nodeParts(node, figures) {
   const users = report.graph.nodes.filter(({ inputs }) => inputs.includes(node.name)).map(({ name }) => name);
   const links = (names) => names.length > 0 && el("span", { class: "links" }, names.map(nodeLink));
-  const { kind, name, type, variant, where, effects, inputs, value, doc } = node;
+  const { kind, name, type, variant, where, effects, inputs, value, overridden, doc } = node;
   return [
     el("div", { class: "headline" }, el("h3", {}, name),
       figures ? badge(figures.state) : el("span", { class: "badge" }, kind)),
     doc && el("p", { class: "text" }, doc),
     ...(figures ? told(figures) : []),
     facts([
-      ["Value", value], ["Type", code(type)], ["Variant", variant], ["Inputs", links(inputs)], ["Used by", links(users)],
+      ["Value", value], ["Overridden by", overridden && `a ${overridden}`], ["Type", code(type)], ["Variant", variant], ["Inputs", links(inputs)], ["Used by", links(users)],
       ["Effects", effects.join(", ")], ["Source", code(where)], ...measured(figures ?? {}),
     ], "lines"),
     ...(figures ? shapes(figures) : []),
