@@ -1,0 +1,170 @@
+"""Looking after runs: waiting for them, ending them, clearing them away, reading what they print."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from domyn_swarm.checkpoint.lock import living_holder
+from domyn_swarm.checkpoint.submission import FILE, LOG, Submission
+from domyn_swarm.errors import CheckpointError, JobError, SwarmError
+from domyn_swarm.helpers.io import is_local
+from domyn_swarm.helpers.texts import now
+from domyn_swarm.runs import index
+from domyn_swarm.runs.launchers.local import asked_to_end
+from domyn_swarm.runs.launchers.registry import load_launcher
+from domyn_swarm.runs.state import GOING_ON, Status, status_of, statuses
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from domyn_swarm.checkpoint.folder import RunFolder
+    from domyn_swarm.runs.find import Run
+
+logger = logging.getLogger("domyn_swarm")
+
+POLL_SECONDS = 0.2
+MOST_POLL_SECONDS = 5.0
+PATIENCE = 1.2
+"""How much longer each pause is than the one before: schedulers are asked for each run each time."""
+OVER = ("done", "done with failures", "failed", "cancelled", "lost", "gone")
+MADE = (
+    "spec.json", "run.json", "report.html", "graph.svg", "parts", "damaged", FILE, LOG,
+)  # fmt: skip
+"""What a run makes in its folder, its locks aside."""
+
+
+def refuse_if_on(run: Run) -> None:
+    """Refuse to touch a run that goes on, or may.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    status = status_of(run)
+    if status.state in GOING_ON:
+        raise CheckpointError(
+            f"{run.name} is {status.state} ({status.detail}).",
+            f"Wait for it: domyn-swarm job wait {run.name}\nOr end it: domyn-swarm job cancel {run.name}",
+        )
+    if status.state == "unknown":
+        raise CheckpointError(
+            f"Whether {run.name} goes on is not known: {status.detail}.",
+            f"Try again when that is mended. If it is gone for good, delete {run.folder.path}/{FILE} first.",
+        )
+
+
+def ended(runs: Sequence[Run], timeout: float | None = None) -> Iterator[Status]:
+    """Each run when it has ended. It stops early after `timeout` seconds."""
+    left, pause = list(runs), POLL_SECONDS
+    deadline = None if timeout is None else time.monotonic() + timeout
+    silent: set[str] = set()
+    while left:
+        found = statuses(left)
+        yield from (status for status in found if status.state in OVER)
+        left = [run for run, status in zip(left, found, strict=True) if status.state not in OVER]
+        for status in found:
+            if status.state == "unknown" and status.name not in silent:
+                silent.add(status.name)
+                logger.warning("%s: its place does not answer: %s", status.name, status.detail)
+        remaining = pause if deadline is None else min(pause, deadline - time.monotonic())
+        if not left or remaining <= 0:
+            return
+        time.sleep(remaining)
+        pause = min(pause * PATIENCE, MOST_POLL_SECONDS)
+
+
+def worst(ends: Sequence[int]) -> int:
+    """The exit status that says most of several: broken over refused, interrupted, failed rows, all done."""
+    order = (0, 3, 130, 124, 2, 1)
+    return max(ends, key=lambda end: order.index(end) if end in order else len(order), default=0)
+
+
+def cancel(run: Run, grace: float) -> Status:
+    """Ask the run to flush and end, and see to it that it does. One that is over stays as it is.
+
+    Raises:
+        JobError: its place cannot, or does not answer.
+    """
+    status = status_of(run)
+    if status.state in OVER:
+        return status
+    submission = Submission.load(run.folder)
+    if submission is not None and submission.handle is not None:
+        launcher = load_launcher(submission.placement.run_on)
+        if launcher.ask(submission.handle).state != "gone":
+            msgspec.structs.replace(submission, cancelled=now()).save(run.folder)
+            try:
+                launcher.cancel(submission.handle, grace)
+            except SwarmError:
+                submission.save(run.folder)
+                raise
+            return status_of(run)
+    _end_here(run, grace)
+    return status_of(run)
+
+
+def _end_here(run: Run, grace: float) -> None:
+    """End a run that a terminal holds: its process alone, for the terminal may have put others beside it."""
+    holder = living_holder(run.folder)
+    if holder is None:
+        return
+    if not holder.is_near:
+        raise JobError(
+            f"{run.name} runs on {holder.host}, and signals do not reach there.",
+            f"Give the same command on {holder.host}.",
+        )
+    if not asked_to_end(holder, grace):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(holder.pid, signal.SIGKILL)
+
+
+def removed(run: Run) -> list[str]:
+    """Delete the run's folder, but for what is no run's, whose names are returned; its name is free again.
+
+    Raises:
+        CheckpointError: it goes on, or may.
+    """
+    refuse_if_on(run)
+    folder = run.folder
+    for name in _names(folder):
+        if name in MADE or name.startswith(("lock-", "sending-")):
+            folder.fs.rm(f"{folder.root}/{name}", recursive=True)
+    left = _names(folder)
+    if is_local(folder.fs):
+        with contextlib.suppress(OSError):  # it is gone, or holds something else
+            folder.fs.rmdir(folder.root)
+    else:
+        shutil.rmtree(index.homes() / run.name, ignore_errors=True)
+    with contextlib.suppress(index.IndexUnavailableError):
+        index.forget(run.name)
+    return left
+
+
+def _names(folder: RunFolder) -> list[str]:
+    with contextlib.suppress(FileNotFoundError):
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in folder.fs.ls(folder.root, detail=False))
+    return []
+
+
+def log_of(run: Run, *, follow: bool) -> Iterator[str]:
+    """What the run has printed, in pieces.
+
+    Raises:
+        CheckpointError: it was never sent anywhere, and printed to a terminal.
+    """
+    submission = Submission.load(run.folder)
+    if submission is None:
+        raise CheckpointError(
+            f"{run.name} ran in a terminal, and what it printed is not kept.",
+            f"What became of it: domyn-swarm job status {run.name}",
+        )
+    if submission.handle is None:
+        return iter(())
+    return load_launcher(submission.placement.run_on).log(submission.handle, submission.log, follow=follow)

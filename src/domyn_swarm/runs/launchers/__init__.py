@@ -1,0 +1,1 @@
+"""Places where a run can go on: one module each, all satisfying `base.Launcher`."""

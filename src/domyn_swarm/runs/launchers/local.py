@@ -1,0 +1,180 @@
+"""Runs on this machine, in a session of their own: no terminal, and no logout, ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import psutil
+
+from domyn_swarm.checkpoint.folder import RunFolder
+from domyn_swarm.checkpoint.lock import Process, living_holder
+from domyn_swarm.errors import ConfigurationError, JobError
+from domyn_swarm.runs.launchers.base import Answer, Handle, Launch
+from domyn_swarm.runs.launchers.tail import followed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from domyn_swarm.checkpoint.submission import Placement
+
+name = "local"
+near = True
+POLL_SECONDS = 0.1
+_LAST_WORDS = re.compile(r"exit status (\d+)\s*\Z")
+"""What `domyn_swarm.jobs.run` logs at its very end."""
+LAST_BYTES = 200
+
+
+class _Handle(Process, frozen=True):
+    """The driver; where its log is, and where in it this run begins; its spec."""
+
+    log: str
+    begins: int
+    spec: str
+
+
+def check(placement: Placement) -> Placement:
+    """Refuse what only other places know.
+
+    Raises:
+        ConfigurationError: an option is for another place.
+    """
+    for flag, given in (("--slurm-args", placement.slurm_args), ("--requeue", placement.requeue)):
+        if given:
+            raise ConfigurationError(f"{flag} is for runs on Slurm.", "Add --run-on slurm, or leave it out.")
+    return placement
+
+
+def shown(launch: Launch) -> str:
+    """The command line, as somebody would type it."""
+    words = shlex.join(_command(launch))
+    return f"cd {shlex.quote(launch.folder)} && {words} >> {shlex.quote(launch.log)} 2>&1"
+
+
+def start(launch: Launch) -> Handle:
+    """Start the driver as the leader of a session of its own.
+
+    Raises:
+        JobError: it cannot be started.
+    """
+    Path(launch.log).parent.mkdir(parents=True, exist_ok=True)
+    with Path(launch.log).open("ab") as log, _hangups_ignored():
+        begins = log.tell()
+        try:
+            driver = subprocess.Popen(  # noqa: S603 - this package's own module
+                _command(launch), cwd=launch.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )  # fmt: skip
+        except OSError as error:
+            raise JobError(
+                f"The run cannot be started: {error}.", "Nothing was written. Mend it, and try again."
+            ) from None
+    process = Process.of(driver.pid)
+    handle = _Handle(process.host, process.pid, process.machine, process.started, launch.log, begins, launch.spec)
+    found: Handle = msgspec.to_builtins(handle)
+    return found
+
+
+def ask(handle: Mapping[str, Any]) -> Answer:
+    """Look into this machine's table of processes; for a run of another machine, at the heartbeat of its lock."""
+    driver = msgspec.convert(handle, _Handle)
+    if not driver.is_near:
+        return _from_afar(driver)
+    if driver.is_alive:
+        return Answer("running", str(driver))
+    status = _exit_status(driver)
+    return Answer("gone", "" if status is None else f"exit status {status}", status)
+
+
+def cancel(handle: Mapping[str, Any], grace: float) -> None:
+    """Ask the driver to flush and end; after `grace` seconds end its whole session, workers included.
+
+    Raises:
+        JobError: it runs on another machine.
+    """
+    driver = msgspec.convert(handle, _Handle)
+    if not driver.is_near:
+        raise JobError(
+            f"It runs on {driver.host}, and signals do not reach there.", f"Give the same command on {driver.host}."
+        )
+    if not asked_to_end(driver, grace):
+        _end_session(driver.pid)
+        asked_to_end(driver, 1.0)
+
+
+def asked_to_end(process: Process, grace: float) -> bool:
+    """Send SIGTERM, and wait until the process is gone; whether it was within `grace` seconds."""
+    with contextlib.suppress(ProcessLookupError):
+        if process.is_alive:
+            os.kill(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while process.is_alive:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def log(handle: Mapping[str, Any], path: str, *, follow: bool) -> Iterator[str]:
+    """The log from its beginning, earlier runs included."""
+    del path  # where it was asked to be is where it is
+    driver = msgspec.convert(handle, _Handle)
+    return followed(driver.log, lambda: not follow or ask(handle).state == "gone")
+
+
+def _command(launch: Launch) -> list[str]:
+    """Without its folder in front of all modules (-P): a file there may be called like one of Python's own."""
+    return [sys.executable, "-P", "-m", "domyn_swarm.jobs.run", launch.spec]
+
+
+@contextlib.contextmanager
+def _hangups_ignored() -> Iterator[None]:
+    """What is started in here ignores SIGHUP, as under nohup: its session gets none, but some logouts send it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def _from_afar(driver: _Handle) -> Answer:
+    folder = RunFolder(driver.spec.rpartition("/")[0])
+    if not folder.files():
+        return Answer("unknown", f"it runs on {driver.host}: ask there")
+    holder = living_holder(folder)
+    if holder is None:
+        return Answer("gone", f"no sign of life from {driver.host}", _exit_status(driver))
+    return Answer("running", str(holder))
+
+
+def _exit_status(driver: _Handle) -> int | None:
+    """What the run said at its end; None when it ended without a word."""
+    try:
+        with Path(driver.log).open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(driver.begins, size - LAST_BYTES))
+            said = _LAST_WORDS.search(file.read().decode(errors="replace"))
+    except FileNotFoundError:
+        return None
+    return int(said[1]) if said else None
+
+
+def _end_session(leader: int) -> None:
+    for pid in psutil.pids():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(pid) == leader:
+                os.kill(pid, signal.SIGKILL)

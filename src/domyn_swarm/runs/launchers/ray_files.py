@@ -1,0 +1,77 @@
+"""Which files a run takes along to a cluster: its spec, and the Python files that its job is made of."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from domyn_swarm.errors import JobError
+from domyn_swarm.jobs.spec import JobSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from domyn_swarm.runs.launchers.base import Launch
+
+SPEC = "spec.json"
+FOLDER = "job"
+"""What the job is made of goes below: at the top its `queue.py` would be everybody's."""
+
+
+def sent_job(launch: Launch) -> str | None:
+    """What is to be SENT_ALONG; None for a job that is an installed module."""
+    if not python_files(launch):
+        return None
+    where = launch.job.rpartition(":")[0]
+    return f"{FOLDER}/{_in_folder(launch, where).name}" if where.endswith(".py") else FOLDER
+
+
+def python_files(launch: Launch) -> dict[str, Path]:
+    """Name below the folder that is sent -> file. A module that is not in the run's working folder is an installed one.
+
+    Files of a job stand beside it, and in those folders below that are Python's, too. Data is not taken: a working
+    folder holds gigabytes of it.
+    """
+    where = launch.job.rpartition(":")[0]
+    if where.endswith(".py"):
+        return dict(_python_files(_in_folder(launch, where).parent, f"{FOLDER}/"))
+    home, module = Path(launch.folder), where.partition(".")[0]
+    is_there = (home / f"{module}.py").is_file() or (home / module).is_dir()
+    return dict(_python_files(home, f"{FOLDER}/")) if is_there else {}
+
+
+def gather(launch: Launch, folder: Path) -> None:
+    """Put everything that is sent into `folder`.
+
+    Raises:
+        JobError: something cannot be read.
+    """
+    try:
+        for name, file in python_files(launch).items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        spec = msgspec.json.decode(Path(launch.spec).read_bytes(), type=JobSpec)
+    except OSError as error:
+        raise JobError(f"{error.filename} cannot be sent along: {error.strerror}.", "Make it readable.") from None
+    # The cluster that the run is on is told to it by the environment; this is where the job server is.
+    here = msgspec.structs.replace(spec, ray_address=None)
+    (folder / SPEC).write_bytes(msgspec.json.encode(here))
+
+
+def _in_folder(launch: Launch, where: str) -> Path:
+    return Path(launch.folder, Path(where).expanduser()).resolve()
+
+
+def _python_files(root: Path, name: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
+    here = root.resolve()
+    if here in above:  # a link leads back
+        return
+    for path in sorted(root.iterdir()):
+        if path.suffix == ".py" and not path.name.startswith(".") and path.is_file():
+            yield f"{name}{path.name}", path
+        elif path.name.isidentifier() and path.is_dir() and any(path.glob("*.py")):  # others cannot be imported
+            yield from _python_files(path, f"{name}{path.name}/", (*above, here))

@@ -1,0 +1,32 @@
+"""Which launchers there are, and importing the one that is selected, and no other."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, cast
+
+from domyn_swarm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from domyn_swarm.runs.launchers.base import Launcher
+
+GROUP = "domyn_swarm.launchers"
+"""Entry-point group: name -> module."""
+
+
+def launcher_names() -> list[str]:
+    """The names of all installed launchers, sorted."""
+    return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def load_launcher(name: str) -> Launcher:
+    """Import the launcher `name`.
+
+    Raises:
+        ConfigurationError: no launcher has that name; the message lists those that there are.
+    """
+    entry = next(iter(entry_points(group=GROUP, name=name)), None)
+    if entry is None:
+        raise ConfigurationError(f"--run-on: unknown place {name!r}.", f"Known: {', '.join(launcher_names())}.")
+    return cast("Launcher", importlib.import_module(entry.value))

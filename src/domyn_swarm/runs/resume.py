@@ -1,0 +1,60 @@
+"""Going on with a run, from what its folder says of it."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from domyn_swarm.checkpoint.submission import Placement, Submission
+from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.jobs.record import origin_of
+from domyn_swarm.jobs.spec import make_spec
+from domyn_swarm.runs.control import refuse_if_on
+from domyn_swarm.runs.state import Status, status_of
+from domyn_swarm.runs.submit import checked, send
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.runs.find import Run
+
+
+def resumed(run: Run, changes: Mapping[str, Any]) -> Status:
+    """Go on with a run, where it was, or where `changes` of its placement say. One that is done stays as it is.
+
+    Raises:
+        CheckpointError: it goes on already.
+        ConfigurationError: it cannot be told what it was.
+    """
+    refuse_if_on(run)
+    status = status_of(run)
+    if status.state == "done":
+        return status
+    if status.state == "gone":
+        raise ConfigurationError(f"The folder of {run.name} is gone: {run.folder.path}.", "Submit the job again.")
+    submission = Submission.load(run.folder)
+    given = {name: value for name, value in changes.items() if value is not None}
+    placement = msgspec.structs.replace(submission.placement if submission else Placement(), **given)
+    spec, home = _spec_of(run, given)
+    where = submission.folder if submission else home
+    # Modules are looked for, and relative paths meant, from where the command was given.
+    with contextlib.chdir(where) if Path(where).is_dir() else contextlib.nullcontext():
+        ready = checked(spec, placement)
+        return status if ready.nothing_to_do else status_of(send(ready))
+
+
+def _spec_of(run: Run, given: Mapping[str, Any]) -> tuple[JobSpec, str]:
+    """What the run is to do, and the folder that its relative paths are meant from.
+
+    A run that nobody sent anywhere has them as they were typed.
+    """
+    options = run.folder.load("spec.json")
+    if options is None:
+        raise ConfigurationError(f"{run.folder.path} holds no spec.json that can be read.", "Submit the job again.")
+    options |= {"resume": True} | {name: value for name, value in given.items() if name in options}
+    spec = make_spec(options)
+    return spec, origin_of(run.folder, spec) or str(Path.cwd())
