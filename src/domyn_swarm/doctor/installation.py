@@ -1,0 +1,126 @@
+"""What is installed here, and whether it works: Python, packages, backends, extras, Graphviz."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import TYPE_CHECKING, NamedTuple
+
+from domyn_swarm.data.backends.registry import backend_names
+from domyn_swarm.doctor.finding import PROBES, Finding, ProbeError, probed
+from domyn_swarm.errors import MissingDependencyError
+from domyn_swarm.view import picture
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PACKAGE = "domyn-swarm"
+NOT_FOR_RUNS = ("all", "dev", "docs", "test")
+"""Extras of other extras, and of those who work on this package."""
+
+
+class Requirement(NamedTuple):
+    """A package that this one needs, from which version on, and the extra that it belongs to."""
+
+    package: str
+    least: str
+    extra: str
+    marked: bool
+
+
+def requirements() -> list[Requirement]:
+    """What the package's metadata asks for."""
+    return [_requirement(line) for line in requires(PACKAGE) or ()]
+
+
+def _requirement(line: str) -> Requirement:
+    wanted, _, marker = line.partition(";")
+    extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
+    package, least = re.split(r"(?:\[.*?\])?>=|$", wanted.strip(), maxsplit=1)[:2]
+    return Requirement(package, least, extra[1] if extra else "", bool(marker.strip()))
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter. One that is too old would not have come this far."""
+    yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}")
+
+
+def check_packages() -> Iterator[Finding]:
+    """This package and those that it cannot do without, with their versions."""
+    yield Finding(PACKAGE, "ok", version(PACKAGE))
+    needed = [one for one in requirements() if not one.extra]
+    versions = {one.package: _installed(one.package) for one in needed}
+    wrong = {}
+    for package, least, _, marked in needed:
+        found = versions[package]
+        if found is None and not marked:
+            wrong[package] = f"{package} is not installed"
+        elif found is not None and _numbers(found) < _numbers(least):
+            wrong[package] = f"{package} {found} is older than {least}"
+    if wrong:
+        yield Finding("packages", "failed", "; ".join(wrong.values()), f"pip install --upgrade {' '.join(wrong)}")
+    else:
+        yield Finding("packages", "ok", ", ".join(f"{name} {found}" for name, found in versions.items() if found))
+
+
+def check_backend(name: str) -> Iterator[Finding]:
+    """A data backend: three rows go through it."""
+    title = f"backend {name}"
+    try:
+        rows = probed(PROBES, "backend", name)["rows"]
+    except ProbeError as error:
+        found = str(error).removeprefix(f"--data-backend {name}: ")
+        if error.mend:  # an engine that is not installed
+            yield Finding(title, "warning", found, error.mend.removeprefix("Install it: "))
+        else:
+            yield Finding(title, "failed", found, f"pip install --force-reinstall '{PACKAGE}[{name}]'")
+        return
+    yield Finding(title, "ok", ", ".join(filter(None, [_installed(name), f"{rows} rows went through"])))
+
+
+def extras() -> dict[str, list[str]]:
+    """The packages of each extra, but for those of backends."""
+    found: dict[str, list[str]] = {}
+    for one in requirements():
+        if one.extra and one.extra not in (*NOT_FOR_RUNS, *backend_names()):
+            found.setdefault(one.extra, []).append(one.package)
+    return found
+
+
+def check_extra(extra: str, packages: list[str]) -> Iterator[Finding]:
+    """An extra: its packages are there, and can be imported."""
+    title, install = f"extra {extra}", f"pip install '{PACKAGE}[{extra}]'"
+    if missing := [package for package in packages if _installed(package) is None]:
+        yield Finding(title, "warning", f"{', '.join(missing)} is not installed", install)
+        return
+    try:
+        probed(PROBES, "packages", *(package.replace("-", "_") for package in packages))
+    except ProbeError as error:
+        yield Finding(title, "failed", str(error), install.replace("install", "install --force-reinstall"))
+        return
+    yield Finding(title, "ok", ", ".join(f"{package} {_installed(package)}" for package in packages))
+
+
+def check_graphviz() -> Iterator[Finding]:
+    """What draws pictures of graphs: it draws one."""
+    try:
+        picture.draw("digraph { a -> b }", "svg")
+    except MissingDependencyError as error:
+        found = error.message.rstrip(".") + "; pictures are drawn in the browser, or not at all"
+        yield Finding("graphviz", "warning", found, "pip install graphviz-pure, or your system's graphviz")
+        return
+    yield Finding("graphviz", "ok", f"{next(picture.programs())} draws")
+
+
+def _installed(package: str) -> str | None:
+    with contextlib.suppress(PackageNotFoundError):
+        return version(package)
+    return None
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """`3.12.1rc1` as (3, 12, 1), to compare by."""
+    return tuple(int(part) for part in re.findall(r"\d+", re.match(r"[\d.]*", text)[0]))  # type: ignore[index]
