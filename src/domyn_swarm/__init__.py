@@ -13,16 +13,25 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.runner import RunResult, run
     from domyn_swarm.jobs.spec import JobSpec, make_spec
+    from domyn_swarm.notebook.plan import Plan
+    from domyn_swarm.notebook.start import plan
+    from domyn_swarm.view.compare import compare
 
 __version__ = "0.1.0"
-__all__ = ["JobSpec", "RunResult", "SwarmError", "SwarmJob", "__version__", "make_spec", "run"]
+__all__ = [
+    "JobSpec", "Plan", "RunResult", "SwarmError", "SwarmJob", "__version__", "compare", "make_spec", "plan",
+    "run",
+]  # fmt: skip
 
 _HOMES = {
     "JobSpec": "domyn_swarm.jobs.spec",
+    "Plan": "domyn_swarm.notebook.plan",
     "RunResult": "domyn_swarm.jobs.runner",
     "SwarmError": "domyn_swarm.errors",
     "SwarmJob": "domyn_swarm.jobs.base",
+    "compare": "domyn_swarm.view.compare",
     "make_spec": "domyn_swarm.jobs.spec",
+    "plan": "domyn_swarm.notebook.start",
     "run": "domyn_swarm.jobs.runner",
 }
 

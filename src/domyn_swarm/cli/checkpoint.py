@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from domyn_swarm.cli.files import print_json
+from domyn_swarm.cli.names import AsJson, RunName, folder_of
 from domyn_swarm.errors import ConfigurationError, JobError
 
 if TYPE_CHECKING:
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Look into a run's folder, and mend it.", rich_markup_mode=None)
 
-Folder = Annotated[str, typer.Argument(metavar="DIR", help="A run's folder: <checkpoint-dir>/<tag>, local or a URL")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.callback()
 def group() -> None:
@@ -26,19 +25,19 @@ def group() -> None:
 
 
 @app.command()
-def inspect(folder: Folder, as_json: AsJson = False) -> None:
+def inspect(folder: RunName, as_json: AsJson = False) -> None:
     """Show what a run has finished, who runs it, and which parts cannot be used. Reads footers only."""
     import msgspec  # noqa: PLC0415 - keeps --help light
 
-    from domyn_swarm.checkpoint.survey import open_run, survey  # noqa: PLC0415
+    from domyn_swarm.checkpoint.survey import survey  # noqa: PLC0415
 
-    found = survey(open_run(folder))
+    found = survey(folder_of(folder))
     typer.echo(msgspec.json.encode(found).decode() if as_json else _shown(found))
 
 
 @app.command()
 def verify(
-    folder: Folder,
+    folder: RunName,
     set_aside: Annotated[
         bool, typer.Option("--set-aside", help="Move damaged parts to damaged/; the next run computes their rows.")
     ] = False,
@@ -50,7 +49,7 @@ def verify(
     from domyn_swarm.checkpoint import survey  # noqa: PLC0415
     from domyn_swarm.checkpoint.lock import locked  # noqa: PLC0415
 
-    run = survey.open_run(folder)
+    run = folder_of(folder)
     found = dict(survey.verify(run))
     damaged = {name: reason for name, reason in found.items() if reason is not None}
     if set_aside and damaged:
@@ -66,37 +65,42 @@ def verify(
 
 
 @app.command()
-def compact(folder: Folder) -> None:
+def compact(folder: RunName, as_json: AsJson = False) -> None:
     """Merge small parts into larger ones. The rows stay the same."""
     from domyn_swarm.checkpoint import compact as compaction  # noqa: PLC0415
     from domyn_swarm.checkpoint.lock import locked  # noqa: PLC0415
-    from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415
 
-    run = open_run(folder)
+    run = folder_of(folder)
     with locked(run):
         before = run.parts()
         with _naming_the_mend(folder):
             left = compaction.compact(run, before)
-    typer.echo(f"{len(before):,} parts, now {len(left):,}")
+    if as_json:
+        print_json({"parts_before": len(before), "parts": len(left)})
+    else:
+        typer.echo(f"{len(before):,} parts, now {len(left):,}")
 
 
 @app.command()
 def export(
-    folder: Folder,
+    folder: RunName,
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A parquet file, or a directory, to write")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the finished rows (id and outputs, in input order) without the job and its input."""
     from domyn_swarm.checkpoint.survey import export as write  # noqa: PLC0415
-    from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415
     from domyn_swarm.helpers.io import filesystem, reaching  # noqa: PLC0415
 
-    run = open_run(folder)
+    run = folder_of(folder)
     fs, path = filesystem(output)
     with _naming_the_mend(folder), reaching(output):
         if fs.exists(path) and not overwrite:
             raise ConfigurationError(f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it.")
         written, failed = write(run, output)
+    if as_json:
+        print_json({"output": output, "rows": written, "failed": failed})
+        return
     left_out = f"; {failed:,} have failed and were left out" if failed else ""
     typer.echo(f"{written:,} rows written to {output}{left_out}")
 

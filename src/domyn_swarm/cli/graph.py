@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from domyn_swarm.cli.options import from_environment
+from domyn_swarm.cli.files import print_json, write_whole
+from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 from domyn_swarm.jobs.spec import DEFAULT_JOB
 
@@ -38,6 +39,7 @@ def graph(
         tuple[str, str] | None,
         typer.Option("--path", metavar="FROM TO", help="Only what lies on ways from FROM to TO"),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show the graph that these options select for JOB. No input, endpoint or run is needed, and no row is read.
 
@@ -50,21 +52,23 @@ def graph(
         )
     if upstream_of is not None and path is not None:
         raise ConfigurationError("--upstream-of and --path exclude each other.", "Drop one of the two.")
+    if as_json:
+        if output:
+            raise ConfigurationError("--json and --output exclude each other.", "Drop one of the two.")
+        print_json(_selected(job, options, upstream_of, path))
+        return
     picture = _drawn(_selected(job, options, upstream_of, path), suffix)
     if output:
-        _write(output, picture)
+        write_whole("--output", output, picture)
     else:
         typer.echo(picture.decode(), nl=False)
 
 
 def _selected(job: str, options: dict[str, Any], upstream_of: str | None, path: tuple[str, str] | None) -> Graph:
     from domyn_swarm.jobs import describe  # noqa: PLC0415 - it needs Hamilton
-    from domyn_swarm.jobs.loading import job_fields, load_job_class  # noqa: PLC0415 - keeps --help light
-    from domyn_swarm.jobs.spec import resolve  # noqa: PLC0415
+    from domyn_swarm.jobs.options import spec_for  # noqa: PLC0415 - keeps --help light
 
-    job_class = load_job_class(job)
-    defaults = {**job_class.defaults, **from_environment()}
-    whole = describe.describe(resolve(job, {**NOT_NEEDED, **options}, defaults, job_fields(job_class)))
+    whole = describe.describe(spec_for(job, {**NOT_NEEDED, **options}))
     if upstream_of is not None:
         return describe.upstream_of(whole, upstream_of)
     return whole if path is None else describe.between(whole, *path)
@@ -86,17 +90,3 @@ def _drawn(graph: Graph, suffix: str) -> bytes:
         return page_of(graph, draw(dot, "svg").decode()).encode()
     except MissingDependencyError:
         return page_of(graph, None).encode()
-
-
-def _write(path: str, picture: bytes) -> None:
-    from domyn_swarm.helpers.io import filesystem, reaching, whole_file  # noqa: PLC0415
-
-    with reaching(path):
-        try:
-            with whole_file(*filesystem(path)) as file:
-                file.write(picture)
-        except OSError as error:
-            raise ConfigurationError(
-                f"--output: {path} cannot be written: {error.strerror or error}.",
-                "Name a file in a folder that is there.",
-            ) from None

@@ -1,4 +1,4 @@
-"""`domyn-swarm job`: submit a job, or see its graph."""
+"""`domyn-swarm job`: submit jobs, look after runs, and look into them."""
 
 from __future__ import annotations
 
@@ -6,67 +6,126 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from domyn_swarm.cli.diff import diff
+from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.graph import NOT_NEEDED, graph
-from domyn_swarm.cli.options import from_environment, with_spec_options
+from domyn_swarm.cli.launching import (
+    Detach,
+    JobName,
+    Requeue,
+    RunOn,
+    SlurmArgs,
+    check_here,
+    check_name,
+    checked,
+    is_away,
+    placement_of,
+    sent,
+    shown,
+    tell_sent,
+)  # fmt: skip
+from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
+from domyn_swarm.cli.options import with_spec_options
 from domyn_swarm.cli.row import row
+from domyn_swarm.cli.runs import COMMANDS
+from domyn_swarm.cli.show import show
 from domyn_swarm.cli.view import view
 from domyn_swarm.jobs.spec import DEFAULT_JOB
 
 if TYPE_CHECKING:
-    from domyn_swarm.jobs.runner import Plan, RunResult
+    from domyn_swarm.jobs.planning import RunPlan
+    from domyn_swarm.jobs.runner import RunResult
     from domyn_swarm.jobs.spec import JobSpec
 
-app = typer.Typer(help="Run jobs.", rich_markup_mode=None)
+app = typer.Typer(help="Run jobs, and look after them.", rich_markup_mode=None)
 
 
 @app.callback()
 def group() -> None:
-    """Run jobs."""
+    """Run jobs, and look after them."""
 
 
-def submit(
+def submit(  # noqa: PLR0913, PLR0917 - each is a flag
     options: dict[str, Any],
-    job: Annotated[str, typer.Argument(metavar="JOB", help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and call nothing.")] = False,
+    job: Annotated[
+        str, typer.Argument(metavar="JOB", help="module:Class, path/to/file.py:Class, or @FILE of options")
+    ] = DEFAULT_JOB,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, or be sent, and call nothing.")
+    ] = False,
+    detach: Detach = False,
+    run_on: RunOn = None,
+    job_name: JobName = None,
+    slurm_args: SlurmArgs = None,
+    requeue: Requeue = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run JOB over every row of --input and write --output. Run the same command again to resume.
 
+    With --detach, or on another place (--run-on), the run goes on by itself: the command prints its name and returns.
+
     Exit status: 0 every row is done; 2 refused, nothing was written; 3 done, some rows failed; 1 the run broke and can
-    be resumed; 130 interrupted, can be resumed.
+    be resumed; 130 interrupted, 124 out of time (SIGUSR1), can be resumed.
     """
-    from domyn_swarm.jobs.loading import job_fields, load_job_class  # noqa: PLC0415 - keeps --help light
-    from domyn_swarm.jobs.spec import resolve  # noqa: PLC0415
+    from domyn_swarm.jobs.options import spec_for  # noqa: PLC0415 - keeps --help light
 
-    job_class = load_job_class(job)
-    spec = resolve(job, options, {**job_class.defaults, **from_environment()}, job_fields(job_class))
-    if dry_run:
-        _show_plan(spec)
+    spec = spec_for(job, options)
+    placement = placement_of(spec, run_on, slurm_args, requeue)
+    check_name(spec, job_name)
+    if not is_away(placement, detach=detach):
+        check_here(spec, placement)
+        _run_here(spec, job_name, dry_run=dry_run, as_json=as_json)
         return
-    from domyn_swarm.cli.progress import progress_on_stderr  # noqa: PLC0415
-    from domyn_swarm.jobs.runner import run  # noqa: PLC0415
+    ready = checked(spec, placement)
+    if dry_run:
+        _show_plan(ready.plan, as_json=as_json, launch=shown(ready, job_name))
+    else:
+        tell_sent(sent(ready, job_name), as_json=as_json)
 
-    result = run(spec, progress_on_stderr())
-    typer.echo(_summary(result))
+
+def _run_here(spec: JobSpec, job_name: str | None, *, dry_run: bool, as_json: bool) -> None:
+    if dry_run:
+        from domyn_swarm.jobs.planning import make_plan  # noqa: PLC0415
+
+        _show_plan(make_plan(spec), as_json=as_json)
+        return
+    from domyn_swarm.jobs.runner import run  # noqa: PLC0415
+    from domyn_swarm.runs.submit import Registering  # noqa: PLC0415
+    from domyn_swarm.view.progress import progress_here  # noqa: PLC0415
+
+    result = run(spec, Registering(progress_here(), spec, job_name))
+    if as_json:
+        print_json(result)
+    else:
+        typer.echo(_summary(result))
     raise typer.Exit(result.exit_status)
 
 
 app.command("submit")(with_spec_options(submit))
 app.command("graph")(with_spec_options(graph, without=NOT_NEEDED))
 app.command("row")(row)
+app.command("show")(show)
 app.command("view")(view)
+app.command("diff")(diff)
+for name, command in COMMANDS.items():
+    app.command(name)(command)
 
 
-def _show_plan(spec: JobSpec) -> None:
-    from domyn_swarm.jobs.runner import make_plan  # noqa: PLC0415
+def _show_plan(plan: RunPlan, *, as_json: bool, launch: str | None = None) -> None:
+    described = _described(plan)
+    if as_json:
+        print_json({**described, **({} if launch is None else {"launch": launch})})
+        return
+    typer.echo("\n".join(f"{name:<11}{value}" for name, value in described.items()))
+    if launch is not None:
+        typer.echo(f"\n{launch.rstrip()}")
 
-    typer.echo(_described(make_plan(spec)))
 
-
-def _described(plan: Plan) -> str:
+def _described(plan: RunPlan) -> dict[str, str]:
     spec, nodes = plan.spec, plan.nodes
     ids = f"column {spec.id_column!r}" if spec.id_column else f"generated ({nodes['columns'].id})"
     kind = "one file" if not spec.output_is_directory else "directory"
-    lines = {
+    return {
         "job": f"{spec.job} ({plan.method})",
         "backend": f"{spec.data_backend}, {'native' if spec.native_backend else 'compatibility'} mode",
         "input": f"{spec.input} ({len(nodes['files'].files)} file(s))",
@@ -77,7 +136,6 @@ def _described(plan: Plan) -> str:
         "checkpoint": plan.store.path if spec.checkpointing else "none",
         "output": f"{spec.output} ({kind}, {spec.output_mode})",
     }
-    return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
 
 
 def _summary(result: RunResult) -> str:

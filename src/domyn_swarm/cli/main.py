@@ -10,7 +10,8 @@ from typing import Any
 import typer
 
 from domyn_swarm import __version__, masking
-from domyn_swarm.cli import checkpoint, endpoint, job
+from domyn_swarm.cli import checkpoint, endpoint, init, job
+from domyn_swarm.cli.doctor import doctor
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import Interrupted, SwarmError
 
@@ -23,6 +24,8 @@ app = typer.Typer(
 app.add_typer(job.app, name="job")
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(endpoint.app, name="endpoint")
+app.add_typer(init.app, name="init")
+app.command("doctor")(doctor)
 
 
 UsageError: Any = typer.BadParameter.__base__

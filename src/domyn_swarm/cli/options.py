@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 import types
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -12,40 +11,52 @@ import msgspec
 import typer
 
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.spec import JobSpec, flag_of, option_of
+from domyn_swarm.jobs.spec import DEFAULT_JOB, JobSpec, flag_of, option_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
 
-def from_environment() -> dict[str, Any]:
-    """Options that the environment sets. They are no flags: what is typed for one run wins, in job kwargs too."""
-    urls = os.environ.get("ENDPOINT", "").split()
-    return {"endpoints": urls} if urls else {}
-
-
 def with_spec_options(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
-    """`command(options: dict, **own)` with an option for each field of the JobSpec that has flags, but for `without`.
+    """`command(options: dict, job: str, **own)` with an option for each field of the JobSpec that has flags.
 
-    Options that were not given are left out of the dict, so that job kwargs and the job's defaults can fill them.
+    Those in `without` have none. Options that were not given are left out of the dict, so that job kwargs and the job's
+    defaults can fill them. A job `@FILE` is a file of options, which those on the command line override.
     """
     hints = get_type_hints(JobSpec, include_extras=True)
     fields = {name: hint for name, hint in hints.items() if option_of(name).extra["flags"] and name not in without}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
 
-    def called(**values: Any) -> None:
-        given = {name: values.pop(name) for name in fields}
-        command(_parsed(given), **values)
+    def called(context: typer.Context, **values: Any) -> None:
+        given = _parsed({name: values.pop(name) for name in fields})
+        if not str(values["job"]).startswith("@"):
+            command(given, **values)
+            return
+        from domyn_swarm.jobs.option_files import read_options  # noqa: PLC0415 - for those who write files
+
+        file = read_options(values["job"][1:])
+        typed = {name for name in values if _is_typed(context, name)}
+        own = {name: value for name, value in file.sending.items() if name in values and name not in typed}
+        options = file.under(given)
+        with file.named({*given, *typed}):
+            command(options, **{**values, **own, "job": options.pop("job", DEFAULT_JOB)})
 
     options = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, hint))
         for name, hint in fields.items()
     ]
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-    called.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *options]}
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    called.__signature__ = inspect.Signature([context, *own, *options])  # type: ignore[attr-defined]
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in [context, *own, *options]}
     called.__doc__ = command.__doc__
     return called
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    """Whether the option stands on the command line, rather than having its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,15 @@ from typing import Annotated
 
 import typer
 
+from domyn_swarm.cli.files import print_json
+from domyn_swarm.cli.names import AsJson, RunName, folder_of
+
 
 def view(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder: <checkpoint-dir>/<tag>, local or a URL")],
+    run: RunName,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Serve the report of RUN on this machine, live while the run goes, with all failed rows and a look-up of any row.
 
@@ -19,18 +23,20 @@ def view(
     import os  # noqa: PLC0415 - keeps --help light
     import sys  # noqa: PLC0415
 
-    from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415
     from domyn_swarm.view.server import serve  # noqa: PLC0415
 
-    serve(open_run(run), port, lambda url: _announce(url, open_browser=open_browser))
+    serve(folder_of(run), port, lambda url: _announce(url, open_browser=open_browser, as_json=as_json))
     sys.stdout.flush()
     sys.stderr.flush()
     # Not by returning: a read that hangs in a thread must not keep the process from ending.
     os._exit(0)
 
 
-def _announce(url: str, *, open_browser: bool) -> None:
-    typer.echo(url)
+def _announce(url: str, *, open_browser: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"url": url})
+    else:
+        typer.echo(url)
     if open_browser:
         import threading  # noqa: PLC0415
         import webbrowser  # noqa: PLC0415

@@ -1,0 +1,45 @@
+"""`domyn-swarm job diff`: two runs compared."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from domyn_swarm.cli.files import write_whole
+from domyn_swarm.cli.names import AsJson, path_of, run_argument
+
+RunA = Annotated[str, run_argument("A")]
+RunB = Annotated[str, run_argument("B", "The run to compare it with: its name, or its folder")]
+
+
+def diff(
+    a: RunA,
+    b: RunB,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="COLUMN", help="Match rows by this column of both outputs (default: the id column)"
+        ),
+    ] = None,
+    examples: Annotated[int, typer.Option("--examples", help="Most rows to show, of those that differ", min=0)] = 10,
+    as_json: AsJson = False,
+    html: Annotated[
+        str | None, typer.Option("--html", metavar="FILE", help="Also write the comparison as a page to FILE.")
+    ] = None,
+) -> None:
+    """Show what differs between run A and run B: options, nodes, rows, tokens and time. Reads both, changes neither.
+
+    Exit status, like that of diff: 0 the outputs are the same, 1 they differ, 2 refused.
+    """
+    import msgspec  # noqa: PLC0415 - keeps --help light
+
+    from domyn_swarm.view.compare import compare  # noqa: PLC0415
+
+    found = compare(path_of(a), path_of(b), on, examples=examples)
+    if html is not None:
+        from domyn_swarm.view.compare_page import page  # noqa: PLC0415
+
+        write_whole("--html", html, page(found).encode())
+    typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else str(found))
+    raise typer.Exit(0 if found.same else 1)

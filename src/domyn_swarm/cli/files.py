@@ -1,0 +1,36 @@
+"""What commands print for programs, and files that they make beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from domyn_swarm.errors import ConfigurationError
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as a line of JSON."""
+    import msgspec  # noqa: PLC0415 - keeps --help light
+
+    typer.echo(msgspec.json.encode(value).decode())
+
+
+def write_whole(flag: str, path: str, content: bytes) -> None:
+    """Write `content` to `path`, which `flag` names, whole or not at all.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+        DataError: the filesystem cannot be reached.
+    """
+    from domyn_swarm.helpers.io import filesystem, reaching, whole_file  # noqa: PLC0415 - keeps --help light
+
+    with reaching(path):
+        try:
+            with whole_file(*filesystem(path)) as file:
+                file.write(content)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{flag}: {path} cannot be written: {error.strerror or error}.",
+                "Name a file in a folder that is there.",
+            ) from None

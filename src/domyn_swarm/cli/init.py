@@ -1,0 +1,91 @@
+"""`domyn-swarm init`: files to begin with."""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+import keyword
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from domyn_swarm.cli.files import print_json, write_whole
+from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
+from domyn_swarm.errors import ConfigurationError
+
+app = typer.Typer(help="Write files to begin with.", rich_markup_mode=None)
+
+TEXTS = (
+    "What is the capital of Italy?",
+    "Name three colours of the rainbow.",
+    "How many legs has a spider?",
+    "Which planet is the largest?",
+    "Why is the sky blue?",
+)
+"""The rows that a new job is tried on."""
+IMPORTED = ("EndpointJob", "SwarmJob")
+"""Names that templates use: no job of theirs can have them."""
+
+
+@app.callback()
+def group() -> None:
+    """Write files to begin with."""
+
+
+@app.command("job")
+def job(
+    path: Annotated[str, typer.Argument(metavar="FILE", help="The Python file to write")] = "my_job.py",
+    kind: Annotated[
+        Literal["item", "chat"],
+        typer.Option("--kind", help="item: a function over each row; chat: a model is asked about each row"),
+    ] = "item",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a small job that works, with comments, and beside it a few rows to try it on. Says how to run it."""
+    if not re.fullmatch(r'[^"\\\n]*[\w-]\.py', path) or "://" in path:
+        raise ConfigurationError(f"FILE: {path!r} is not the path of a Python file.", "Write for example my_job.py.")
+    sample = path.removesuffix(".py") + ".parquet"
+    for file in (path, sample):
+        if Path(file).exists() and not overwrite:
+            raise ConfigurationError(f"FILE: {file} exists.", "Give another path, or --overwrite to replace it.")
+    reference, output = f"{path}:{_class_name(path)}", f"out/{Path(sample).name}"
+    write_whole("FILE", path, _filled(kind, reference, sample, output).encode())
+    write_whole("FILE", sample, _rows())
+    words = ["domyn-swarm", "job", "submit", reference, "--input", sample, "--output", output]
+    command = shlex.join([*words, *(["--endpoint", "demo"] if kind == "chat" else [])])
+    if as_json:
+        print_json({"job": path, "sample": sample, "command": command})
+    else:
+        typer.echo(f"{path} is a job to change, {sample} holds {len(TEXTS)} rows to try it on. Run it:\n\n  {command}")
+
+
+def _class_name(path: str) -> str:
+    """`my_job.py` holds `MyJob`."""
+    words = re.findall(r"[^\W_]+", Path(path).stem)
+    name = "".join(word[0].upper() + word[1:] for word in words)
+    return name if name.isidentifier() and not keyword.iskeyword(name) and name not in IMPORTED else "MyJob"
+
+
+def _filled(kind: str, reference: str, sample: str, output: str) -> str:
+    text = importlib.resources.files("domyn_swarm.cli.templates").joinpath(f"{kind}.py").read_text(encoding="utf-8")
+    places = {
+        "my_job.py:MyJob": shlex.quote(reference),
+        "out/my_job.parquet": shlex.quote(output),
+        "my_job.parquet": shlex.quote(sample),
+        "class MyJob": f"class {reference.rpartition(':')[2]}",
+    }
+    pattern = "|".join(map(re.escape, places))
+    return re.sub(pattern, lambda place: places[place[0]], text)
+
+
+def _rows() -> bytes:
+    import pyarrow as pa  # noqa: PLC0415 - keeps --help light
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    file = io.BytesIO()
+    pq.write_table(pa.table({"text": TEXTS}), file)
+    return file.getvalue()

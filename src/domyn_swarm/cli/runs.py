@@ -1,0 +1,267 @@
+"""`domyn-swarm job list | status | logs | wait | cancel | resume | rm`: looking after runs, wherever they go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from domyn_swarm.cli.files import print_json
+from domyn_swarm.cli.launching import (
+    RayAddress,
+    Requeue,
+    RunOn,
+    SlurmArgs,
+    aligned,
+    state_shown,
+    tell_sent,
+)  # fmt: skip
+from domyn_swarm.cli.names import AsJson, RunName, RunNames  # noqa: TC001 - typer evaluates the annotations
+from domyn_swarm.errors import ConfigurationError, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from domyn_swarm.runs.find import Run
+    from domyn_swarm.runs.state import Status
+
+TIMED_OUT = 124
+GRACE_SECONDS = 60.0
+
+
+def list_(
+    state: Annotated[
+        str | None, typer.Option("--state", metavar="STATE", show_default=False, help="Only runs in this state")
+    ] = None,
+    checkpoint_dir: Annotated[
+        list[str] | None,
+        typer.Option("--checkpoint-dir", metavar="DIR", help="Look for runs in DIR, too; repeat for several"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first: those that were submitted by this user, and those in and near the working directory.
+
+    States: pending, running, done, done with failures, failed, cancelled, lost (its process is gone without a word),
+    unknown (its place does not answer), gone (its folder is).
+    """
+    from typing import get_args  # noqa: PLC0415
+
+    from domyn_swarm.runs.find import all_runs  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.runs.state import State, newest_first, statuses  # noqa: PLC0415
+
+    if state is not None and state not in get_args(State):
+        raise ConfigurationError(f"--state: {state!r} is not valid.", f"It takes: {', '.join(get_args(State))}.")
+    found = newest_first(statuses(all_runs(checkpoint_dir or ())))
+    found = [status for status in found if state in (None, status.state)]
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo(_table(found) if found else "No runs.")
+
+
+def status(runs: RunNames, as_json: AsJson = False) -> None:
+    """Show what is true of each RUN now: it is asked where it runs. Exit status 0, whatever that is."""
+    from domyn_swarm.runs.state import statuses  # noqa: PLC0415
+
+    found = statuses(_found(runs))
+    if as_json:
+        print_json(found)
+    else:
+        typer.echo("\n\n".join(map(_described, found)))
+
+
+def logs(
+    run: RunName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until the run ends.")] = False,
+    lines: Annotated[
+        int | None, typer.Option("--lines", "-n", min=0, show_default=False, help="Only the last N lines of it so far")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print what RUN has printed. Ctrl-C ends that, not the run."""
+    from domyn_swarm.runs.control import log_of  # noqa: PLC0415
+    from domyn_swarm.runs.find import find  # noqa: PLC0415
+
+    found = find(run)
+    text = "".join(log_of(found, follow=False))
+    shown = text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
+    if as_json:
+        if follow:
+            raise ConfigurationError("--follow and --json exclude each other.", "Drop one of the two.")
+        print_json({"name": found.name, "lines": shown.splitlines()})
+        return
+    typer.echo(shown, nl=False)
+    if follow:
+        _go_on(found, len(text))
+
+
+def _go_on(run: Run, known: int) -> None:
+    """Print what comes beyond the first `known` characters of the log."""
+    from domyn_swarm.runs.control import log_of  # noqa: PLC0415
+
+    for piece in log_of(run, follow=True):
+        typer.echo(piece[known:], nl=False)
+        known = max(0, known - len(piece))
+
+
+def wait(
+    runs: RunNames,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, show_default=False, help="Seconds to wait (default: for ever)")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Wait until every RUN has ended, and print each when it does; with --json as a line of JSON.
+
+    Exit status: the worst of theirs (1 broken or lost, 130 cancelled, 3 some rows failed, 0 done); 124 when time is up.
+    """
+    from domyn_swarm.runs.control import ended, worst  # noqa: PLC0415
+
+    waited_for = list({run.name: run for run in _found(runs)}.values())
+    ends = []
+    for found in ended(waited_for, timeout):
+        ends.append(found.exit_status or 0)
+        _tell(found, as_json=as_json)
+    raise typer.Exit(worst(ends) if len(ends) == len(waited_for) else TIMED_OUT)
+
+
+def cancel(
+    runs: RunNames,
+    grace: Annotated[
+        float, typer.Option("--grace", min=0, help="Seconds to flush, before it is killed")
+    ] = GRACE_SECONDS,
+    as_json: AsJson = False,
+) -> None:
+    """End each RUN: it is asked to finish what is in flight (SIGTERM), waited for, and killed if it takes too long.
+
+    What is done stays, and `job resume` goes on from there. A run that has ended stays as it is.
+    """
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    from domyn_swarm.runs import control  # noqa: PLC0415
+    from domyn_swarm.runs.state import GOING_ON  # noqa: PLC0415
+
+    found = _found(runs)
+    with ThreadPoolExecutor(len(found)) as pool:
+        ended = list(pool.map(lambda run: control.cancel(run, grace), found))
+    for one in ended:
+        _tell(one, as_json=as_json)
+    if left := [one.name for one in ended if one.state in GOING_ON]:
+        raise JobError(f"{', '.join(left)} could not be ended.", "Give the same command again.")
+
+
+def resume(
+    run: RunName,
+    run_on: RunOn = None,
+    slurm_args: SlurmArgs = None,
+    requeue: Requeue = None,
+    ray_address: RayAddress = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with RUN, detached, where it ran before, or where the flags say. Rows that failed are tried again."""
+    from domyn_swarm.runs.find import find  # noqa: PLC0415
+    from domyn_swarm.runs.resume import resumed  # noqa: PLC0415
+
+    changes = {"run_on": run_on, "slurm_args": slurm_args, "requeue": requeue, "ray_address": ray_address}
+    tell_sent(resumed(find(run), changes), as_json=as_json)
+
+
+def rm(
+    runs: RunNames,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete each RUN's folder (parts, log, report), never its output. A run that goes on is refused."""
+    import sys  # noqa: PLC0415
+
+    from domyn_swarm.runs.control import refuse_if_on, removed  # noqa: PLC0415
+
+    found = _found(runs)
+    for run in found:
+        refuse_if_on(run)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigurationError("There is nobody to ask whether to delete.", "Give --yes.")
+        typer.echo("\n".join(map(_what_goes, found)), err=True)
+        if not typer.confirm("Delete?", err=True):
+            typer.echo("Nothing was deleted.", err=True)
+            raise typer.Exit(2)
+    for run in found:
+        left = removed(run)
+        if as_json:
+            print_json({"name": run.name, "path": run.folder.path, "left": left})
+        else:
+            kept = f"; kept, as no run made it: {', '.join(left)}" if left else ""
+            typer.echo(f"{run.name}: {run.folder.path} deleted{kept}")
+
+
+def _what_goes(run: Run) -> str:
+    """A run that is not done has rows that no output holds."""
+    from domyn_swarm.runs.state import status_of  # noqa: PLC0415
+
+    one = status_of(run)
+    rows = "" if one.rows is None else f", {one.rows:,} of {one.total:,} rows"
+    return f"{run.name} ({one.state}{rows}): {run.folder.path}"
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_, "status": status, "logs": logs, "wait": wait, "cancel": cancel, "resume": resume, "rm": rm,
+}  # fmt: skip
+
+
+def _found(runs: Sequence[str]) -> list[Run]:
+    from domyn_swarm.runs.find import find  # noqa: PLC0415
+
+    return [find(run) for run in runs]
+
+
+def _tell(found: Status, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+        return
+    failed = f", {found.failed:,} failed" if found.failed else ""
+    rows = "" if found.rows is None else f": {found.rows:,} of {found.total:,} rows{failed}"
+    typer.echo(f"{found.name} is {state_shown(found)}{rows}")
+
+
+def _table(found: Sequence[Status]) -> str:
+    from datetime import datetime  # noqa: PLC0415
+
+    from domyn_swarm.runs.state import age_of  # noqa: PLC0415
+
+    lines = [("NAME", "STATE", "ROWS", "FAILED", "WHERE", "STARTED", "AGE", "")]
+    for one in found:
+        rows = "-" if one.rows is None else f"{one.rows:,}/{one.total:,}"
+        failed = "-" if one.failed is None else f"{one.failed:,}"
+        note = one.path if one.state == "gone" else one.detail if one.state == "unknown" else ""
+        since = datetime.fromisoformat(one.since).astimezone().strftime("%Y-%m-%d %H:%M") if one.since else "-"
+        lines.append((one.name, one.state, rows, failed, one.where or "-", since, age_of(one), note))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _described(found: Status) -> str:
+    rows = ""
+    if found.rows is not None and found.total is not None:
+        rate = f", {found.rows_per_second:,.1f} rows/s" if found.rows_per_second else ""
+        share = f" ({found.rows / found.total:.0%})" if found.total else ""
+        rows = f"{found.rows:,} of {found.total:,}{share}, {found.failed or 0:,} failed{rate}"
+    return aligned(
+        {
+            "name": found.name,
+            "state": state_shown(found),
+            "error": found.error,
+            "rows": rows,
+            "where": found.where + (f", from {found.host}" if found.host else ""),
+            "submitted": found.submitted or "",
+            "started": found.started or "",
+            "ended": found.ended or "",
+            "output": found.output,
+            "errors": found.errors_path,
+            "folder": found.path,
+            "log": found.log or "",
+            "resume": found.resume,
+        }
+    )

@@ -1,0 +1,43 @@
+"""`domyn-swarm job show`: a run's options, as a file that submits the same."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from domyn_swarm.cli.names import RunName  # noqa: TC001 - typer evaluates the annotations
+from domyn_swarm.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from domyn_swarm.jobs.option_writer import Format
+
+
+def show(
+    run: RunName,
+    kind: Annotated[
+        str, typer.Option("--format", metavar="toml|yaml|json", help="What to print; toml and yaml explain each option")
+    ] = "toml",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Print the options of RUN, but for defaults, as a file for `job submit @FILE`, which submits the same.
+
+    Paths are absolute. Keys and other secrets are written down nowhere, and are not among them.
+    """
+    from domyn_swarm.helpers.io import reaching  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.jobs import option_writer  # noqa: PLC0415
+    from domyn_swarm.runs.find import find  # noqa: PLC0415
+    from domyn_swarm.runs.names import base_name  # noqa: PLC0415
+
+    if kind not in (kinds := get_args(option_writer.Format)):
+        raise ConfigurationError(f"--format: {kind!r} is not valid.", f"It takes: {', '.join(kinds)}.")
+    with reaching(run):
+        name, folder = find(run)
+        options = option_writer.options_of_run(folder)
+    base = base_name(options["output"])
+    if "/" not in name and not re.fullmatch(rf"{re.escape(base)}(-\d+)?", name):  # it was chosen, not made
+        options["job_name"] = name
+    heading = f"The options of {name}. This submits the same: domyn-swarm job submit @FILE"
+    form = cast("Format", "json" if as_json else kind)
+    typer.echo(option_writer.written(options, form, heading), nl=False)
