@@ -6,6 +6,7 @@ python -m pytest tests/bare_environment.py
 from __future__ import annotations
 
 import importlib.util
+import json
 
 import pytest
 
@@ -28,8 +29,31 @@ def test_an_engine_that_is_missing_is_refused_with_the_command_that_installs_it(
     )
 
 
+def test_a_run_for_a_ray_cluster_is_refused_with_the_command_that_installs_what_is_missing(command: Command) -> None:
+    write("in.parquet", {"text": ["a"]})
+    arguments = ["--input", "in.parquet", "--output", "out.parquet", "--run-on", "ray"]
+    done = command("job", "submit", job("Upper"), *arguments, "--ray-address", "http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "Error: --run-on ray: the package 'ray' is not installed.\nInstall it: pip install 'domyn-swarm[ray]'\n"
+    )
+
+
 def test_a_run_on_pandas_needs_neither(command: Command) -> None:
     write("in.parquet", {"text": ["a"]})
     done = command("job", "submit", job("Upper"), "--input", "in.parquet", "--output", "out.parquet")
     assert done.returncode == 0, done.stderr
     assert rows("out.parquet") == [{"text": "a", "upper": "A"}]
+
+
+def test_the_doctor_says_what_is_missing_and_that_nothing_has_failed(command: Command) -> None:
+    done = command("doctor", "--json")
+    assert done.returncode == 0, done.stdout
+    found = {one["name"]: one for one in json.loads(done.stdout)["checks"]}
+    assert found["backend pandas"]["state"] == "ok"
+    for engine in ("polars", "ray"):
+        assert found[f"backend {engine}"] == {
+            "name": f"backend {engine}", "state": "warning", "found": f"the package '{engine}' is not installed.",
+            "mend": f"pip install 'domyn-swarm[{engine}]'",
+        }  # fmt: skip
+    assert [found[f"extra {extra}"]["state"] for extra in ("openai", "s3", "structured")] == ["warning"] * 3

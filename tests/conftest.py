@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +17,10 @@ import pytest
 
 from domyn_swarm.data.backends.registry import backend_names
 from tests.conformance.table import Table
+from tests.forked import Forks
+
+if TYPE_CHECKING:
+    from tests.kernel import Kernel
 
 JOBS = Path(__file__).with_name("jobs.py")
 SECRETS_AND_DEFAULTS = ("ENDPOINT", "DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
@@ -32,6 +36,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if path := config.getoption("--write-compatibility"):
         config.pluginmanager.register(Table(path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where tests run in several processes a file stays in one, and all of conformance does: its Ray starts once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByEngineAndFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "conformance" if "/conformance/" in file else file
+
+    config.option.loadscopereorder = False  # by their number of tests: the longest files have few, and would be last
+    return ByEngineAndFile(config, log)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -51,25 +69,47 @@ def _selected(config: pytest.Config) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test works in an empty folder of its own, without the settings of whoever runs it."""
+def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Each test works in an empty folder of its own, without the settings and the runs of whoever runs it."""
     monkeypatch.chdir(tmp_path)
     for name in SECRETS_AND_DEFAULTS:
         monkeypatch.delenv(name, raising=False)
+    home = tmp_path_factory.mktemp("home")  # outside of the test's folder, all of which may be looked at
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))  # platformdirs honours both on Linux and macOS
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """What commands are forked from."""
+    found = Forks()
+    yield found
+    found.close()
+
+
 @pytest.fixture
-def command() -> Command:
+def command(forks: Forks) -> Command:
     """Run `domyn-swarm` in the test's folder, as a process of its own."""
 
     def run(*arguments: str, env: Mapping[str, str] | None = None, timeout: float = 120) -> Any:
+        environment = {**os.environ, **(env or {})}
+        if forks.fits(environment):
+            return forks.run(arguments, environment, timeout)
         return subprocess.run(
-            command_line(*arguments), check=False, capture_output=True, text=True, timeout=timeout,
-            env={**os.environ, **(env or {})},
-        )  # fmt: skip
+            command_line(*arguments), check=False, capture_output=True, text=True, timeout=timeout, env=environment
+        )
 
     return run
+
+
+@pytest.fixture
+def kernel(folder: Path) -> Iterator[Kernel]:
+    """A real kernel of Jupyter's, which works in the test's folder."""
+    from tests.kernel import started
+
+    with started(folder) as kernel:
+        yield kernel
 
 
 @pytest.fixture

@@ -150,6 +150,18 @@ class Recorded(SwarmJob):
         return text.upper()
 
 
+class Paced(Recorded):
+    """As slow as that until there is a file `fast`: a test decides when the run ends."""
+
+    fast: str = "fast"
+
+    def transform_item(self, text: str) -> str:
+        _write_down(self.calls, text)
+        if not Path(self.fast).exists():
+            time.sleep(self.seconds)
+        return text.upper()
+
+
 def _write_down(path: str, line: str) -> None:
     """One append of one line is one step, whichever thread or process makes it."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -1,4 +1,4 @@
-"""Make the pictures of reports in docs/pictures anew, from real runs in a real browser.
+"""Make the pictures in docs/pictures anew: of reports, from real runs in a real browser, and of a plan.
 
 python -m tests.pictures
 """
@@ -11,9 +11,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
+from domyn_swarm import SwarmJob, plan
+from domyn_swarm.view.picture import dot_of, draw
 from tests.browser import ARGUMENTS, NAMES
 
 ROOT = Path(__file__).parents[1]
@@ -78,8 +81,34 @@ def clip_of(page: Page) -> dict[str, float]:
     return {"x": 0, "y": 0, "width": 1200, "height": end + 16}
 
 
+class Words(SwarmJob):
+    """How many words a summary has."""
+
+    input_columns = ("summary",)
+    output_columns = ("words",)
+
+    async def transform_item(self, summary: str) -> int:
+        return len(summary.split())
+
+
+def overridden() -> str:
+    """The picture of a plan with two replaced nodes, as in docs/overrides.md."""
+
+    def limited(identified: Any) -> Any:
+        """Long summaries only."""
+        return identified
+
+    def pending(limited: Any) -> Any:
+        """The first sentence is enough."""
+        return limited
+
+    made = plan(Words, input="docs/examples/packages.parquet", output="out/words.parquet").with_nodes(limited, pending)
+    return draw(dot_of(made.graph), "svg").decode()
+
+
 def main() -> None:
     PICTURES.mkdir(exist_ok=True)
+    (PICTURES / "plan-overridden.svg").write_text(overridden())
     scenes = {"report-done": done, "walkthrough-poisoned": poisoned}
     scenes |= {"walkthrough-outage": outage, "walkthrough-crash": crash}
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,7 +17,6 @@ from tests.chaos.scenarios import Stage
 from tests.conftest import write
 from tests.servers.chaos import answer_to
 
-ROOT = Path(__file__).parents[1]
 TEXTS = [f"row {number}" for number in range(4)]
 ANSWERS = [answer_to(text) for text in TEXTS]
 
@@ -85,15 +82,20 @@ def test_a_real_run_that_asks_durable_rows_again_breaks_the_law(folder: Path) ->
 
 
 @pytest.mark.slow
-def test_a_real_run_that_is_over_before_its_kill_fails_the_command(folder: Path) -> None:
-    command = [sys.executable, "-m", "tests.chaos", "kill", "--backend", "pandas", "--kills", "3", "--rows", "8"]
-    late = ["--seed", "5"]  # its first kill comes after 1.26 s, its second late enough for any machine
-    done = subprocess.run(
-        [*command, *late, "--keep", str(folder)], cwd=ROOT, check=False, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 1, done.stdout
-    assert "FAIL: ended with 0 before it was killed" in done.stdout
-    assert f"0 passed, 1 failed, 0 left out; what was left is in {folder}" in done.stdout
+def test_a_real_run_that_is_over_before_its_kill_fails_the_command(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def late(stage: Stage) -> None:
+        with stage.job(8) as job:
+            life = job.start()
+            assert life.finish() == 0
+            scenarios.kill_life(job, life)
+
+    monkeypatch.setitem(scenarios.SCENARIOS, "kill", late)
+    assert main(["kill", "--backend", "pandas", "--rows", "8", "--keep", str(folder / "kept")]) == 1
+    said = capsys.readouterr().out
+    assert "FAIL: ended with 0 before it was killed" in said
+    assert f"0 passed, 1 failed, 0 left out; what was left is in {folder / 'kept'}" in said
 
 
 def test_one_scenario_that_fails_does_not_keep_the_others_from_being_played(

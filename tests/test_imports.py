@@ -35,8 +35,12 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["--help", "--version", "job --help", "job submit --help", "endpoint --help", "endpoint demo --help"]
-)
+    "line",
+    [
+        "--help", "--version", "job --help", "job submit --help", "job show --help", "init job --help", "doctor --help",
+        "endpoint --help", "endpoint demo --help",
+    ],
+)  # fmt: skip
 def test_help_loads_nothing_heavy(line: str) -> None:
     assert loaded(HELP.format(arguments=line.split())) == []
 

@@ -6,12 +6,14 @@ import random
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Command, command_line, job, rows, stop, write
+from tests.detached import until
 
 ROWS = 60_000
 KILLS = 20
@@ -26,10 +28,17 @@ def called() -> list[str]:
     return Path("calls").read_text().splitlines() if Path("calls").exists() else []
 
 
+def parts() -> set[Path]:
+    return set(Path(".domyn-swarm/out.parquet/parts").glob("*.parquet"))
+
+
 def durable() -> set[str]:
     """The rows in parts. Reading them all shows that a part is whole or not there."""
-    parts = Path(".domyn-swarm/out.parquet/parts").glob("*.parquet")
-    return {TEXTS[row] for part in parts for row in pq.read_table(part)["_row_id"].to_pylist()}
+    return {TEXTS[row] for part in parts() for row in pq.read_table(part)["_row_id"].to_pylist()}
+
+
+def leaves_a_part(process: subprocess.Popen[bytes], before: set[Path]) -> bool:
+    return bool(parts() - before) or process.poll() is not None
 
 
 @pytest.mark.slow
@@ -38,9 +47,11 @@ def test_twenty_kills_lose_nothing_and_repeat_only_what_was_not_durable() -> Non
     arguments = [*SUBMIT, "--job-kwargs", '{"seconds": 0.002}', "--checkpoint-interval", "0.1"]
     moments = random.Random(20260725)
     repeated = 0
-    for _ in range(KILLS):
-        seen, kept = len(called()), durable()
+    for life in range(KILLS):
+        seen, kept, before = len(called()), durable(), parts()
         process = subprocess.Popen(command_line(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if life % 4 == 3:  # however slowly this machine starts it
+            until(partial(leaves_a_part, process, before))
         time.sleep(moments.uniform(0.2, 1.6))
         assert process.poll() is None, "the job has to be longer than its twenty lives"
         process.kill()

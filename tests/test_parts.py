@@ -364,7 +364,7 @@ def fails(real: Callable[..., Any], after: int, number: int = errno.ENOSPC) -> C
 
 
 def test_a_full_disk_stops_the_stream_before_the_next_part_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "PART_ROWS", 10)
+    monkeypatch.setattr(writer, "CUT_ROWS", 10)
     monkeypatch.setattr(writer, "write_part", fails(write_part, 1))
     given: list[int] = []
     tables = [finished(range(10)), finished(range(10, 20)), *(finished([at]) for at in range(20, 30))]
@@ -436,7 +436,7 @@ def test_a_stream_that_breaks_keeps_what_came_before_and_raises_its_own_error(mo
 
 
 def test_a_report_counts_rows_failures_and_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "PART_ROWS", 3)
+    monkeypatch.setattr(writer, "CUT_ROWS", 3)
     tables = [finished([0, 1], failed=[1]), finished([]), finished([2, 3], failed=[2]), finished([4])]
     assert begun().flush(tables, 1000) == writer.FlushReport(rows=5, failed=2, parts=2)
     assert begun("none").flush([], 1000) == writer.FlushReport()

@@ -582,9 +582,9 @@ def command_line_of_submit() -> tuple[typer.Typer, list[JobSpec]]:
     """The command line's own options, and the specs that they were found to mean."""
     found: list[JobSpec] = []
 
-    def capture(options: dict[str, Any], reference: str = typer.Argument(DEFAULT_JOB)) -> None:
-        job_class = load_job_class(reference)
-        found.append(resolve(reference, options, job_class.defaults, job_fields(job_class)))
+    def capture(options: dict[str, Any], job: str = typer.Argument(DEFAULT_JOB)) -> None:
+        job_class = load_job_class(job)
+        found.append(resolve(job, options, job_class.defaults, job_fields(job_class)))
 
     app = typer.Typer()
     app.command()(with_spec_options(capture))

@@ -141,7 +141,7 @@ class Store(RuleBasedStateMachine):
         self.state = State({}, frozenset())
         self.patches = contextlib.ExitStack()
         for module, name, value in [
-            (compact, "PART_ROWS", PART_ROWS), (writer, "PART_ROWS", PART_ROWS), (writer, "COMPACT_EVERY", 4),
+            (compact, "PART_ROWS", PART_ROWS), (writer, "CUT_ROWS", PART_ROWS), (writer, "COMPACT_EVERY", 4),
             (os, "fsync", lambda _: None),
         ]:  # fmt: skip
             self.patches.enter_context(patch.object(module, name, value))

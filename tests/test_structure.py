@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from domyn_swarm.data.backends.registry import backend_names
+from domyn_swarm.runs.launchers.registry import launcher_names
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted([*ROOT.glob("src/**/*.py"), *ROOT.glob("dags/**/*.py")])
@@ -61,8 +62,22 @@ def test_no_code_outside_a_backend_asks_for_an_engine_by_name() -> None:
     named = {
         (path.relative_to(ROOT).as_posix(), node.value)
         for path in SOURCES
-        if "backends" not in path.parts
+        if not {"backends", "launchers"} & set(path.parts)  # a launcher may be called like an engine
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value in engines
     }
     assert named == {("src/domyn_swarm/jobs/spec.py", "pandas")}, "the default, and nothing else"
+
+
+def test_no_code_outside_a_launcher_asks_for_a_place_by_name() -> None:
+    places = {*launcher_names()}
+    asked = {
+        (path.relative_to(ROOT).as_posix(), constant.value)
+        for path in SOURCES
+        if not {"backends", "launchers"} & set(path.parts)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, (ast.Compare, ast.Match))
+        for constant in ast.walk(node)
+        if isinstance(constant, ast.Constant) and constant.value in places
+    }
+    assert asked == set()

@@ -120,7 +120,7 @@ def kill(stage: Stage) -> None:
             elif life.wait_for_requests(1):
                 start_seconds = start_seconds or time.monotonic() - life.started
                 time.sleep(LATE if number == 1 else chance.uniform(0, LONGEST_LIFE))
-            _kill(job, life, may_be_done=last)
+            kill_life(job, life, may_be_done=last)
         job.completed(job.start())
 
 
@@ -129,7 +129,7 @@ def _rows_for(lives: int) -> int:
     return int((lives + 6) * MEAN_LIFE * ROWS_A_SECOND)
 
 
-def _kill(job: Job, life: Life, *, may_be_done: bool = False) -> None:
+def kill_life(job: Job, life: Life, *, may_be_done: bool = False) -> None:
     """kill -9, and what holds after it."""
     alive = life.kill()
     job.signals += 1
@@ -242,7 +242,7 @@ def lock(stage: Stage) -> None:
         usual = time.monotonic() - holder.started
         holder.wait_for_requests(ROWS_A_SECOND)
         _refused(job, holder)
-        _kill(job, holder)
+        kill_life(job, holder)
         successor = job.start()
         require(successor.wait_for_requests(1), f"ended before it asked: {successor.tail}")
         taken = time.monotonic() - successor.started
@@ -337,7 +337,7 @@ def engines(stage: Stage, backends: Sequence[str]) -> None:
             if number % 2:
                 _terminate(job, life)
             else:
-                _kill(job, life)
+                kill_life(job, life)
         job.backend = backends[-1]
         job.completed(job.start())
 

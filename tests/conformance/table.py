@@ -12,7 +12,8 @@ HEAD = """# What each backend does
 
 Written by the conformance suite, from what it found:
 `python -m pytest tests/conformance --write-compatibility docs/compatibility.md`. Each line is one of its cases, run in
-compatibility and in native mode. *refused* means one clear message before anything is written.
+compatibility mode and, where that may make a difference, in native mode. *refused* means one clear message before
+anything is written.
 """
 
 

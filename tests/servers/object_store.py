@@ -134,8 +134,11 @@ class Bucket:
 
 @contextlib.contextmanager
 def object_store(*options: str, log: str | Path = "store.jsonl") -> Iterator[ObjectStore]:
-    """A store that does not outlive the test."""
+    """A store that does not outlive the test. Clients of an earlier one, which this process has kept, are forgotten."""
+    import fsspec
+
     store = ObjectStore(options, Path(log).absolute())
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
     try:
         yield store
     finally:

@@ -16,6 +16,7 @@ from domyn_swarm.data.stream import (
     check_write_kwargs,
     count,
     exclude,
+    from_arrow,
     head,
     join,
     read_parquet,
@@ -27,8 +28,8 @@ from domyn_swarm.data.stream import (
 from domyn_swarm.helpers.io import InputFiles
 
 __all__ = [
-    "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "head", "iter_batches", "join", "name",
-    "read", "schema", "to_pandas", "with_row_id", "write",
+    "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "from_arrow", "head", "in_memory",
+    "iter_batches", "join", "name", "read", "schema", "to_pandas", "with_row_id", "write",
 ]  # fmt: skip
 
 name = "toy-arrow"
@@ -38,6 +39,10 @@ distributed = False
 def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
     check_parquet(name, files)
     return read_parquet(files, read_kwargs)
+
+
+def in_memory(table: pa.Table) -> pa.Table:
+    return table
 
 
 def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
