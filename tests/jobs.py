@@ -38,6 +38,16 @@ class Length(SwarmJob):
         return len(text) + self.plus
 
 
+class Process(SwarmJob):
+    """Which process it was made in."""
+
+    input_columns = ("text",)
+    output_columns = ("process",)
+
+    def transform_item(self, text: str) -> int:
+        return os.getpid()
+
+
 class Pair(SwarmJob):
     """A tuple over two output columns."""
 

@@ -13,27 +13,31 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.conftest import Command, command_line, job, rows, stop, tree, write
+from tests.servers.ray_cluster import SETTINGS
 
 pytestmark = pytest.mark.slow
 
 CLIENT_PORT = 25079
-ROWS = 6000
+ROWS = 4000
 TEXTS = [f"row {number}" for number in range(ROWS)]
 EXPECTED = [{"text": text, "upper": text.upper()} for text in TEXTS]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def settings() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        yield
+
+
 @pytest.fixture(scope="module")
-def settings() -> dict[str, str]:
-    return {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-@pytest.fixture
-def cluster(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def cluster(settings: None) -> Iterator[Any]:
     """A head without a CPU for work, as clusters have, and two nodes of one CPU each."""
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 0, "include_dashboard": False, "ray_client_server_port": CLIENT_PORT}
@@ -42,6 +46,13 @@ def cluster(settings: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterat
     cluster.add_node(num_cpus=1)
     yield cluster
     cluster.shutdown()
+
+
+@pytest.fixture
+def a_node(cluster: Any) -> Iterator[Any]:
+    """One of the two nodes, to be killed: another one takes its place."""
+    yield next(iter(cluster.worker_nodes))
+    cluster.add_node(num_cpus=1)
 
 
 def submit(address: str, *more: str, seconds: float = 0.01) -> list[str]:
@@ -100,12 +111,12 @@ def test_a_worker_that_is_killed_costs_only_what_it_had_not_made_durable(cluster
     assert [text for text in kept if calls()[text] > 1] == []
 
 
-def test_a_node_that_is_killed_costs_only_what_it_had_not_made_durable(cluster: Any) -> None:
+def test_a_node_that_is_killed_costs_only_what_it_had_not_made_durable(cluster: Any, a_node: Any) -> None:
     process = started(submit(cluster.address))
     try:
         wait_for_durable(500)
         kept = durable()
-        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        cluster.remove_node(a_node, allow_graceful=False)
         finish(process)
     finally:
         stop(process, signal.SIGKILL)
@@ -139,6 +150,32 @@ def test_an_interrupt_reaches_the_workers_and_what_they_finished_is_kept(cluster
     assert max(calls().values()) == 1
 
 
+@pytest.mark.parametrize("row_group_size", [10, 500])
+def test_workers_share_the_rows_whatever_the_row_groups_are(
+    cluster: Any, command: Command, row_group_size: int
+) -> None:
+    write("in.parquet", {"text": TEXTS[:500]}, row_group_size=row_group_size)
+    done = command(
+        "job", "submit", job("Process"), "--input", "in.parquet", "--output", "out.parquet", "--data-backend", "ray",
+        "--ray-address", cluster.address,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    shares = Counter(row["process"] for row in rows("out.parquet"))
+    assert len(shares) == 2
+    assert min(shares.values()) >= 500 // 5
+
+
+@given(most=st.integers(1, 500), pending=st.integers(0, 10**9), batch=st.integers(1, 100_000))
+def test_every_worker_gets_rows_and_no_batch_is_cut(most: int, pending: int, batch: int) -> None:
+    from domyn_swarm.data.backends.ray_cluster import Shares
+
+    shares = Shares.among(most, pending, batch)
+    assert shares.rows % batch == 0
+    assert 1 <= shares.workers <= most
+    assert shares.workers == 1 or (shares.workers - 1) * shares.rows < pending
+    assert shares.workers == most or pending < most * max(64, batch)
+
+
 def test_the_address_of_a_client(cluster: Any, command: Command) -> None:
     write("in.parquet", {"text": TEXTS[:100]})
     done = command(*submit(f"ray://127.0.0.1:{CLIENT_PORT}"))
@@ -146,9 +183,9 @@ def test_the_address_of_a_client(cluster: Any, command: Command) -> None:
     assert rows("out.parquet") == EXPECTED[:100]
 
 
-def test_two_cpus_are_enough_fresh_and_resuming(settings: dict[str, str], command: Command) -> None:
+def test_two_cpus_are_enough_fresh_and_resuming(command: Command) -> None:
     write("in.parquet", {"text": TEXTS[:300]}, row_group_size=10)
-    environment = {**settings, "RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
+    environment = {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
     first = command(*submit("local", "--limit", "200", seconds=0), env=environment, timeout=240)
     assert first.returncode == 0, first.stderr
     second = command(*submit("local", seconds=0), env=environment, timeout=240)
@@ -157,9 +194,9 @@ def test_two_cpus_are_enough_fresh_and_resuming(settings: dict[str, str], comman
     assert rows("out.parquet") == EXPECTED[:300]
 
 
-def test_a_cluster_that_does_not_answer_is_refused(settings: dict[str, str], command: Command) -> None:
+def test_a_cluster_that_does_not_answer_is_refused(command: Command) -> None:
     write("in.parquet", {"text": ["a"]})
-    done = command(*submit("127.0.0.1:1"), env=settings, timeout=240)
+    done = command(*submit("127.0.0.1:1"), timeout=240)
     assert done.returncode == 2
     assert "--ray-address: 127.0.0.1:1 cannot be used" in done.stderr
     assert tree() == {"in.parquet"}

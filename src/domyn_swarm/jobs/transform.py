@@ -53,7 +53,7 @@ def method_of(job: SwarmJob | type[SwarmJob], *, native: bool) -> str:
     raise ConfigurationError(f"{job_name} has neither transform_item nor transform_items.", hint)
 
 
-def batch_rows(spec: JobSpec, job: SwarmJob) -> int:
+def batch_rows(spec: JobSpec, job: SwarmJob | type[SwarmJob]) -> int:
     """Rows that are read at a time; a method that takes a list or a frame gets them all in one call."""
     if spec.native_backend:
         return spec.native_batch_size

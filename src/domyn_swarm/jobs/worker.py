@@ -47,8 +47,8 @@ class WorkerJob:
     """Everything that a worker needs, as plain data that travels: the job itself is rebuilt from `spec` where it runs.
 
     `store` is the run's folder, `known` are the types of output columns that earlier runs made. All workers together
-    have `concurrency` calls in flight, or each as many as its share of the server takes (None). `job_class` comes along
-    when a worker could load it from nowhere.
+    have `concurrency` calls in flight, or each as many as its share of the server takes (None). A call takes `batch`
+    rows. `job_class` comes along when a worker could load it from nowhere.
     """
 
     spec: JobSpec
@@ -56,15 +56,18 @@ class WorkerJob:
     store: CheckpointStore
     known: pa.Schema
     concurrency: int | None
+    batch: int
     job_class: type[SwarmJob] | None = None
 
     @classmethod
     def of(cls, spec: JobSpec, columns: Columns, store: CheckpointStore, known: pa.Schema) -> WorkerJob:
         """The work that `spec` describes."""
         job_class = load_job_class(spec.job)
-        method = getattr(job_class, method_of(job_class, native=spec.native_backend))
+        method = method_of(job_class, native=spec.native_backend)
+        concurrency = concurrency_for(getattr(job_class, method), spec.max_concurrency)
+        batch = 1 if method == "transform_item" else batch_rows(spec, job_class)
         travelling = job_class if is_known_here_only(job_class) else None
-        return cls(spec, columns, store, known, concurrency_for(method, spec.max_concurrency), travelling)
+        return cls(spec, columns, store, known, concurrency, batch, travelling)
 
     def __getstate__(self) -> dict[str, Any]:
         for travelling in self.job_class.__mro__ if self.job_class else ():

@@ -127,10 +127,14 @@ class WorkerFactory(Protocol):
     """Makes a worker in the process that calls it; it travels there as plain data.
 
     `concurrency` is how many calls all workers together may have in flight; None: each finds out for itself.
+    `batch` is how many rows one call takes: rows are only parted from each other between such batches.
     """
 
     @property
     def concurrency(self) -> int | None: ...  # noqa: D102 - see above
+
+    @property
+    def batch(self) -> int: ...  # noqa: D102 - see above
 
     def __call__(self, name: str, workers: int) -> BlockWorker:
         """The worker `name`, which no other worker of the run has, one of `workers` at a time."""

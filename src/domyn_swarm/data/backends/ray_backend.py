@@ -29,7 +29,7 @@ from ray.data.datasource import ReadTask
 
 from domyn_swarm.data import arrow, stream
 from domyn_swarm.data.backends.base import JobBatch, Monitor, Outputs, WorkerFactory
-from domyn_swarm.data.backends.ray_cluster import Crew, check_address, session
+from domyn_swarm.data.backends.ray_cluster import Crew, Shares, check_address, session
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.stream import Stream, check_write_kwargs, write
 
@@ -171,17 +171,18 @@ def join(frame: Splits, outputs: Outputs, id_col: str, columns: Sequence[str]) -
 def distribute(
     frame: Splits, columns: Sequence[str], make_worker: WorkerFactory, monitor: Monitor
 ) -> tuple[list[Any], bool]:
-    """Stream the rows through an actor for each CPU: their reports, and whether a worker or a block was lost.
+    """Stream the rows through actors: their reports, and whether a worker or a block was lost.
 
     Rows that were lost are not repeated here: the parts tell which they are.
 
     Raises:
         Exception: whatever ended a worker.
     """
-    crew = Crew(make_worker, monitor)
+    shares = Shares.of(count(frame), make_worker)
+    crew = Crew(make_worker, monitor, shares.workers)
     try:
-        for block in _blocks(frame, columns):
-            if not crew.feed(block):
+        for piece in shares.cut(_blocks(frame, columns)):
+            if not crew.feed(*piece):
                 break
         return crew.finish(), crew.lost
     except BaseException:
@@ -191,8 +192,8 @@ def distribute(
         crew.dismiss()
 
 
-def _blocks(frame: Splits, columns: Sequence[str]) -> Iterator[ray.ObjectRef[Any]]:
-    """Blocks as Ray Data reads them, by reference."""
+def _blocks(frame: Splits, columns: Sequence[str]) -> Iterator[tuple[ray.ObjectRef[Any], int]]:
+    """Blocks as Ray Data reads them, by reference, and how many rows each has."""
     if not frame.parts:
         return
     context = DataContext.get_current()
@@ -200,7 +201,8 @@ def _blocks(frame: Splits, columns: Sequence[str]) -> Iterator[ray.ObjectRef[Any
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     dataset = ray.data.read_datasource(_Reader(frame, columns), override_num_blocks=len(frame.parts))
     for bundle in dataset.iter_internal_ref_bundles():
-        yield from bundle.block_refs
+        for entry in bundle.blocks:
+            yield entry.ref, entry.metadata.num_rows or 0
 
 
 class _Reader(Datasource):

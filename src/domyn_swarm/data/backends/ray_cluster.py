@@ -4,41 +4,76 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import socket
 import threading
 import time
 import uuid
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from domyn_swarm.data.backends.base import Monitor, Session, WorkerFactory
-from domyn_swarm.data.backends.ray_relay import POLL_SECONDS, Relay, RelayMonitor, pump
+from domyn_swarm.data.backends.ray_relay import POLL_SECONDS, Relay, pump
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.helpers.counts import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pyarrow as pa
 
-BLOCKS_IN_FLIGHT = 2
+PIECES_IN_FLIGHT = 2
+PIECES_PER_WORKER = 4
+"""What each gets of few rows, so that a slow piece at the end keeps one worker busy and not the others idle."""
+MIN_PIECE_ROWS = 64
+"""Fewer rows are not worth the start of another process."""
+MAX_PIECE_ROWS = 65_536
 WIND_UP_SECONDS = 10
 CONNECT_SECONDS = 10
 CONNECT_TRIES = 2
-ON_HEAD = {"node:__internal_head__": 0.001}
-"""The one machine that a cluster cannot lose and go on."""
 _LOSSES = (RayActorError, ObjectLostError)
 
 logger = logging.getLogger("domyn_swarm")
 
 
+@dataclass(frozen=True)
+class Shares:
+    """How rows are shared out: to so many workers at most, in pieces of so many rows.
+
+    Files come in row groups of any size, and the calls in flight are shared out over the workers before the first row
+    is read: a worker that gets none would take its share of them with it.
+    """
+
+    workers: int
+    rows: int
+
+    @classmethod
+    def of(cls, pending: int, make_worker: WorkerFactory) -> Shares:
+        """For that many rows, on the cluster as it is now: a worker for each CPU that gets a piece and has a call."""
+        cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+        return cls.among(min(cpus, make_worker.concurrency or cpus), pending, make_worker.batch)
+
+    @classmethod
+    def among(cls, most: int, pending: int, batch: int) -> Shares:
+        """For `pending` rows, at most `most` workers, and calls that take `batch` rows each."""
+        rows = min(MAX_PIECE_ROWS, max(MIN_PIECE_ROWS, pending // (most * PIECES_PER_WORKER)))
+        rows = max(1, rows // batch) * batch
+        return cls(max(1, min(most, math.ceil(pending / rows))), rows)
+
+    def cut(self, blocks: Iterable[tuple[ray.ObjectRef[Any], int]]) -> Iterator[tuple[ray.ObjectRef[Any], int, int]]:
+        """Blocks and their rows as pieces: a block, the first row, and how many at most."""
+        return ((block, at, self.rows) for block, rows in blocks for at in range(0, rows, self.rows))
+
+
 class Crew:
     """The actors, and the calls to them that have not returned."""
 
-    def __init__(self, make_worker: WorkerFactory, monitor: Monitor) -> None:
+    def __init__(self, make_worker: WorkerFactory, monitor: Monitor, workers: int) -> None:
         self.lost = False
         self._make_worker = make_worker
         self._monitor = monitor
@@ -46,36 +81,34 @@ class Crew:
         self._last_report = 0.0
         self._calls: dict[ray.ObjectRef[Any], Any] = {}
         self._counts: dict[Any, Counts] = {}  # of actors that are gone, too: what they did, they did
-        self._size = self._to_spawn = _workers(make_worker.concurrency)
-        self._actors = [self._spawn()]
+        self._handed: Counter[Any] = Counter()  # pieces to each actor
+        self._size = workers
+        self._actors = [self._spawn() for _ in range(workers)]
 
     def _spawn(self) -> Any:
-        self._to_spawn -= 1
         # Parts bear this name: no two workers of a run may share one, in whatever pass they work.
         worker = uuid.uuid4().hex[:12]
         options: dict[str, Any] = {"num_cpus": 0, "max_concurrency": 8, "scheduling_strategy": "SPREAD"}
         return ray.remote(_Actor).options(**options).remote(self._make_worker, worker, self._size)
 
-    def feed(self, block: ray.ObjectRef[Any]) -> bool:
-        """Hand a block to the actor with the fewest, once one has room; false when the run was asked to stop."""
+    def feed(self, block: ray.ObjectRef[Any], start: int, rows: int) -> bool:
+        """Hand rows of a block to the actor with the fewest pieces, once one has room; false: the run has to stop."""
         while True:
             self._look()
             if self._monitor.stopped():
                 return False
             actor = self._with_room()
             if actor is not None:
-                self._calls[actor.add.remote(block)] = actor
+                self._calls[actor.add.remote(block, start, rows)] = actor
+                self._handed[actor] += 1
                 return True
             ray.wait(list(self._calls), timeout=POLL_SECONDS)
 
     def _with_room(self) -> Any | None:
-        """The actor with the fewest blocks, a new one while all have some: few blocks need few processes."""
-        load = {actor: list(self._calls.values()).count(actor) for actor in self._actors}
-        actor = min(self._actors, key=load.__getitem__)
-        if load[actor] and self._to_spawn > 0:
-            self._actors.append(self._spawn())
-            return self._actors[-1]
-        return actor if load[actor] < BLOCKS_IN_FLIGHT else None
+        """The actor with the fewest pieces on their way to it, and of those the one that had the fewest."""
+        load = Counter(self._calls.values())
+        actor = min(self._actors, key=lambda one: (load[one], self._handed[one]))
+        return actor if load[actor] < PIECES_IN_FLIGHT else None
 
     def finish(self) -> list[Any]:
         """Wait until all rows are through, and every actor has said how it went."""
@@ -165,8 +198,8 @@ class _Actor:
     def __init__(self, make_worker: WorkerFactory, name: str, workers: int) -> None:
         self._worker = make_worker(name, workers)
 
-    def add(self, block: pa.Table) -> None:
-        self._worker.add(block)
+    def add(self, block: pa.Table, start: int, rows: int) -> None:
+        self._worker.add(block.slice(start, rows))
 
     def counts(self) -> Counts:
         return self._worker.counts()
@@ -188,11 +221,6 @@ def _what_was_raised(told: str) -> str:
     return lines[min(traced + 1, len(lines) - 1)]
 
 
-def _workers(most: int | None) -> int:
-    cpus: float = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
-    return max(1, min(int(cpus), most or int(cpus)))
-
-
 @contextlib.contextmanager
 def session(address: str | None, stop: threading.Event, advanced: Callable[[Counts], None]) -> Iterator[Session]:
     """Connect to `address`, or $RAY_ADDRESS, or a local Ray that ends with the session.
@@ -204,18 +232,19 @@ def session(address: str | None, stop: threading.Event, advanced: Callable[[Coun
     from hamilton.plugins.h_ray import RayGraphAdapter  # noqa: PLC0415
 
     owned = _connect(address)
-    relay: Any = ray.remote(Relay).options(num_cpus=0, max_concurrency=8, resources=ON_HEAD).remote()
+    relay = Relay()
     ended = threading.Event()
     thread = threading.Thread(target=pump, args=(relay, stop, advanced, ended), daemon=True)
     thread.start()
     try:
-        yield Session([RayGraphAdapter(DictResult())], RelayMonitor(relay))
+        yield Session([RayGraphAdapter(DictResult())], relay)
     except RayTaskError as error:
         raise cast("Any", error).cause from error
     finally:
         ended.set()
         thread.join()
-        ray.kill(relay)
+        with contextlib.suppress(RayError, ConnectionError):  # as when the cluster has gone
+            relay.close()
         if owned:
             ray.shutdown()
 

@@ -1,15 +1,18 @@
 """The line between a run's driver and its cluster: how it goes, one way, and whether to stop, the other.
 
-It is an actor, and with that a process to start for every run: the less this module imports, the sooner it is there.
+Both stand in the key-value store of the cluster's head, where Ray Serve and Ray Tune keep such things, too. It is not
+part of Ray's public API; what is, an actor, would be another process to start for every run.
 """
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+import uuid
+from typing import TYPE_CHECKING
 
-import ray
+from ray import cloudpickle
 from ray.exceptions import RayError
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_get, _internal_kv_put
 
 from domyn_swarm.helpers.counts import Counts
 
@@ -17,58 +20,53 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+NAMESPACE = "domyn_swarm"
 POLL_SECONDS = 0.3
 
 
 class Relay:
-    """What driver and cluster tell each other: how it goes, and whether to stop."""
+    """What driver and cluster tell each other of one run. It travels; one process in the cluster tells how it goes."""
 
     def __init__(self) -> None:
+        run = uuid.uuid4().hex
+        self._advanced, self._stopped = f"{run}/advanced", f"{run}/stopped"
         self._counts = Counts()
-        self._stopped = False
 
     def advanced(self, more: Counts) -> None:
         """Called from the cluster: what happened since the last time."""
         self._counts += more
-
-    def stop(self) -> None:
-        """Called from the driver: the run has to end."""
-        self._stopped = True
-
-    def stopped(self) -> bool:
-        """Whether it has."""
-        return self._stopped
-
-    def take(self) -> Counts:
-        """What has come together since the last time."""
-        taken, self._counts = self._counts, Counts()
-        return taken
-
-
-class RelayMonitor:
-    """The cluster's end of the relay."""
-
-    def __init__(self, relay: Any) -> None:
-        self._relay = relay
-
-    def advanced(self, more: Counts) -> None:
-        """What happened since the last time."""
-        self._relay.advanced.remote(more)
+        told: bytes = cloudpickle.dumps(self._counts)  # type: ignore[no-untyped-call]
+        _internal_kv_put(self._advanced, told, namespace=NAMESPACE)
 
     def stopped(self) -> bool:
         """Whether the run was asked to stop."""
-        return bool(ray.get(self._relay.stopped.remote()))
+        return bool(_internal_kv_exists(self._stopped, namespace=NAMESPACE))
+
+    def stop(self) -> None:
+        """Called from the driver: the run has to end."""
+        _internal_kv_put(self._stopped, b"", namespace=NAMESPACE)
+
+    def take(self) -> Counts:
+        """Called from the driver: what happened since the last time."""
+        told = _internal_kv_get(self._advanced, namespace=NAMESPACE)
+        before, self._counts = self._counts, cloudpickle.loads(told) if told else Counts()
+        return self._counts - before
+
+    def close(self) -> None:
+        """Called from the driver: the run has ended."""
+        for key in (self._advanced, self._stopped):
+            _internal_kv_del(key, namespace=NAMESPACE)
 
 
-def pump(relay: Any, stop: threading.Event, advanced: Callable[[Counts], None], ended: threading.Event) -> None:
+def pump(relay: Relay, stop: threading.Event, advanced: Callable[[Counts], None], ended: threading.Event) -> None:
     """Pass on, in the driver, what comes from either end, until the session has ended."""
     told = False
     while True:
         last = ended.wait(POLL_SECONDS)
-        with contextlib.suppress(RayError):
+        with contextlib.suppress(RayError, ConnectionError):
             if stop.is_set() and not told:
-                ray.get(relay.stop.remote())
+                relay.stop()
                 told = True
-            advanced(ray.get(relay.take.remote()))
+            advanced(relay.take())
         if last:
             return
