@@ -1,4 +1,7 @@
-"""`python -m tests.chaos` in a small edition, and that it can fail: each law is shown a history that breaks it."""
+"""`python -m tests.chaos` in a small edition, and that it can fail: each law is shown a history that breaks it.
+
+What kills and stops do to Ray is in test_ray_cluster.py, where Ray need not be started for every life.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +35,12 @@ def played(scene: Callable[[Stage], None], *stages: Stage) -> None:
 
 @pytest.mark.slow
 def test_kills(folder: Path) -> None:
-    played(
-        scenarios.kill,
-        *(Stage(folder / name, name, kills=4) for name in ("pandas", "polars")),
-        Stage(folder / "ray", "ray", kills=2),
-    )
+    played(scenarios.kill, Stage(folder / "pandas", "pandas", kills=4), Stage(folder / "polars", "polars", kills=2))
 
 
 @pytest.mark.slow
 def test_terms(folder: Path) -> None:
-    played(
-        scenarios.term,
-        *(Stage(folder / name, name, terms=2) for name in ("pandas", "polars")),
-        Stage(folder / "ray", "ray", terms=1),
-    )
+    played(scenarios.term, Stage(folder / "pandas", "pandas", terms=2), Stage(folder / "polars", "polars", terms=1))
 
 
 @pytest.mark.slow
