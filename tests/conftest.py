@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tests.kernel import Kernel
 
 JOBS = Path(__file__).with_name("jobs.py")
+# Ray gives way to all other processes, and beside busy tests its workers stood still for a minute and more.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - the name is Ray's
+
 SECRETS_AND_DEFAULTS = ("ENDPOINT", "DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

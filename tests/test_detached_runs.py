@@ -381,23 +381,22 @@ def test_fifty_processes_that_write_to_the_index_in_one_moment_all_get_a_name_of
 
 
 @pytest.mark.slow
-def test_fifty_jobs_submitted_at_once_are_all_listed_and_none_is_mixed_with_another() -> None:
+def test_fifty_jobs_submitted_at_once_are_all_listed_and_none_is_mixed_with_another(command: Command) -> None:
     names = [f"job-{number}" for number in range(50)]
 
     def submit(name: str) -> tuple[int, str]:
         write(f"{name}.parquet", {"text": [f"{name} row {row}" for row in range(3)]})
         files = ("--input", f"{name}.parquet", "--output", f"out/{name}/same.parquet")
-        line = command_line("job", "submit", job("Upper"), *files, "--detach")
-        done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=240)
+        done = command("job", "submit", job("Upper"), *files, "--detach", timeout=240)
         return done.returncode, done.stderr
 
-    with ThreadPoolExecutor(10) as loop:  # each takes a second of CPU: more at a time would only wait for one another
+    with ThreadPoolExecutor(10) as loop:  # each run takes a second of CPU: more would only wait for one another
         assert list(loop.map(submit, names)) == [(0, "")] * 50
     expected = {"same", *(f"same-{number}" for number in range(2, 51))}
     listed = said("job", "list")
     assert {run["name"] for run in listed} == expected
     assert len({run["path"] for run in listed}) == 50
-    subprocess.run(command_line("job", "wait", *expected), check=True, capture_output=True, timeout=240)
+    assert command("job", "wait", *expected, timeout=240).returncode == 0
     for name in names:
         texts = [f"{name} row {row}" for row in range(3)]
         assert rows(f"out/{name}/same.parquet") == [{"text": text, "upper": text.upper()} for text in texts]

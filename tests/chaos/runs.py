@@ -118,6 +118,8 @@ class Life:
         self._frozen_at = time.time()
         for pid in self._session():
             _signal(pid, signal.SIGSTOP)
+            while not _stands_still(pid):  # a thread that writes ends its system call first
+                time.sleep(0.001)
 
     def thaw(self) -> None:
         """Let them go on."""
@@ -160,6 +162,14 @@ class Life:
             state, _parent, _group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
             return int(session) == self.pid and state not in "ZX"
         return False
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether no thread of it runs, or is there."""
+    with contextlib.suppress(OSError):  # it has ended
+        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return all(thread.rpartition(")")[2].split()[0] in "TtZX" for thread in threads)
+    return True
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

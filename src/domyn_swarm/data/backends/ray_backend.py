@@ -17,7 +17,7 @@ logging.getLogger("ray.widgets").setLevel(logging.WARNING)
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -201,8 +201,8 @@ def _blocks(frame: Splits, columns: Sequence[str]) -> Iterator[tuple[ray.ObjectR
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     dataset = ray.data.read_datasource(_Reader(frame, columns), override_num_blocks=len(frame.parts))
     for bundle in dataset.iter_internal_ref_bundles():
-        for entry in bundle.blocks:
-            yield entry.ref, entry.metadata.num_rows or 0
+        for block, metadata in zip(bundle.block_refs, bundle.metadata, strict=True):
+            yield block, cast("int", metadata.num_rows)  # which is known of blocks that have been read
 
 
 class _Reader(Datasource):
