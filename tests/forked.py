@@ -72,7 +72,10 @@ class Forks:
 
 
 def _python_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith("PYTHON")}
+    """What Python reads when it starts. Ray sets the one that is read later, in every process that it has been in."""
+    return {
+        name: value for name, value in environment.items() if name.startswith("PYTHON") and name != "PYTHONBREAKPOINT"
+    }
 
 
 def _text(file: Any) -> str:

@@ -38,16 +38,6 @@ class Length(SwarmJob):
         return len(text) + self.plus
 
 
-class Process(SwarmJob):
-    """Which process it was made in."""
-
-    input_columns = ("text",)
-    output_columns = ("process",)
-
-    def transform_item(self, text: str) -> int:
-        return os.getpid()
-
-
 class Pair(SwarmJob):
     """A tuple over two output columns."""
 
@@ -170,6 +160,16 @@ class Paced(Recorded):
         if not Path(self.fast).exists():
             time.sleep(self.seconds)
         return text.upper()
+
+
+class Process(SwarmJob):
+    """Which process it was made in."""
+
+    input_columns = ("text",)
+    output_columns = ("process",)
+
+    def transform_item(self, text: str) -> int:
+        return os.getpid()
 
 
 def _write_down(path: str, line: str) -> None:
