@@ -32,7 +32,6 @@ PIECES_PER_WORKER = 4
 """What each gets of few rows, so that a slow piece at the end keeps one worker busy and not the others idle."""
 MIN_PIECE_ROWS = 64
 """Fewer rows are not worth the start of another process."""
-MAX_PIECE_ROWS = 65_536
 WIND_UP_SECONDS = 10
 CONNECT_SECONDS = 10
 CONNECT_TRIES = 2
@@ -43,7 +42,7 @@ logger = logging.getLogger("domyn_swarm")
 
 @dataclass(frozen=True)
 class Shares:
-    """How rows are shared out: to so many workers at most, in pieces of so many rows.
+    """How rows are shared out: to so many workers, in pieces of at most so many rows.
 
     Files come in row groups of any size, and the calls in flight are shared out over the workers before the first row
     is read: a worker that gets none would take its share of them with it.
@@ -61,7 +60,7 @@ class Shares:
     @classmethod
     def among(cls, most: int, pending: int, batch: int) -> Shares:
         """For `pending` rows, at most `most` workers, and calls that take `batch` rows each."""
-        rows = min(MAX_PIECE_ROWS, max(MIN_PIECE_ROWS, pending // (most * PIECES_PER_WORKER)))
+        rows = max(MIN_PIECE_ROWS, pending // (most * PIECES_PER_WORKER))
         rows = max(1, rows // batch) * batch
         return cls(max(1, min(most, math.ceil(pending / rows))), rows)
 
