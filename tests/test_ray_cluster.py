@@ -150,13 +150,12 @@ def test_an_interrupt_reaches_the_workers_and_what_they_finished_is_kept(cluster
     assert max(calls().values()) == 1
 
 
-@pytest.mark.parametrize("row_group_size", [10, 500])
-def test_workers_share_the_rows_whatever_the_row_groups_are(
-    cluster: Any, command: Command, row_group_size: int
-) -> None:
-    write("in.parquet", {"text": TEXTS[:500]}, row_group_size=row_group_size)
+@pytest.mark.parametrize("files", [1, 8])
+def test_workers_share_the_rows_whatever_files_they_are_in(cluster: Any, command: Command, files: int) -> None:
+    for number in range(files):
+        write(f"in/{number}.parquet", {"text": TEXTS[number:500:files]})
     done = command(
-        "job", "submit", job("Process"), "--input", "in.parquet", "--output", "out.parquet", "--data-backend", "ray",
+        "job", "submit", job("Process"), "--input", "in", "--output", "out.parquet", "--data-backend", "ray",
         "--ray-address", cluster.address,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

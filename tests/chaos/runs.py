@@ -158,18 +158,20 @@ class Life:
         return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._owns(entry)]
 
     def _owns(self, entry: Path) -> bool:
-        with contextlib.suppress(OSError, IndexError):
-            state, _parent, _group, session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
-            return int(session) == self.pid and state not in "ZX"
-        return False
+        state, _parent, _group, session = _stat(entry)[:4]
+        return int(session) == self.pid and state not in "ZX"
 
 
 def _stands_still(pid: int) -> bool:
-    """Whether no thread of it runs, or is there."""
-    with contextlib.suppress(OSError):  # it has ended
-        threads = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-        return all(thread.rpartition(")")[2].split()[0] in "TtZX" for thread in threads)
-    return True
+    """Whether all of its threads are stopped, or gone."""
+    return all(_stat(thread)[0] in "TtZX" for thread in Path(f"/proc/{pid}/task").glob("*"))
+
+
+def _stat(entry: Path) -> list[str]:
+    """State, parent, group and session of a process or thread, and more; one that is gone is dead and nobody's."""
+    with contextlib.suppress(OSError):
+        return (entry / "stat").read_text().rpartition(")")[2].split()
+    return ["X", "0", "0", "0"]
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -30,7 +30,7 @@ class Relay:
     def __init__(self) -> None:
         run = uuid.uuid4().hex
         self._advanced, self._stopped = f"{run}/advanced", f"{run}/stopped"
-        self._counts = Counts()
+        self._counts = Counts()  # what this end has told so far, or heard
 
     def advanced(self, more: Counts) -> None:
         """Called from the cluster: what happened since the last time."""
