@@ -1,7 +1,8 @@
 """The notebooks of docs/notebooks in kernels of their own, and what they show beside what is stored in them.
 
 `python -m tests.notebooks` runs them, and stores what they show where that is not the same. Times, rates, styles and
-temporary folders do not count; a cell that is tagged `volatile` shows something else each time, and only has to work.
+temporary folders do not count, nor where a diagram's boxes stand, which depends on the fonts and the layout library of
+the machine; a cell that is tagged `volatile` shows something else each time, and only has to work.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import nbformat
 from nbclient import NotebookClient
@@ -36,6 +38,7 @@ VARIES = (
     (r"((?:<th>)?(?:seconds|rows/s)(?:</th>)?)(\s|<td.*?>|</td>|[-+\d,.])+", r"\1 #"),
 )
 """Times, rates, names of temporary folders, and how things are coloured."""
+DIAGRAM = re.compile(r"(?s)<svg\b.*?</svg>")
 
 
 def executed(path: Path, folder: Path) -> NotebookNode:
@@ -90,9 +93,25 @@ def _steady(said: Any) -> Any:
         return {kind: _steady(text) for kind, text in said.items()}
     if isinstance(said, list):
         return [_steady(text) for text in said]
+    said = DIAGRAM.sub(lambda found: diagram_structure(found[0]), said)
     for pattern, steady in VARIES:
         said = re.sub(pattern, steady, said)
     return said
+
+
+def diagram_structure(svg: str) -> str:
+    """The nodes and edges of a Graphviz drawing by their titles, each with its texts, whatever the layout."""
+    groups = [group for group in ET.fromstring(svg).iter() if group.get("class") in ("node", "edge", "cluster")]
+    found = [
+        f"{group.get('class')} {' | '.join(''.join(text.itertext()) for text in group.iter() if is_text(text))}"
+        for group in groups
+    ]
+    return "\n".join(sorted(found))
+
+
+def is_text(element: ET.Element) -> bool:
+    """Whether an element of an SVG holds text that is shown, or the title of its group."""
+    return element.tag.rpartition("}")[2] in ("title", "text")
 
 
 def _joined(outputs: list[Any]) -> list[Any]:

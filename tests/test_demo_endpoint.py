@@ -87,27 +87,25 @@ def test_the_same_question_has_the_same_answer_on_every_server(url: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("path", "body", "message"),
+    ("path", "body"),
     [
-        ("chat/completions", {}, "The request is not valid: KeyError: 'messages'"),
-        ("chat/completions", {"messages": []}, "The request is not valid: IndexError: list index out of range"),
-        ("chat/completions", {"messages": [{"role": "user"}]}, "The request is not valid: KeyError: 'content'"),
-        (
-            "chat/completions",
-            {"messages": [{"role": "user", "content": None}]},
-            "The request is not valid: TypeError: a text is needed, not None",
-        ),
-        ("completions", {"prompt": 7}, "The request is not valid: TypeError: a text is needed, not 7"),
-        ("completions", [1], "The request is not valid: ValidationError: Expected `object`, got `array`"),
-        ("completions", b"{", "The request is not valid: DecodeError: Input data was truncated"),
-        ("completions", b'{"prompt": "\xff"}', "The request is not valid: UnicodeDecodeError: "),
-        ("completions", b'{"prompt": ' + b"[" * 100_000, "The request is not valid: RecursionError: "),
+        ("chat/completions", {}),
+        ("chat/completions", {"messages": []}),
+        ("chat/completions", {"messages": [{"role": "user"}]}),
+        ("chat/completions", {"messages": [{"role": "user", "content": None}]}),
+        ("completions", {"prompt": 7}),
+        ("completions", [1]),
+        ("completions", b"{"),
+        ("completions", b'{"prompt": "\xff"}'),
+        ("completions", b'{"prompt": ' + b"[" * 100_000),
     ],
 )
-def test_a_bad_request_is_refused_with_a_message(url: str, path: str, body: Any, message: str) -> None:
+def test_a_bad_request_is_refused_with_a_message(url: str, path: str, body: Any) -> None:
     status, answer, _ = ask(f"{url}/{path}", body)
     assert (status, answer["error"]["code"], answer["error"]["type"]) == (400, 400, "demo_error")
-    assert answer["error"]["message"].startswith(message)
+    introduction, _, reason = answer["error"]["message"].partition(": ")
+    assert introduction == "The request is not valid"
+    assert reason, "the words are Python's, or those of the JSON library"
 
 
 # How it can be made to behave.

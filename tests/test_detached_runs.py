@@ -356,12 +356,13 @@ def test_a_place_that_never_answers_keeps_nobody_waiting() -> None:
 
 
 AT_ONCE = """
-import multiprocessing
+import multiprocessing, os
 from domyn_swarm.runs import index
 
 def register(number):
     barrier.wait()
-    print(index.register(f"/runs/{number}", {}, "same"), flush=True)
+    name = index.register(f"/runs/{number}", {}, "same")
+    os.write(1, f"{name}\\n".encode())  # a line in one write: `print` may make two, with another's between them
 
 fork = multiprocessing.get_context("fork")
 barrier = fork.Barrier(50)
