@@ -8,7 +8,8 @@
     ├── EndpointError           an endpoint's answer to one request; `retryable` tells whether asking again can help
     ├── JobError                the run broke in mid-way; what was flushed stays and a resume goes on from there
     │   ├── DamagedPartError    a part cannot be read; defined, and mostly mended, in `checkpoint.part`
-    │   └── LockLostError       another process has taken over the run's folder; defined in `checkpoint.lock`
+    │   ├── LockLostError       another process has taken over the run's folder; defined in `checkpoint.lock`
+    │   └── ConditionError      what every row would meet: no credit, an endpoint gone, our own resources exhausted
     └── Interrupted             the run was asked to stop; same promise as JobError
         └── TimeUp              by a batch system, because its time is up
 
@@ -112,6 +113,14 @@ class EndpointError(SwarmError):
 
 class JobError(SwarmError):
     """The run broke in mid-way. Whatever was flushed is kept."""
+
+
+class ConditionError(JobError):
+    """The run ended because of a condition that every row would meet, such as a spent quota or a full disk.
+
+    It is never a row's failure and never counts as one of its tries. Whatever was flushed is kept; once the condition
+    is over, the same command resumes the run.
+    """
 
 
 class Interrupted(SwarmError):  # noqa: N818 - named for what happened, like KeyboardInterrupt

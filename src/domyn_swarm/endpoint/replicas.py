@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from domyn_swarm.endpoint.answers import fault_of
 from domyn_swarm.endpoint.shared import SharedAnswers
 from domyn_swarm.errors import EndpointError, JobError
 from domyn_swarm.helpers import places, trace
@@ -156,10 +157,13 @@ class Replicas:
         counts.in_flight += 1
         replica.in_flight += 1
         try:
-            return await replica.client.post(path, body)
+            answer = await replica.client.post(path, body)
         finally:
             replica.in_flight -= 1
             counts.in_flight -= 1
+        if (fault := fault_of(path, answer)) is not None:
+            raise EndpointError(fault, status=200)
+        return answer
 
     def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
         """Count an answer; the tokens that it says it used, None when it does not say."""
