@@ -21,7 +21,7 @@ from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
-from domyn_swarm.helpers.io import InputFiles, list_files, reaching
+from domyn_swarm.data.input_files import InputFiles, find_input
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.columns import Columns, choose_columns
 from domyn_swarm.jobs.finalize import Artifact, write_artifact
@@ -44,8 +44,7 @@ def backend(data_backend: str) -> DataBackend:
 @tag(effects="reads input")
 def files(input: str, backend_read_kwargs: dict[str, Any]) -> InputFiles:
     """The input's files by name, with row counts, schema and a digest of their content."""
-    with reaching(input):
-        return list_files(input, backend_read_kwargs.get("storage_options"))
+    return find_input(input, backend_read_kwargs)
 
 
 def source(backend: DataBackend, files: InputFiles, backend_read_kwargs: dict[str, Any]) -> Frame:
@@ -168,7 +167,8 @@ def flushed__workers(
 @tag(effects="writes output")
 @_waits
 def finalized(
-    backend: DataBackend, store: CheckpointStore, limited: Frame, flushed: FlushReport, columns: Columns, spec: JobSpec
-) -> Artifact:
+    backend: DataBackend, store: CheckpointStore, files: InputFiles, limited: Frame, flushed: FlushReport,
+    columns: Columns, spec: JobSpec,
+) -> Artifact:  # fmt: skip
     """The output: every row of `limited` once, in input order, joined with what the job made of it."""
-    return write_artifact(backend, store, limited, columns, spec)
+    return write_artifact(backend, store, files, limited, columns, spec)

@@ -186,7 +186,7 @@ def protocol() -> str:
     shapes = ("DataBackend", "Frame", "JobBatch", "Outputs")
     distributed = ("DistributedBackend", "WorkerFactory", "BlockWorker", "Monitor", "Session")
     base = (_directive("domyn_swarm.data.backends.base", name) for name in (*shapes, *distributed))
-    files = (_directive("domyn_swarm.helpers.io", name) for name in ("InputFiles", "InputFile"))
+    files = (_directive("domyn_swarm.data.input_files", name) for name in ("InputFiles", "InputFile"))
     return _rst([*base, *files])
 
 

@@ -19,8 +19,8 @@ from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.input_files import list_files
 from domyn_swarm.errors import SwarmError
-from domyn_swarm.helpers.io import list_files
 from domyn_swarm.jobs.columns import Columns, choose_columns
 from domyn_swarm.jobs.finalize import Artifact
 from tests.conftest import job, rows, write

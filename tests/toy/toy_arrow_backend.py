@@ -10,6 +10,7 @@ import pyarrow as pa
 from domyn_swarm.data.arrow import check_parquet
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.input_files import InputFiles
 from domyn_swarm.data.stream import (
     Stream,
     check_ids,
@@ -25,7 +26,6 @@ from domyn_swarm.data.stream import (
     with_row_id,
     write,
 )
-from domyn_swarm.helpers.io import InputFiles
 
 __all__ = [
     "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "from_arrow", "head", "in_memory",

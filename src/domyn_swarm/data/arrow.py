@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from domyn_swarm.data.backends.base import Outputs
-    from domyn_swarm.helpers.io import InputFile, InputFiles
+    from domyn_swarm.data.input_files import InputFile, InputFiles
 
 BATCH_BYTES = 32 * 2**20
 ROW_GROUP_ROWS = 131_072

@@ -21,7 +21,7 @@ from domyn_swarm.data.filters import arrow_expression, parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 
 if TYPE_CHECKING:
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.data.input_files import InputFiles
 
 Scan: TypeAlias = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 

@@ -29,7 +29,7 @@ def backend(name: str) -> dict[str, Any]:
 
     from domyn_swarm.data.backends.registry import load_backend  # noqa: PLC0415
     from domyn_swarm.data.columns import ROW_ID  # noqa: PLC0415
-    from domyn_swarm.helpers.io import list_files  # noqa: PLC0415
+    from domyn_swarm.data.input_files import list_files  # noqa: PLC0415
 
     engine, texts = load_backend(name), [f"text {number}" for number in range(ROWS)]
     with tempfile.TemporaryDirectory() as folder:

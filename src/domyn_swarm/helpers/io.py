@@ -1,27 +1,19 @@
-"""Paths: which files an input pattern names, what their footers say, and writing that appears whole or not at all."""
+"""Files on any filesystem: opening them, and writing that appears whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
-import hashlib
 import io
 import os
-import re
 import shutil
-import struct
 import uuid
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import fsspec
-import pyarrow as pa
 import pyarrow.parquet as pq
-from braceexpand import braceexpand
 from fsspec.implementations.local import LocalFileSystem
-from fsspec.utils import glob_translate
 
 from domyn_swarm.errors import DataError, MissingDependencyError
 
@@ -29,52 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
-Format = Literal["parquet", "csv", "jsonl"]
-DEBUG_FORMATS: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-PARQUET_SUFFIXES = (".parquet", ".pq")
 LOCAL_READ_BYTES = 2**20
 REMOTE_READ_BYTES = 8 * 2**20
 LEFTOVER = ".tmp"
 """What the names of files end in that are not complete."""
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """One file of the input. `digest` changes with the content: it covers the footer (parquet) or all bytes.
-
-    `groups` has the rows of each row group, `decoded_bytes` is about what all rows take in memory; both are empty where
-    only reading tells.
-    """
-
-    path: str
-    size: int
-    rows: int | None
-    digest: str
-    groups: tuple[int, ...] = ()
-    decoded_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class InputFiles:
-    """The files that an input pattern names, sorted by path, all of one format and one schema."""
-
-    fs: Any
-    files: tuple[InputFile, ...]
-    format: Format
-    schema: pa.Schema | None
-    pattern: str
-
-    @property
-    def rows(self) -> int | None:
-        """Rows in all files; None for the formats that do not say."""
-        counts = [file.rows for file in self.files]
-        return None if None in counts else sum(count or 0 for count in counts)
-
-    @property
-    def digest(self) -> str:
-        """Identifies names, order and content of the files, wherever their folder is mounted."""
-        parts = (f"{PurePosixPath(file.path).name}:{file.digest}" for file in self.files)
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> tuple[Any, str]:
@@ -134,116 +84,6 @@ def open_parquet(fs: Any, path: str) -> pq.ParquetFile:
     """
     source, ahead = (path, LOCAL_READ_BYTES) if is_local(fs) else (fs.open(path, "rb"), REMOTE_READ_BYTES)
     return pq.ParquetFile(source, pre_buffer=False, buffer_size=ahead, page_checksum_verification=True)
-
-
-def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -> InputFiles:
-    """Find the input's files: a file, a directory (searched for parquet), a glob, a brace range, on any filesystem.
-
-    Raises:
-        DataError: nothing matches, a file is no parquet file, or two files differ in schema.
-    """
-    try:
-        patterns = list(braceexpand(pattern))
-    except ValueError:  # braceexpand's UnbalancedBracesError is one
-        raise DataError(f"--input: the braces of {pattern!r} do not match.", "Write {000..127} or {a,b}.") from None
-    fs, _ = filesystem(patterns[0], storage_options)
-    found = {path: size for one in patterns for path, size in _matches(fs, filesystem(one, storage_options)[1], one)}
-    paths = sorted(found)
-    formats: set[Format] = {DEBUG_FORMATS.get(PurePosixPath(path).suffix.lower(), "parquet") for path in paths}
-    if len(formats) > 1:
-        raise DataError(
-            f"--input: {pattern!r} mixes formats ({', '.join(sorted(formats))}).", "Name files of one kind."
-        )
-    kind = formats.pop()
-    if kind != "parquet":
-        return InputFiles(fs, tuple(_hashed(fs, path, found[path]) for path in paths), kind, None, pattern)
-    with ThreadPoolExecutor(16) as pool:
-        footers = list(pool.map(lambda path: _footer(fs, path, found[path]), paths))
-    _check_same_schema(paths, [schema for _, schema in footers])
-    return InputFiles(fs, tuple(file for file, _ in footers), kind, footers[0][1], pattern)
-
-
-def is_named_by(pattern: str, path: str) -> bool:
-    """Whether a file at `path`, which has no protocol, is or would be among those that `pattern` names."""
-    for one in braceexpand(pattern):
-        _, on_fs = filesystem(one)
-        if any(char in on_fs for char in "*?["):
-            if re.match(glob_translate(on_fs), path):
-                return True
-        elif path == on_fs or path.startswith(f"{on_fs.rstrip('/')}/"):
-            return True
-    return False
-
-
-def _matches(fs: Any, path: str, pattern: str) -> list[tuple[str, int]]:
-    if any(char in path for char in "*?["):
-        found = fs.glob(path, detail=True)
-        files = [(name, info["size"]) for name, info in found.items() if info["type"] == "file"]
-        if not files:
-            raise DataError(f"--input: no file matches {pattern!r}.", "Check the pattern, and quote it in the shell.")
-        return files
-    if fs.isdir(path):
-        files = [(name, info["size"]) for name, info in fs.find(path, detail=True).items() if _is_data(name, path)]
-        if not files:
-            raise DataError(f"--input: the directory {pattern!r} holds no .parquet file.", "Name another directory.")
-        return files
-    if not fs.exists(path):
-        raise DataError(f"--input: {pattern!r} does not exist.", "Check the path.")
-    return [(path, fs.info(path)["size"])]
-
-
-def _is_data(name: str, root: str) -> bool:
-    """Hidden files and folders, and those that start with an underscore, hold other things than data."""
-    relative = PurePosixPath(name.removeprefix(root).lstrip("/"))
-    return relative.suffix.lower() in PARQUET_SUFFIXES and not any(
-        part.startswith((".", "_")) for part in relative.parts
-    )
-
-
-def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
-    """Rows, schema and digest from the footer: its column sizes and statistics move with the data."""
-    try:
-        with fs.open(path, "rb") as file:
-            file.seek(max(0, size - 8))
-            length, magic = struct.unpack("<I4s", file.read(8)) if size >= 12 else (0, b"")
-            if magic != b"PAR1" or length + 12 > size:
-                raise pa.ArrowInvalid("no parquet footer; the file is of another format, or was cut off")
-            file.seek(size - 8 - length)
-            digest = hashlib.sha256(file.read(length)).hexdigest()
-            file.seek(0)
-            parquet = pq.ParquetFile(file)
-            metadata = parquet.metadata
-            groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-            file_rows = tuple(group.num_rows for group in groups)
-            decoded = sum(group.total_byte_size for group in groups)
-            return InputFile(
-                path, size, metadata.num_rows, f"{size}:{digest}", file_rows, decoded
-            ), parquet.schema_arrow
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(
-            f"--input: {path} is not a readable parquet file: {error}",
-            "Inputs are parquet; the pandas backend alone also reads .csv, .jsonl and .ndjson, for debugging.",
-        ) from None
-
-
-def _hashed(fs: Any, path: str, size: int) -> InputFile:
-    return InputFile(path, size, None, f"{size}:{hashlib.sha256(fs.cat_file(path)).hexdigest()}")
-
-
-def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
-    first = {field.name: field.type for field in schemas[0]}
-    for path, schema in zip(paths, schemas, strict=True):
-        here = {field.name: field.type for field in schema}
-        if len(here) < len(schema):
-            twice = next(name for name in here if schema.names.count(name) > 1)
-            raise DataError(f"--input: {path} has two columns {twice!r}.", "Each column needs a name of its own.")
-        for name in first.keys() | here.keys():
-            if first.get(name) != here.get(name):
-                raise DataError(
-                    f"--input: column {name!r} is {here.get(name, 'missing')} in {path} but "
-                    f"{first.get(name, 'missing')} in {paths[0]}.",
-                    "All files of an input need the same columns and types.",
-                )
 
 
 def make_folder(fs: Any, path: str) -> None:

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 from domyn_swarm.checkpoint.folder import RUN_KEY
 from domyn_swarm.data.arrow import PART_FILE, Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
+from domyn_swarm.data.input_files import is_named_by, verify_unchanged
 from domyn_swarm.errors import CheckpointError, ConfigurationError
-from domyn_swarm.helpers.io import filesystem, is_named_by, open_parquet
+from domyn_swarm.helpers.io import filesystem, open_parquet
 from domyn_swarm.jobs.identity import run_id_of
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
     from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.data.backends.base import DataBackend, Frame
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
 
@@ -123,14 +124,16 @@ def content_key(store: CheckpointStore, spec: JobSpec) -> str:
 
 
 def write_artifact(
-    backend: DataBackend, store: CheckpointStore, limited: Frame, columns: Columns, spec: JobSpec
+    backend: DataBackend, store: CheckpointStore, files: InputFiles, limited: Frame, columns: Columns, spec: JobSpec
 ) -> Artifact:
     """Join `limited` with its outputs and write them; nothing is written when the output holds just that already.
 
     Raises:
         CheckpointError: the parts do not cover the input.
         DamagedPartError: a part turned out to be damaged; it has been set aside.
+        JobError: the input changed since it was planned.
     """
+    verify_unchanged(files)
     rows = backend.count(limited)
     key = content_key(store, spec)
     failed = _write_errors(store, rows, spec)

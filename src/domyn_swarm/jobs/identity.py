@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from domyn_swarm.checkpoint.store import CheckpointStore
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.overrides import Overrides
     from domyn_swarm.jobs.spec import JobSpec

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from domyn_swarm.checkpoint.folder import RunFolder
     from domyn_swarm.checkpoint.store import CheckpointStore
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.jobs.spec import JobSpec
     from domyn_swarm.view.model import Report
 

@@ -16,9 +16,10 @@ from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.survey import at_rest, marks_of, open_run
 from domyn_swarm.data.arrow import RowReader, scan_files, scan_groups
 from domyn_swarm.data.columns import ROW_ID
+from domyn_swarm.data.input_files import list_files
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
-from domyn_swarm.helpers.io import list_files, reaching
+from domyn_swarm.helpers.io import reaching
 from domyn_swarm.view import compare_records as records
 from domyn_swarm.view.compare_records import Recorded
 from domyn_swarm.view.compare_rows import KEY, Side, matched, rows_of, text_of
@@ -28,7 +29,7 @@ from domyn_swarm.view.row import replaced_before
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.view.compare_rows import Tally
 
 EXAMPLES = 20

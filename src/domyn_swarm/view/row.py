@@ -18,16 +18,17 @@ from domyn_swarm.checkpoint.folder import PartName, name_of
 from domyn_swarm.checkpoint.part import NODE, reading
 from domyn_swarm.checkpoint.survey import at_rest
 from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
+from domyn_swarm.data.input_files import list_files
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.errors import ConfigurationError, DataError
-from domyn_swarm.helpers.io import list_files, open_parquet
+from domyn_swarm.helpers.io import open_parquet
 from domyn_swarm.helpers.trace import Attempt, Log, decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from domyn_swarm.checkpoint.folder import RunFolder
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.data.input_files import InputFiles
 
 VALUE_CHARS = 2000
 ROWS_OF_THE_INPUT = ("files", "source", "identified", "limited", "pending")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.helpers.counts import Counts
-    from domyn_swarm.helpers.io import InputFiles
 
 Frame: TypeAlias = Any
 """A backend's own lazy frame. Only its backend looks inside."""

@@ -34,7 +34,7 @@ from domyn_swarm.errors import ConfigurationError, DataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from domyn_swarm.helpers.io import InputFiles
+    from domyn_swarm.data.input_files import InputFiles
 
 __all__ = [
     "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "from_arrow", "head", "in_memory",

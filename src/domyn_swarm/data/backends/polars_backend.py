@@ -28,7 +28,7 @@ from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.helpers.io import is_local
 
 if TYPE_CHECKING:
-    from domyn_swarm.helpers.io import InputFile, InputFiles
+    from domyn_swarm.data.input_files import InputFile, InputFiles
 
 name = "polars"
 distributed = False

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from domyn_swarm.helpers.io import InputFile, InputFiles
+    from domyn_swarm.data.input_files import InputFile, InputFiles
 
 __all__ = [
     "check_address", "check_ids", "check_write_kwargs", "count", "distribute", "distributed", "exclude",

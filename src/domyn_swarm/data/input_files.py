@@ -1,0 +1,265 @@
+"""The input's files: which ones a pattern names, what their footers say, and whether they are still what they were."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from braceexpand import braceexpand
+from fsspec.utils import glob_translate
+
+from domyn_swarm.errors import DataError, JobError
+from domyn_swarm.helpers.io import filesystem, reaching
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Format = Literal["parquet", "csv", "jsonl"]
+DEBUG_FORMATS: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+PARQUET_SUFFIXES = (".parquet", ".pq")
+READERS = 16
+"""Files whose footers are read at a time."""
+HASH_BYTES = 2**20
+_VERSION_KEYS = ("ETag", "etag", "generation", "md5", "LastModified", "last_modified", "mtime")
+"""Where filesystems say which version of a file there is. Inode numbers are left out: some mounts make new ones up."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One file of the input. `digest` changes with the content: it covers the footer (parquet) or all bytes.
+
+    `groups` has the rows of each row group, `decoded_bytes` is about what all rows take in memory; both are empty where
+    only reading tells. `version` is what the filesystem calls this version of the file (modification time, ETag); None
+    when no file holds the rows.
+    """
+
+    path: str
+    size: int
+    rows: int | None
+    digest: str
+    groups: tuple[int, ...] = ()
+    decoded_bytes: int = 0
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The files that an input pattern names, sorted by path, all of one format and one schema."""
+
+    fs: Any
+    files: tuple[InputFile, ...]
+    format: Format
+    schema: pa.Schema | None
+    pattern: str
+
+    @property
+    def rows(self) -> int | None:
+        """Rows in all files; None for the formats that do not say."""
+        counts = [file.rows for file in self.files]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def digest(self) -> str:
+        """Identifies names, order and content of the files, wherever their folder is mounted."""
+        parts = (f"{PurePosixPath(file.path).name}:{file.digest}" for file in self.files)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+
+def find_input(pattern: str, read_kwargs: Mapping[str, Any]) -> InputFiles:
+    """`list_files` for the input of a run.
+
+    Raises:
+        DataError: as `list_files`, and when the filesystem cannot be reached.
+    """
+    with reaching(pattern):
+        return list_files(pattern, read_kwargs.get("storage_options"))
+
+
+def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -> InputFiles:
+    """Find the input's files: a file, a directory (searched for parquet), a glob, a brace range, on any filesystem.
+
+    Raises:
+        DataError: nothing matches, a file is no parquet file, or two files differ in schema.
+    """
+    try:
+        patterns = list(braceexpand(pattern))
+    except ValueError:  # braceexpand's UnbalancedBracesError is one
+        raise DataError(f"--input: the braces of {pattern!r} do not match.", "Write {000..127} or {a,b}.") from None
+    fs, _ = filesystem(patterns[0], storage_options)
+    found = {path: size for one in patterns for path, size in _matches(fs, filesystem(one, storage_options)[1], one)}
+    paths = sorted(found)
+    formats: set[Format] = {DEBUG_FORMATS.get(PurePosixPath(path).suffix.lower(), "parquet") for path in paths}
+    if len(formats) > 1:
+        raise DataError(
+            f"--input: {pattern!r} mixes formats ({', '.join(sorted(formats))}).", "Name files of one kind."
+        )
+    kind = formats.pop()
+    if kind != "parquet":
+        return InputFiles(fs, tuple(_hashed(fs, path, found[path]) for path in paths), kind, None, pattern)
+    with ThreadPoolExecutor(READERS) as pool:
+        footers = list(pool.map(lambda path: _footer(fs, path, found[path]), paths))
+    _check_same_schema(paths, [schema for _, schema in footers])
+    return InputFiles(fs, tuple(file for file, _ in footers), kind, footers[0][1], pattern)
+
+
+def is_named_by(pattern: str, path: str) -> bool:
+    """Whether a file at `path`, which has no protocol, is or would be among those that `pattern` names."""
+    for one in braceexpand(pattern):
+        _, on_fs = filesystem(one)
+        if any(char in on_fs for char in "*?["):
+            if re.match(glob_translate(on_fs), path):
+                return True
+        elif path == on_fs or path.startswith(f"{on_fs.rstrip('/')}/"):
+            return True
+    return False
+
+
+def _matches(fs: Any, path: str, pattern: str) -> list[tuple[str, int]]:
+    if any(char in path for char in "*?["):
+        found = fs.glob(path, detail=True)
+        files = [(name, info["size"]) for name, info in found.items() if info["type"] == "file"]
+        if not files:
+            raise DataError(f"--input: no file matches {pattern!r}.", "Check the pattern, and quote it in the shell.")
+        return files
+    if fs.isdir(path):
+        files = [(name, info["size"]) for name, info in fs.find(path, detail=True).items() if _is_data(name, path)]
+        if not files:
+            raise DataError(f"--input: the directory {pattern!r} holds no .parquet file.", "Name another directory.")
+        return files
+    if not fs.exists(path):
+        raise DataError(f"--input: {pattern!r} does not exist.", "Check the path.")
+    return [(path, fs.info(path)["size"])]
+
+
+def _is_data(name: str, root: str) -> bool:
+    """Hidden files and folders, and those that start with an underscore, hold other things than data."""
+    relative = PurePosixPath(name.removeprefix(root).lstrip("/"))
+    return relative.suffix.lower() in PARQUET_SUFFIXES and not any(
+        part.startswith((".", "_")) for part in relative.parts
+    )
+
+
+def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
+    """Rows, schema and digest from the footer: its column sizes and statistics move with the data."""
+    try:
+        version = _version(fs, path)
+        with fs.open(path, "rb") as file:
+            digest = _footer_digest(file, size)
+            file.seek(0)
+            parquet = pq.ParquetFile(file)
+            metadata, schema = parquet.metadata, parquet.schema_arrow
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        rows = _checked_rows(metadata, groups)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(
+            f"--input: {path} is not a readable parquet file: {error}",
+            "Inputs are parquet; the pandas backend alone also reads .csv, .jsonl and .ndjson, for debugging.",
+        ) from None
+    decoded = sum(group.total_byte_size for group in groups)
+    return InputFile(path, size, metadata.num_rows, digest, rows, decoded, version), schema
+
+
+def _footer_digest(file: Any, size: int) -> str:
+    """The digest of the footer of an open parquet file of `size` bytes."""
+    file.seek(max(0, size - 8))
+    length, magic = struct.unpack("<I4s", file.read(8)) if size >= 12 else (0, b"")
+    if magic != b"PAR1" or length + 12 > size:
+        raise pa.ArrowInvalid("no parquet footer; the file is of another format, or was cut off")
+    file.seek(size - 8 - length)
+    return f"{size}:{hashlib.sha256(file.read(length)).hexdigest()}"
+
+
+def _checked_rows(metadata: pq.FileMetaData, groups: list[pq.RowGroupMetaData]) -> tuple[int, ...]:
+    """The rows of each row group. Engines believe one count or the other, so a footer has to say one thing."""
+    rows = tuple(group.num_rows for group in groups)
+    if sum(rows) != metadata.num_rows:
+        raise pa.ArrowInvalid(f"its footer says {metadata.num_rows:,} rows, and its row groups {sum(rows):,}")
+    flat = [at for at in range(metadata.num_columns) if metadata.schema.column(at).max_repetition_level == 0]
+    for number, group in enumerate(groups if flat else ()):
+        column = group.column(flat[0])
+        if column.num_values != group.num_rows:
+            raise pa.ArrowInvalid(
+                f"row group {number} says {group.num_rows:,} rows, and its column {column.path_in_schema!r} "
+                f"{column.num_values:,}"
+            )
+    return rows
+
+
+def _version(fs: Any, path: str) -> str:
+    info = fs.info(path)
+    return " ".join(f"{key}={info[key]}" for key in _VERSION_KEYS if info.get(key) is not None)
+
+
+def _hashed(fs: Any, path: str, size: int) -> InputFile:
+    version = _version(fs, path)
+    return InputFile(path, size, None, _content_digest(fs, path, size), version=version)
+
+
+def _content_digest(fs: Any, path: str, size: int) -> str:
+    digest = hashlib.sha256()
+    with fs.open(path, "rb") as file:
+        while chunk := file.read(HASH_BYTES):
+            digest.update(chunk)
+    return f"{size}:{digest.hexdigest()}"
+
+
+def verify_unchanged(files: InputFiles) -> None:
+    """Check that each file is still the one that was listed: same version, same size, same digest.
+
+    Reads the footers again (all bytes of CSV and JSON Lines files), some files at a time. Rows in memory cannot change.
+
+    Raises:
+        JobError: a file was replaced, changed or removed since.
+        DataError: the filesystem cannot be reached.
+    """
+    stored = [file for file in files.files if file.version is not None]
+    with reaching(files.pattern), ThreadPoolExecutor(READERS) as pool:
+        changes = pool.map(lambda file: _change(files, file), stored)
+        change = next(filter(None, changes), None)
+    if change is not None:
+        raise JobError(
+            f"--input: {change} while the run was reading it.",
+            "The output would put new inputs beside old answers, so it was not written. Keep inputs as they are while "
+            "a run is going on.",
+        )
+
+
+def _change(files: InputFiles, file: InputFile) -> str:
+    """How a file differs from what was listed; nothing when it does not."""
+    try:
+        size, version = files.fs.info(file.path)["size"], _version(files.fs, file.path)
+        if size == file.size and version == file.version:
+            if files.format != "parquet":
+                same = _content_digest(files.fs, file.path, size) == file.digest
+            else:
+                with files.fs.open(file.path, "rb") as opened:
+                    same = _footer_digest(opened, size) == file.digest
+            return "" if same else f"{file.path} changed"
+    except FileNotFoundError:
+        return f"{file.path} was removed"
+    except pa.ArrowException:
+        pass
+    return f"{file.path} changed"
+
+
+def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
+    first = {field.name: field.type for field in schemas[0]}
+    for path, schema in zip(paths, schemas, strict=True):
+        here = {field.name: field.type for field in schema}
+        if len(here) < len(schema):
+            twice = next(name for name in here if schema.names.count(name) > 1)
+            raise DataError(f"--input: {path} has two columns {twice!r}.", "Each column needs a name of its own.")
+        for name in first.keys() | here.keys():
+            if first.get(name) != here.get(name):
+                raise DataError(
+                    f"--input: column {name!r} is {here.get(name, 'missing')} in {path} but "
+                    f"{first.get(name, 'missing')} in {paths[0]}.",
+                    "All files of an input need the same columns and types.",
+                )
