@@ -235,21 +235,111 @@ def test_retry_after_may_be_a_date() -> None:
         (b'{"object": "error", "message": "no such model"}', "no such model"),
         (b'{"detail": "Not Found"}', "{'detail': 'Not Found'}"),
         (b'["odd"]', "['odd']"),
-        (b"  upstream is down\n", "upstream is down"),
         (b"", "no message"),
         (b"   ", "no message"),
-        (b'{"error": ', '{"error":'),
-        (b"\xff\xfe", "��"),
-        (b'{"error": "\xff"}', '{"error": "�"}'),
-        (b"x" * 300, "x" * 300),
-        (b"x" * 301, "x" * 300 + "…"),
         (b'{"error": {"message": "' + b"y" * 5000 + b'"}}', "y" * 300 + "…"),
-        (b"[" * 100_000, "[" * 300 + "…"),
+        (b'\xef\xbb\xbf{"error": "no such model", "code": NaN}', "no such model"),
     ],
     ids=lambda value: repr(value[:25]),
 )
 def test_an_error_has_what_the_server_says_of_it(body: bytes, message: str) -> None:
     assert str(refusal_of(status=400, body=body)) == f"POST chat/completions: status 400: {message}"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"  upstream is down\n", "upstream is down"),
+        (b'{"error": ', '{"error":'),
+        (b"\xff\xfe", "��"),
+        (b'{"error": "\xff"}', '{"error": "�"}'),
+        (b"x" * 300, "x" * 300),
+        (b"x" * 301, "x" * 300 + "…"),
+        (b"[" * 100_000, "[" * 300 + "…"),
+    ],
+    ids=lambda value: repr(value[:25]),
+)
+def test_an_error_that_is_no_json_has_its_beginning_and_its_content_type(body: bytes, message: str) -> None:
+    error = refusal_of(status=400, body=body, headers={"Content-Type": "text/html"})
+    assert str(error) == f"POST chat/completions: status 400 (text/html): {message}"
+
+
+# Answers that are JSON for Python, though not for the standard, and redirections.
+
+
+@pytest.mark.parametrize(
+    ("body", "answer"),
+    [
+        (b'\xef\xbb\xbf{"a": 1}', {"a": 1}),
+        ('{"a": "ü"}'.encode("utf-16"), {"a": "ü"}),
+        (b'{"a": "half \\ud83d", "\\udc00": ["\\ud83d\\ude42"]}', {"a": "half \ufffd", "\ufffd": ["🙂"]}),
+        (b'{"a": "half \xed\xa0\xbd"}', {"a": "half \ufffd"}),
+        (b'{"a": [Infinity, -Infinity, 1e999]}', {"a": [float("inf"), float("-inf"), float("inf")]}),
+        (b'{"a": 123456789012345678901234567890}', {"a": 123456789012345678901234567890}),
+    ],
+    ids=["byte order mark", "UTF-16", "escaped half of a pair", "half of a pair", "infinities", "big integer"],
+)
+def test_what_pythons_json_reads_is_read(body: bytes, answer: dict[str, Any]) -> None:
+    with serving(answering(lambda: web.Response(body=body, content_type="application/json"))) as server:
+        assert post(server.url) == answer
+
+
+def test_not_a_number_is_read() -> None:
+    with serving(answering(lambda: web.Response(body=b'{"a": NaN}'))) as server:
+        assert str(post(server.url)) == "{'a': nan}"
+
+
+def test_an_answer_that_cannot_be_read_shows_its_beginning_its_content_type_and_its_location() -> None:
+    headers = {"Content-Type": "text/html; charset=utf-8", "Location": "/login"}
+    error = refusal_of(body=b"<title>Please sign in</title>" + b"x" * 1000, headers=headers)
+    assert "(text/html; charset=utf-8, Location /login): <title>Please sign in</title>xxx" in error.message
+    assert error.message.endswith(f"</title>{'x' * 271}…")
+
+
+def redirecting(status: int, location: str) -> tuple[Server, Any]:
+    """What comes of a POST to chat/completions that is answered with `status` and `location`."""
+
+    async def handler(_body: Any) -> web.Response:
+        if len(server.bodies) > 1:
+            return web.json_response({"got": server.headers[-1].get("Authorization")})
+        return web.Response(status=status, headers={"Location": location.format(url=server.url)}, text="moved")
+
+    with serving(handler, models=lambda: web.json_response({"fetched": "result"})) as server:
+        try:
+            return server, post(server.url, key=KEY, payload={"n": 1})
+        except EndpointError as error:
+            return server, error
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("location", ["/v1/chat/completions/", "{url}/elsewhere", "?again=1"])
+def test_a_redirection_within_the_server_is_followed_with_the_same_request(status: int, location: str) -> None:
+    server, answer = redirecting(status, location)
+    assert answer == {"got": f"Bearer {KEY}"}
+    assert server.bodies == [{"n": 1}, {"n": 1}]
+
+
+def test_a_result_that_is_elsewhere_on_the_server_is_fetched() -> None:
+    server, answer = redirecting(303, "/results/1")
+    assert answer == {"fetched": "result"}
+    assert server.bodies == [{"n": 1}]
+
+
+@pytest.mark.parametrize("location", ["http://127.0.0.2:9/v1", "https://example.org/login?next=/v1", "ftp://x/", "//["])
+def test_a_redirection_to_another_server_is_not_followed_and_shown(location: str) -> None:
+    server, error = redirecting(302, location)
+    assert str(error).startswith("POST chat/completions: ")
+    assert error.status in (0, 302)
+    assert len(server.bodies) == 1
+    if error.status:
+        assert f"status 302 (text/plain; charset=utf-8, Location {location}): moved" in error.message
+
+
+def test_redirections_without_end_are_an_error() -> None:
+    moved = {"Location": "/v1/chat/completions"}
+    with serving(answering(lambda: web.Response(status=307, headers=moved))) as server:
+        assert refusal(server.url).status == 307
+    assert len(server.bodies) == client.MOST_REDIRECTS
 
 
 @pytest.mark.parametrize(

@@ -8,26 +8,35 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
-import msgspec
 
 from domyn_swarm.errors import ConfigurationError, EndpointError
+from domyn_swarm.helpers.json_reader import NOT_JSON, read_json
 from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff, seconds_of, status_is_retryable
 from domyn_swarm.masking import hide
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
 CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 600.0
 PROBE_SECONDS = 5.0
 MESSAGE_CHARS = 300
+MOST_REDIRECTS = 10
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
-_NO_JSON = (ValueError, RecursionError)
-"""What msgspec raises for malformed JSON, for text that is not UTF-8, and for nesting without end."""
+
+class _Reply(NamedTuple):
+    """An HTTP response, read to its end."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
 
 
 class EndpointClient:
@@ -100,24 +109,43 @@ class EndpointClient:
             raise RuntimeError("the client is not open: use `async with`")
         what, timeout = f"{method} {path}", patience or self._timeout
         try:
-            async with self._session.request(
-                method, f"{self.base_url}/{path}", data=body, timeout=timeout, allow_redirects=False
-            ) as response:
-                content = await response.read()
-                if response.status >= 300:
-                    raise _refusal(what, response.status, content, response.headers.get("Retry-After"))
+            reply = await self._follow(self._session, method, f"{self.base_url}/{path}", body, timeout)
         except aiohttp.ConnectionTimeoutError:
             raise EndpointError(f"{what}: no connection within {timeout.sock_connect:g} s.") from None
         except TimeoutError:
             raise EndpointError(f"{what}: no answer within {timeout.total:g} s.", overload=True) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a key that no header can carry
             raise EndpointError(f"{what}: {type(error).__name__}: {error}") from None
-        try:
-            return msgspec.json.decode(content, type=dict[str, Any])
-        except _NO_JSON as error:
-            raise EndpointError(
-                f"{what}: the answer is not a JSON object: {type(error).__name__}: {error}", status=response.status
-            ) from None
+        if reply.status >= 300:
+            raise _refusal(what, reply)
+        return _object_in(what, reply)
+
+    @staticmethod
+    async def _follow(
+        session: aiohttp.ClientSession, method: str, url: str, body: bytes | None, patience: aiohttp.ClientTimeout
+    ) -> _Reply:
+        """The reply from `url`, or from where it redirects to within the same origin: the key goes nowhere else."""
+        for _ in range(MOST_REDIRECTS):
+            async with session.request(method, url, data=body, timeout=patience, allow_redirects=False) as response:
+                reply = _Reply(response.status, response.headers, await response.read())
+            elsewhere = urljoin(url, reply.headers.get("Location", ""))
+            if reply.status not in _REDIRECTS or "Location" not in reply.headers or not _same_site(url, elsewhere):
+                break
+            url = elsewhere
+            if reply.status == 303:  # the result is there, and to be fetched
+                method, body = "GET", None
+        return reply
+
+
+def _same_site(url: str, elsewhere: str) -> bool:
+    """Whether both have the same host, port and scheme, or the second is the default HTTPS of the first's host."""
+    (scheme, host, port), there = _origin(url), _origin(elsewhere)
+    return there in ((scheme, host, port), *([("https", host, 443)] if port == 80 else []))
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
 
 
 def normalised(url: str) -> str:
@@ -208,19 +236,57 @@ def _in_a_thread(work: Any) -> Any:
     return result
 
 
-def _refusal(what: str, status: int, content: bytes, retry_after: str | None) -> EndpointError:
+def _object_in(what: str, reply: _Reply) -> dict[str, Any]:
+    """The JSON object that a reply holds.
+
+    Raises:
+        EndpointError: it holds none; the message shows what there is instead.
+    """
+    try:
+        found = read_json(reply.content)
+        if isinstance(found, dict):
+            return found
+        reason = f"it is a JSON {type(found).__name__}"
+    except NOT_JSON as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise EndpointError(
+        f"{what}: the answer is not a JSON object: {reason} ({_described(reply)}): {_beginning(reply.content)}",
+        status=reply.status,
+    )
+
+
+def _refusal(what: str, reply: _Reply) -> EndpointError:
     """An error's status as an error, with what the server says of it."""
     try:
-        said = msgspec.json.decode(content)
+        said = read_json(reply.content)
         said = said.get("error", said) if isinstance(said, dict) else said
         said = said.get("message", said) if isinstance(said, dict) else said
-    except _NO_JSON:
-        said = content.decode(errors="replace")
-    text = str(said).strip()
-    text = f"{text[:MESSAGE_CHARS]}…" if len(text) > MESSAGE_CHARS else text
+        status = f"status {reply.status}"
+    except NOT_JSON:
+        said = reply.content.decode(errors="replace")
+        status = f"status {reply.status}"
+        is_message = reply.headers.get("Content-Type", "text/plain").startswith("text/plain")
+        if "Location" in reply.headers or (said.strip() and not is_message):
+            status = f"{status} ({_described(reply)})"
     return EndpointError(
-        f"{what}: status {status}: {text or 'no message'}",
-        status=status,
-        retryable=status_is_retryable(status),
-        retry_after=seconds_of(retry_after),
+        f"{what}: {status}: {_shortened(str(said)) or 'no message'}",
+        status=reply.status,
+        retryable=status_is_retryable(reply.status),
+        retry_after=seconds_of(reply.headers.get("Retry-After")),
     )
+
+
+def _described(reply: _Reply) -> str:
+    """What a reply that cannot be read says of itself."""
+    kind = reply.headers.get("Content-Type", "no content type")[:MESSAGE_CHARS]
+    location = reply.headers.get("Location")
+    return f"{kind}, Location {location[:MESSAGE_CHARS]}" if location else kind
+
+
+def _beginning(content: bytes) -> str:
+    return _shortened(content[: 4 * MESSAGE_CHARS + 4].decode(errors="replace")) or "(nothing)"
+
+
+def _shortened(text: str) -> str:
+    text = text.strip()
+    return f"{text[:MESSAGE_CHARS]}…" if len(text) > MESSAGE_CHARS else text
