@@ -184,7 +184,7 @@ def test_a_hook_that_breaks_while_rows_go_through_ends_the_run_and_loses_nothing
     assert submit().done_now == 3
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_on_a_cluster_a_hook_sees_every_node_too(command: Command) -> None:
     # Ray keeps its sockets there, and has room for a short path only.
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as logs:

@@ -33,30 +33,37 @@ def played(scene: Callable[[Stage], None], *stages: Stage) -> None:
     assert verdicts == dict.fromkeys(verdicts, PASS)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_kills(folder: Path) -> None:
     played(scenarios.kill, Stage(folder / "pandas", "pandas", kills=4), Stage(folder / "polars", "polars", kills=2))
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_terms(folder: Path) -> None:
     played(scenarios.term, Stage(folder / "pandas", "pandas", terms=2), Stage(folder / "polars", "polars", terms=1))
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_damages(folder: Path) -> None:
     ways = {"pandas": ("truncated", "text", "empty", "flipped"), "polars": ("zeroed", "other schema", "foreign")}
     assert sorted([*ways["pandas"], *ways["polars"]]) == sorted(scenarios.WAYS)
     played(scenarios.damage, *(Stage(folder / name, name, ways=some) for name, some in ways.items()))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("scene", [scenarios.lock, scenarios.twice, scenarios.full], ids=lambda scene: scene.__name__)
+@pytest.mark.parametrize(
+    "scene",
+    [
+        pytest.param(scenarios.lock, marks=pytest.mark.stress),
+        pytest.param(scenarios.twice, marks=pytest.mark.stress),
+        scenarios.full,
+    ],
+    ids=lambda scene: scene.__name__,
+)
 def test_scene(scene: Callable[[Stage], None], folder: Path) -> None:
     played(scene, *(Stage(folder / name, name, pairs=1) for name in ("pandas", "polars")))
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_engines(folder: Path) -> None:
     backends = ("pandas", "polars", "ray")
     played(partial(scenarios.engines, backends=backends), Stage(folder / "engines", ">".join(backends)))
@@ -65,7 +72,7 @@ def test_engines(folder: Path) -> None:
 # That it can fail.
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_real_run_that_asks_durable_rows_again_breaks_the_law(folder: Path) -> None:
     stage = Stage(folder, "pandas")
     with stage.job(40) as job:
@@ -76,7 +83,7 @@ def test_a_real_run_that_asks_durable_rows_again_breaks_the_law(folder: Path) ->
             job.lived(again)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_real_run_that_is_over_before_its_kill_fails_the_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

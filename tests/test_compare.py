@@ -195,7 +195,7 @@ def _kind(a: Any, b: Any) -> str:
     return "same" if a == b else "changed"
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_runs_of_all_backends_over_the_same_rows_are_the_same(backends: list[str]) -> None:
     columns = {
         "text": ["a", "é", None], "number": [1, None, 3], "share": [0.5, None, 2.0], "list": [[1, 2], [], None],

@@ -381,7 +381,7 @@ def test_fifty_processes_that_write_to_the_index_in_one_moment_all_get_a_name_of
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_fifty_jobs_submitted_at_once_are_all_listed_and_none_is_mixed_with_another(command: Command) -> None:
     names = [f"job-{number}" for number in range(50)]
 

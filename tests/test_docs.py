@@ -27,7 +27,7 @@ SLURM = "docs/slurm.md"
 SLOW = {"docs/contributing.md", "docs/ray.md"}
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
 READ = [
-    pytest.param(page, marks=pytest.mark.slow if page in SLOW else ())
+    pytest.param(page, marks=pytest.mark.stress if page in SLOW else ())
     for page in PAGES
     if page not in (STORES, SLURM) and blocks(page)
 ]

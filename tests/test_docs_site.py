@@ -28,7 +28,7 @@ from tests.test_structure import NODES
 
 __all__ = ["browser"]
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stress
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def looked_at(url: str, model: str | None = None, api_key_file: str | None = Non
 # Machines
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_machine_that_has_everything_is_well_and_nothing_stays_there(command: Command) -> None:
     done = command("doctor", "--endpoint", "demo", "--checkpoint-dir", "deep/er", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -79,7 +79,7 @@ def without_roots_rights(*arguments: str) -> list[str]:
     return [str(shutil.which("setpriv")), "--bounding-set=-dac_override", *arguments]
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_machine_that_lacks_nearly_all_is_told_so_line_by_line(bare: Path, folder: Path) -> None:
     Path("shared").mkdir(mode=0o555)
     url = closed_port()

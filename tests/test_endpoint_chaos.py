@@ -122,7 +122,7 @@ def most_in(seconds: float, lines: Sequence[dict[str, Any]], what: str | None = 
 # Three requests in ten go wrong.
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("retries", [None, 1])
 def test_each_row_has_its_own_answer_or_its_own_reason_when_three_requests_in_ten_go_wrong(
     retries: int | None, command: Command
@@ -138,7 +138,7 @@ def test_each_row_has_its_own_answer_or_its_own_reason_when_three_requests_in_te
         assert done.returncode == 3
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_the_same_with_workers_whose_requests_add_up_to_no_more(command: Command) -> None:
     texts = TEXTS[:600]
     for number in range(12):  # each is a block, and goes to the worker that has the fewest
@@ -192,7 +192,7 @@ def test_a_server_that_takes_few_requests_at_once_is_not_asked_by_rows_that_wait
 # What is allowed in a minute.
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_limit_of_requests_holds_in_every_second(command: Command) -> None:
     write("in.parquet", {"item": TEXTS[:60]})
     with chaos() as server:
@@ -205,7 +205,7 @@ def test_a_limit_of_requests_holds_in_every_second(command: Command) -> None:
     assert requests[-1]["at"] - requests[0]["at"] >= 4.5  # ten at once, then ten a second
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("tokens", [18, 198], ids=["cheaper than they look", "dearer than they look"])
 def test_a_limit_of_tokens_holds_whatever_requests_turn_out_to_cost(tokens: int, command: Command) -> None:
     # A request has about 90 bytes, and is thought to cost as many tokens before anything is known.
@@ -225,7 +225,7 @@ def test_a_limit_of_tokens_holds_whatever_requests_turn_out_to_cost(tokens: int,
     assert requests[-1]["at"] - requests[0]["at"] >= (total - 5 * (tokens + 2)) / rate - 1
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_limit_of_requests_holds_after_an_outage_in_which_rows_have_waited() -> None:
     write("in.parquet", {"item": TEXTS[:90]})
     with chaos("--latency", "0.05") as server:
@@ -253,7 +253,7 @@ def three(*options: Sequence[str]) -> Iterator[list[Chaos]]:
         yield [stack.enter_context(chaos(*one, log=f"{number}.jsonl")) for number, one in enumerate(options)]
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_one_of_three_endpoints_dies_and_comes_back_while_the_others_take_its_rows() -> None:
     texts = [f"row {number}" for number in range(1200)]
     write("in.parquet", {"item": texts})
@@ -292,7 +292,7 @@ def test_the_slowest_of_three_endpoints_is_asked_least(command: Command) -> None
     assert 0 < slow < min(fast) / 2
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 @pytest.mark.parametrize("fault", ["500", "503", "429", "garbage"])
 def test_one_of_three_endpoints_that_fails_at_once_draws_no_row_into_its_failure(fault: str, command: Command) -> None:
     # It has always the fewest requests in flight, because it is done with each so soon.
@@ -304,7 +304,6 @@ def test_one_of_three_endpoints_that_fails_at_once_draws_no_row_into_its_failure
     check_answers(TEXTS[:120], set())
 
 
-@pytest.mark.slow
 def test_all_endpoints_die_and_come_back_in_time() -> None:
     write("in.parquet", {"item": TEXTS[:300]})
     with three(["--latency", "0.05"], ["--latency", "0.05"]) as servers:
@@ -323,7 +322,7 @@ def test_all_endpoints_die_and_come_back_in_time() -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_all_endpoints_die_for_good_and_the_same_command_goes_on_when_they_are_back(command: Command) -> None:
     texts = TEXTS[:300]
     write("in.parquet", {"item": texts})
@@ -550,7 +549,7 @@ def test_rows_that_only_wait_when_a_run_is_stopped_have_not_failed() -> None:
     assert record()["failed"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_rows_that_wait_for_their_turn_under_a_limit_are_not_sent_once_the_run_is_asked_to_stop() -> None:
     write("in.parquet", {"item": TEXTS})
     with chaos() as server, running(submit(server, "--max-rpm", "240")) as process:
@@ -562,7 +561,7 @@ def test_rows_that_wait_for_their_turn_under_a_limit_are_not_sent_once_the_run_i
     assert server.count() <= seen + 2  # four a second come as long as it runs
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_run_that_is_stopped_while_requests_hang_ends_soon() -> None:
     texts = sometimes_tired()
     write("in.parquet", {"item": texts})

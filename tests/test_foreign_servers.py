@@ -29,7 +29,7 @@ from tests.conftest import Command, rows, table, tree, write
 TINY_LLAMA = Path(__file__).parent / "servers/tiny_llama.py"
 KEY = "sk-test"
 WRONG_KEY = "sk-never-to-be-seen-4711"
-pytestmark = pytest.mark.slow  # the servers are installed, once
+pytestmark = pytest.mark.stress  # the servers are installed, once
 
 PATIENCE = 60.0  # seconds for a server to be ready, and to end
 

@@ -372,7 +372,7 @@ def test_rows_are_found_while_a_run_writes_parts_and_merges_them(monkeypatch: py
     assert {"done", "not reached yet"} == set(states)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_each_of_many_rows_is_found_and_no_other() -> None:
     count = 200_000
     order = random.Random(3)

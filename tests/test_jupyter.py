@@ -28,7 +28,7 @@ from tests.kernel import (
     calls,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stress
 
 ON_EVERY_BACKEND = pytest.mark.parametrize("engine", ["pandas", "polars", "ray"])
 

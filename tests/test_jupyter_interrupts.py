@@ -24,7 +24,7 @@ from tests.kernel import (
     slow_rows_are_asked_for,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stress
 
 
 @EITHER_METHOD

@@ -41,7 +41,7 @@ def leaves_a_part(process: subprocess.Popen[bytes], before: set[Path]) -> bool:
     return bool(parts() - before) or process.poll() is not None
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_twenty_kills_lose_nothing_and_repeat_only_what_was_not_durable() -> None:
     write("in.parquet", {"text": TEXTS}, row_group_size=1000)
     arguments = [*SUBMIT, "--job-kwargs", '{"seconds": 0.002}', "--checkpoint-interval", "0.1"]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.notebooks import NOTEBOOKS, ROOT, code, executed, is_volatile, told
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stress
 
 EACH = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

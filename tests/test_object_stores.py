@@ -24,7 +24,7 @@ from tests.servers.object_store import OBSERVER, Bucket, ObjectStore, object_sto
 
 Troubled = Callable[..., Bucket]
 
-ENGINES = ["pandas", "polars", pytest.param("ray", marks=pytest.mark.slow)]
+ENGINES = ["pandas", "polars", pytest.param("ray", marks=pytest.mark.stress)]
 TEXTS = [f"row {number}" for number in range(10_000)]
 PARTS = "out/.domyn-swarm/answers.parquet/parts/"
 FOLDER = PARTS.removesuffix("parts/")
@@ -214,7 +214,7 @@ def test_a_look_into_the_folder_of_a_run(bucket: Bucket, command: Command) -> No
 # Runs that are cut off.
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_kills_lose_nothing_and_durable_rows_are_not_called_again(bucket: Bucket, command: Command) -> None:
     put(bucket, "in.parquet", TEXTS, row_group_size=1000)
     arguments = submit(bucket, seconds=0.004)
@@ -238,7 +238,7 @@ def test_kills_lose_nothing_and_durable_rows_are_not_called_again(bucket: Bucket
     assert bucket.made().count(OUTPUT) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_run_on_ray_that_is_killed_goes_on(bucket: Bucket, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its workers know the store by storage options."""
     put(bucket, "in.parquet", TEXTS[:4000], row_group_size=500)
@@ -297,7 +297,7 @@ def test_a_second_runner_is_refused_until_the_first_is_gone(bucket: Bucket, comm
     assert not [key for key in bucket.objects(FOLDER) if "lock" in key]
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_of_runners_that_start_in_the_same_instant_one_runs(bucket: Bucket) -> None:
     put(bucket, "in.parquet", TEXTS[:400])
     processes = [started(submit(bucket, seconds=0.1)) for _ in range(3)]
@@ -416,7 +416,7 @@ def test_a_bucket_that_is_not_there(options: tuple[str, str], bucket: Bucket, co
 # Stores in trouble.
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_store_that_fails_now_and_then(troubled: Troubled, command: Command) -> None:
     bucket = troubled("--share", "503=0.03", "--share", "reset=0.03", "--share", "lost=0.03")
     put(bucket, "in.parquet", TEXTS[:1000])

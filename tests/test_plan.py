@@ -69,7 +69,7 @@ def test_a_frame_in_memory_goes_in_and_a_frame_of_the_engine_comes_out(make: Any
     assert tree() == set()
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_dataset_of_ray_goes_in_and_a_table_comes_out() -> None:
     import ray
 
@@ -84,7 +84,7 @@ def test_a_dataset_of_ray_goes_in_and_a_table_comes_out() -> None:
     assert out.to_pydict() == {**TEXTS, "upper": ["ONE", "TWO", "THREE", "FOUR"]}
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_job_that_no_worker_can_import_is_told_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = inspect.getsource(Shout)
     Path("vanishing.py").write_text(f"from domyn_swarm import SwarmJob\n\n\n{source}")

@@ -521,7 +521,6 @@ def test_when_stopped_a_row_that_waits_to_be_tried_again_is_left_to_the_next_run
     assert calls == [1]
 
 
-@pytest.mark.slow
 def test_when_stopped_a_call_that_hangs_is_waited_for_a_few_seconds_and_given_up(kind: str) -> None:
     stop, forever = threading.Event(), threading.Event()
     closed: list[str] = []
@@ -544,7 +543,6 @@ def test_when_stopped_a_call_that_hangs_is_waited_for_a_few_seconds_and_given_up
     assert threads_gone(before)
 
 
-@pytest.mark.slow
 def test_when_stopped_while_it_opens_the_opening_is_cancelled_and_nothing_is_called() -> None:
     stop = threading.Event()
     calls: list[int] = []

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.conftest import Command, command_line, job, rows, stop, tree, write
 from tests.servers.ray_cluster import SETTINGS
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stress
 
 CLIENT_PORT = 25079
 ROWS = 4000

@@ -90,7 +90,7 @@ class Where(SwarmJob):
         return port_of(ray.get_runtime_context())
 '''
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stress
 
 Told = Callable[..., Any]
 

@@ -28,7 +28,7 @@ class Words(SwarmJob):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_every_row_of_a_large_real_input_comes_out_once_in_order_and_right(command: Command) -> None:
     files, lines = _standard_library()
     write("in.parquet", {"file": files, "line": lines}, row_group_size=40_000)

@@ -465,7 +465,7 @@ def rows_told() -> int:
         return -1
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_run_that_goes_on_tells_how_it_goes_and_one_that_was_killed_is_lost(command: Command) -> None:
     write_input(4000)
     process = started()
@@ -544,7 +544,7 @@ def test_the_line_that_goes_on_does_so_whatever_has_to_be_quoted() -> None:
     assert [row["the \\ answer"] for row in rows(output)] == [f"TEXT {number}" for number in range(400)]
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_the_line_that_an_interrupted_command_leaves_goes_on_with_it() -> None:
     write_input(600)
     process = started()
@@ -751,7 +751,7 @@ def test_a_record_of_an_earlier_version_tells_too_little() -> None:
 # Ray.
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_run_on_ray_tells_what_its_workers_did_as_one(command: Command) -> None:
     write_input(400, bad=(3, 17), row_group_size=50)
     # Ray keeps its sockets there, and has room for a short path only.

@@ -232,7 +232,7 @@ def test_a_run_whose_endpoint_goes_away(key_file: str) -> None:
     check_nothing_is_shown(subprocess.CompletedProcess(arguments, 1, out, err))
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_workers_in_other_processes_that_are_refused_in_the_end(key_file: str, command: Command) -> None:
     write("in.parquet", {"item": [*TEXTS, *(f"fine {number}" for number in range(5, 150))]})
     # Ray keeps what its processes say, and has room in socket paths for a short folder only.

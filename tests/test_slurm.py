@@ -25,7 +25,7 @@ from tests.reader import Reader
 from tests.servers.slurm import Slurm, is_installed, slurm
 from tests.test_docs import SLURM, read
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.stress
 
 TEXTS = [f"row {number}" for number in range(240)]
 EXPECTED = [{"text": text, "upper": text.upper()} for text in TEXTS]

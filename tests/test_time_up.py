@@ -80,7 +80,7 @@ def test_calls_in_flight_are_kept_and_whoever_asked_for_it_is_told_to_go_on() ->
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        pytest.param({"job_kwargs": {"seconds": 3600}}, "0 rows of this run are kept", marks=pytest.mark.slow),
+        pytest.param({"job_kwargs": {"seconds": 3600}}, "0 rows of this run are kept", marks=pytest.mark.stress),
         ({"job_kwargs": {"seconds": 0.02}, "checkpointing": False}, "Nothing is kept, because checkpointing is off."),
     ],
     ids=["no row was done", "rows are not kept"],

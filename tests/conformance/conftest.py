@@ -14,6 +14,20 @@ from tests.conftest import job
 
 Run = Callable[..., RunResult]
 
+CLUSTERS = ("ray",)
+"""Engines whose runs start processes: each takes seconds of CPU."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """On a cluster the default tier has the cases that are marked for it; the others are stress tests there."""
+    if config.getoption("--backend"):
+        return
+    for item in items:
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        if parameters.get("backend") in CLUSTERS and not item.get_closest_marker("clusters"):
+            item.add_marker(pytest.mark.stress)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def engines(backends: list[str]) -> Iterator[None]:

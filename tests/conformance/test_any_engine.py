@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from domyn_swarm import make_spec, run
 from tests.conftest import job, rows, write
 
 
+@pytest.mark.clusters
 def test_a_run_that_began_on_one_engine_goes_on_with_the_others(backend: str, backends: list[str]) -> None:
     texts = [f"row {number}" for number in range(30)]
     write("in/0.parquet", {"id": list(range(20)), "text": texts[:20]}, row_group_size=3)

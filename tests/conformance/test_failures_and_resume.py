@@ -20,6 +20,7 @@ def calls() -> list[str]:
     return sorted(found)
 
 
+@pytest.mark.clusters
 def test_a_failed_row_has_null_outputs_and_an_entry_in_the_errors_file(run_job: Run) -> None:
     write("in.parquet", {"id": ["x", "y", "z"], "text": ["a", "bad", "c"]})
     result = run_job("Picky", id_column="id", **OPTIONS)
@@ -30,6 +31,7 @@ def test_a_failed_row_has_null_outputs_and_an_entry_in_the_errors_file(run_job: 
     assert (result.done_now, result.failed, result.exit_status) == (2, 1, 3)
 
 
+@pytest.mark.clusters
 def test_a_rerun_tries_failed_rows_again_and_no_others(run_job: Run) -> None:
     write("in.parquet", {"text": ["a", "bad 1", "c", "bad 2"]})
     run_job("Picky", **OPTIONS)
@@ -55,6 +57,7 @@ def test_a_finished_run_has_nothing_to_do(run_job: Run) -> None:
     assert Path("out.parquet").stat().st_mtime_ns == written
 
 
+@pytest.mark.clusters
 def test_a_limit_is_the_beginning_of_the_whole_run(run_job: Run) -> None:
     write("in.parquet", {"text": ["a", "b", "c", "d"]})
     run_job("Picky", limit=2, **OPTIONS)
@@ -79,6 +82,7 @@ def test_without_checkpointing_nothing_but_the_output_is_left(run_job: Run) -> N
     assert [row["upper"] for row in rows("out.parquet")] == ["A", "B"]
 
 
+@pytest.mark.clusters
 def test_on_error_fail_stops_at_the_first_failure_and_keeps_what_was_done(run_job: Run) -> None:
     write("in.parquet", {"text": ["bad", *(f"row {number}" for number in range(10_000))]})
     options = {**OPTIONS, "native_batch_size": 10, "max_concurrency": 1}
@@ -145,6 +149,7 @@ def test_a_damaged_part_is_set_aside_and_its_rows_are_computed_again(run_job: Ru
     assert [path.name for path in part.parents[1].glob("damaged/*")] == [part.name]
 
 
+@pytest.mark.clusters
 def test_rows_of_a_part_with_a_rotten_page_are_computed_again_before_the_output_is_written(run_job: Run) -> None:
     write("in.parquet", {"text": ["a" * 1000, "b" * 1000]})
     run_job("Picky", **OPTIONS)

@@ -34,6 +34,7 @@ def test_a_given_id_identifies(run_job: Run, ids: pa.Array[Any]) -> None:
     assert output.schema.field("id").type == ids.type
 
 
+@pytest.mark.clusters
 def test_a_generated_id_counts_the_rows_over_all_files(run_job: Run) -> None:
     write("in/a.parquet", {"text": ["a", "b"]}, row_group_size=1)
     write("in/b.parquet", {"text": ["c"]})
@@ -46,6 +47,7 @@ def test_a_generated_id_counts_the_rows_over_all_files(run_job: Run) -> None:
     assert table("out.parquet").schema.field("_row_id").type == pa.int64()
 
 
+@pytest.mark.clusters
 def test_rows_follow_their_ids_through_a_changed_input(run_job: Run) -> None:
     write("in.parquet", {"id": [1, 2, 3], "text": ["a", "b", "c"]})
     run_job("Picky", input="in.parquet", id_column="id")

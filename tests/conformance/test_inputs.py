@@ -48,6 +48,7 @@ def test_a_url_of_any_filesystem(run_job: Run) -> None:
     assert rows("out.parquet") == ABC
 
 
+@pytest.mark.clusters
 def test_many_row_groups_keep_their_order(run_job: Run) -> None:
     texts = [f"row {number}" for number in range(1000)]
     write("in.parquet", {"text": texts}, row_group_size=7)
@@ -55,6 +56,7 @@ def test_many_row_groups_keep_their_order(run_job: Run) -> None:
     assert [row["upper"] for row in rows("out.parquet")] == [text.upper() for text in texts]
 
 
+@pytest.mark.clusters
 def test_no_rows_give_an_output_without_rows_and_with_all_columns(run_job: Run) -> None:
     write("in.parquet", pa.table({"text": pa.array([], pa.string()), "n": pa.array([], pa.int32())}))
     result = run_job("Upper", input="in.parquet")
@@ -80,6 +82,7 @@ def test_a_limit_means_the_first_rows(run_job: Run, limit: int, expected: object
     assert result.rows == len(expected)
 
 
+@pytest.mark.clusters
 def test_several_input_columns_make_one_item(run_job: Run) -> None:
     write("in.parquet", {"number": [1, 2], "text": ["a", "b"], "other": [0.5, 1.5]})
     run_job("Joined", input="in.parquet")

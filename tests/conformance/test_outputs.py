@@ -45,6 +45,7 @@ def test_a_tuple_fills_the_output_columns_by_position(run_job: Run) -> None:
     ]
 
 
+@pytest.mark.clusters
 def test_the_keys_of_a_dict_become_columns(run_job: Run) -> None:
     write("in.parquet", {"text": ["to be", "or not to be"]})
     run_job("Facts", input="in.parquet")
@@ -116,6 +117,7 @@ EXOTIC: dict[str, pa.Array[Any]] = {
 }
 
 
+@pytest.mark.clusters
 def test_input_columns_come_through_append_unchanged(run_job: Run) -> None:
     write("in.parquet", pa.table({"text": ["a", "b", "c"], **EXOTIC}))
     run_job("Upper", input="in.parquet")
@@ -133,6 +135,7 @@ NOT_OUTPUTS = {
 }
 
 
+@pytest.mark.clusters
 def test_values_of_every_type_reach_the_job_and_come_back(run_job: Run) -> None:
     columns = {name: values for name, values in EXOTIC.items() if name not in NOT_OUTPUTS}
     write("in.parquet", pa.table(columns))
