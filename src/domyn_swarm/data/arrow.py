@@ -9,11 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.types import conformed, converted, empty_table, working_schema
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import (
     filesystem,
@@ -83,11 +85,29 @@ def scan_files(files: InputFiles, columns: Sequence[str], batch_size: int) -> It
 def scan_groups(
     files: InputFiles, file: InputFile, groups: Sequence[int], columns: Sequence[str], batch_size: int
 ) -> Iterator[pa.RecordBatch]:
-    """The same for some row groups of one of the files."""
+    """The same for some row groups of one of the files, whose columns get the working types of all files."""
     size = min(batch_size, rows_within(files, BATCH_BYTES))
+    schema = working_schema(projected(check_parquet("", files), list(columns)))
     with open_parquet(files.fs, file.path) as parquet:
-        for batch in parquet.iter_batches(batch_size=size, row_groups=list(groups), columns=list(columns)):
-            yield batch.select(list(columns))
+        own = parquet.schema_arrow.names
+        present = [column for column in columns if column in own] or own[:1]
+        for batch in parquet.iter_batches(batch_size=size, row_groups=list(groups), columns=present):
+            yield conformed(batch, schema)
+
+
+def scan_window(
+    files: InputFiles, file: InputFile, start: int, rows: int, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The same for `rows` rows of one of the files, from its row `start` on."""
+    ends = np.cumsum(file.groups)
+    groups = [number for number, end in enumerate(ends) if end > start and end - file.groups[number] < start + rows]
+    skipped = start - int(ends[groups[0]] - file.groups[groups[0]]) if groups else 0
+    left = rows
+    for batch in scan_groups(files, file, groups, columns, rows):
+        cut = batch.slice(min(skipped, batch.num_rows), left)
+        skipped, left = max(0, skipped - batch.num_rows), left - cut.num_rows
+        if cut.num_rows:
+            yield cut
 
 
 def rows_within(files: InputFiles, most_bytes: int) -> int:
@@ -104,31 +124,12 @@ class Tables:
     tables: Callable[[], Iterator[pa.Table]]
 
 
-def without_views(table: pa.Table) -> pa.Table:
-    """`table` with plain strings, bytes and lists for their view types, which many kernels of Arrow lack."""
-    plain = pa.schema([field.with_type(_plain(field.type)) for field in table.schema])
-    return table if plain.equals(table.schema) else table.cast(plain)
-
-
-def _plain(dtype: pa.DataType) -> pa.DataType:
-    if dtype == pa.string_view():
-        return pa.string()
-    if dtype == pa.binary_view():
-        return pa.binary()
-    if isinstance(dtype, pa.StructType):
-        return pa.struct([field.with_type(_plain(field.type)) for field in dtype])
-    if isinstance(dtype, (pa.ListType, pa.LargeListType, pa.ListViewType, pa.LargeListViewType)):
-        make = pa.large_list if isinstance(dtype, (pa.LargeListType, pa.LargeListViewType)) else pa.list_
-        return make(dtype.value_field.with_type(_plain(dtype.value_type)))
-    return dtype
-
-
 class RowReader:
     """Takes any number of rows at a time from a stream of tables."""
 
     def __init__(self, tables: Iterator[pa.Table], schema: pa.Schema) -> None:
         self._tables = tables
-        self._rest = schema.empty_table()
+        self._rest = empty_table(schema)
 
     def take(self, rows: int) -> pa.Table:
         """The next `rows` rows, or what is left when there are fewer."""
@@ -148,15 +149,16 @@ class RowReader:
         return self._rest.num_rows == 0
 
 
-def beside(
-    batches: Iterable[pa.RecordBatch], outputs: Outputs, id_col: str, columns: Sequence[str]
-) -> Iterator[pa.Table]:
+def beside(batches: Iterable[pa.RecordBatch], outputs: Outputs, id_col: str, columns: pa.Schema) -> Iterator[pa.Table]:
     """`columns` of each batch with its rows' outputs. Batches carry POSITION and `id_col`, in input order.
+
+    `columns` says which types they have in what is written; the batches have working types.
 
     Raises:
         CheckpointError: a row has no output, or its id is not the one that the output was made for.
     """
     reader: RowReader | None = None
+    joined = pa.schema([*columns, *outputs.schema])
     for batch in batches:
         if reader is None:
             id_field = batch.schema.field(id_col)
@@ -164,8 +166,8 @@ def beside(
             reader = RowReader((_with_ids(table, id_field) for table in outputs.tables()), schema)
         table = reader.take(batch.num_rows)
         _check_aligned(batch, table, id_col)
-        arrays = [batch.column(name) for name in columns] + [table.column(name) for name in outputs.schema.names]
-        yield pa.table(arrays, schema=pa.schema([*(batch.schema.field(name) for name in columns), *outputs.schema]))
+        arrays = [converted(batch.column(field.name), field.type) for field in columns]
+        yield pa.table([*arrays, *(table.column(name) for name in outputs.schema.names)], schema=joined)
 
 
 def _with_ids(table: pa.Table, id_field: pa.Field[Any]) -> pa.Table:
@@ -173,7 +175,7 @@ def _with_ids(table: pa.Table, id_field: pa.Field[Any]) -> pa.Table:
     at = table.schema.get_field_index(id_field.name)
     if table.schema.field(at).type == id_field.type:
         return table
-    return table.set_column(at, id_field, table.column(at).cast(id_field.type))
+    return table.set_column(at, id_field, converted(table.column(at), id_field.type))
 
 
 def _check_aligned(batch: pa.RecordBatch, table: pa.Table, id_col: str) -> None:
@@ -262,10 +264,14 @@ def _write_file(
 
 
 def _repetitive(sample: pa.Table) -> list[str]:
-    """The columns whose first values repeat: a dictionary of different ones costs half of the time of writing."""
+    """The columns whose first values repeat: a dictionary of different ones costs half of the time of writing.
+
+    Those that are dictionaries stay so: the order of their values is kept.
+    """
     head = sample.slice(0, SAMPLE_ROWS)
     names = [field.name for field in head.schema if any(is_one(field.type) for is_one in _SAMPLED)]
-    return [name for name in names if 2 * pc.count_distinct(head[name]).as_py() <= head.num_rows]
+    repeating = [name for name in names if 2 * pc.count_distinct(head[name]).as_py() <= head.num_rows]
+    return [*repeating, *(field.name for field in head.schema if pa.types.is_dictionary(field.type))]
 
 
 _SAMPLED = (

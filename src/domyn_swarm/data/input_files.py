@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from braceexpand import braceexpand
 from fsspec.utils import glob_translate
 
+from domyn_swarm.data.uniting import united
 from domyn_swarm.errors import DataError, JobError
 from domyn_swarm.helpers.io import filesystem, reaching
 
@@ -51,7 +52,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class InputFiles:
-    """The files that an input pattern names, sorted by path, all of one format and one schema."""
+    """The files that an input pattern names, sorted by path, all of one format; `schema` has the columns of all of them."""
 
     fs: Any
     files: tuple[InputFile, ...]
@@ -86,7 +87,7 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
     """Find the input's files: a file, a directory (searched for parquet), a glob, a brace range, on any filesystem.
 
     Raises:
-        DataError: nothing matches, a file is no parquet file, or two files differ in schema.
+        DataError: nothing matches, a file is no parquet file, or two files have values that no type holds together.
     """
     try:
         patterns = list(braceexpand(pattern))
@@ -105,8 +106,8 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
         return InputFiles(fs, tuple(_hashed(fs, path, found[path]) for path in paths), kind, None, pattern)
     with ThreadPoolExecutor(READERS) as pool:
         footers = list(pool.map(lambda path: _footer(fs, path, found[path]), paths))
-    _check_same_schema(paths, [schema for _, schema in footers])
-    return InputFiles(fs, tuple(file for file, _ in footers), kind, footers[0][1], pattern)
+    schema = united(paths, [schema for _, schema in footers])
+    return InputFiles(fs, tuple(file for file, _ in footers), kind, schema, pattern)
 
 
 def is_named_by(pattern: str, path: str) -> bool:
@@ -247,19 +248,3 @@ def _change(files: InputFiles, file: InputFile) -> str:
     except pa.ArrowException:
         pass
     return f"{file.path} changed"
-
-
-def _check_same_schema(paths: list[str], schemas: list[pa.Schema]) -> None:
-    first = {field.name: field.type for field in schemas[0]}
-    for path, schema in zip(paths, schemas, strict=True):
-        here = {field.name: field.type for field in schema}
-        if len(here) < len(schema):
-            twice = next(name for name in here if schema.names.count(name) > 1)
-            raise DataError(f"--input: {path} has two columns {twice!r}.", "Each column needs a name of its own.")
-        for name in first.keys() | here.keys():
-            if first.get(name) != here.get(name):
-                raise DataError(
-                    f"--input: column {name!r} is {here.get(name, 'missing')} in {path} but "
-                    f"{first.get(name, 'missing')} in {paths[0]}.",
-                    "All files of an input need the same columns and types.",
-                )

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 from fsspec.spec import AbstractFileSystem
 
-from domyn_swarm.data.arrow import without_views
 from domyn_swarm.data.input_files import InputFile, InputFiles
+from domyn_swarm.data.types import without_views
 
 IN_MEMORY = "frame://"
 """What the names of inputs begin with that no file holds. (fsspec's `memory://` are files.)"""

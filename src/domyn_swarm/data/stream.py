@@ -19,6 +19,7 @@ from domyn_swarm.data.backends.base import Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
 from domyn_swarm.data.filters import arrow_expression, parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
+from domyn_swarm.data.types import conformed, converted, decoded, storable, working, working_schema
 
 if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFiles
@@ -33,29 +34,35 @@ class Stream:
     """A frame that is read anew each time it is iterated.
 
     `scan(columns, batch_size)` yields those columns in input order as record batches of at most `batch_size` rows.
-    `rows` is None when only reading tells.
+    `rows` is None when only reading tells. `schema` has working types (`domyn_swarm.data.types`), which are those of
+    the batches; `declared` has the types that the columns have in what is written, where these are others.
     """
 
     schema: pa.Schema
     scan: Scan
     rows: int | None
+    declared: pa.Schema | None = None
 
 
 def read_parquet(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
     """The files' row groups, with `columns` and `filters` of `read_kwargs` pushed down."""
     kept = arrow.projected(cast("pa.Schema", files.schema), read_kwargs.get("columns"))
+    types = working_schema(kept)
     if not read_kwargs.get("filters"):
-        return Stream(kept, partial(arrow.scan_files, files), files.rows)
-    return Stream(kept, _filtered_scan(files, read_kwargs["filters"]), None)
+        return Stream(types, partial(arrow.scan_files, files), files.rows, kept)
+    return Stream(types, _filtered_scan(files, read_kwargs["filters"]), None, kept)
 
 
 def from_arrow(table: pa.Table) -> Stream:
     """A table in memory, as if it were read."""
+    types = working_schema(table.schema)
+    plain = conformed(table, types)
 
     def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-        return iter(table.select(list(columns)).to_batches(max_chunksize=min(batch_size, SCAN_ROWS)))
+        return iter(plain.select(list(columns)).to_batches(max_chunksize=min(batch_size, SCAN_ROWS)))
 
-    return Stream(table.schema, scan, table.num_rows)
+    kept = [field if storable(field.type) else types.field(field.name) for field in table.schema]
+    return Stream(types, scan, table.num_rows, pa.schema(kept))
 
 
 def schema(frame: Stream) -> dict[str, str]:
@@ -71,7 +78,10 @@ def with_row_id(frame: Stream, id_col: str | None) -> Stream:
 def counted(frame: Stream, id_col: str | None, start: int) -> Stream:
     """`with_row_id` for a stream whose first row is the input's row `start`."""
     counters = [POSITION] if id_col is not None else [POSITION, ROW_ID]
-    schema = pa.schema([*frame.schema, *(pa.field(counter, pa.int64()) for counter in counters)])
+    made = (pa.field(counter, pa.int64()) for counter in counters)
+    # Ids are compared with those of other files, whose dictionaries are others.
+    own = (field.with_type(decoded(field.type)) if field.name == id_col else field for field in frame.schema)
+    schema = pa.schema([*own, *made])
     return replace(frame, schema=schema, scan=partial(_scan_counted, frame, schema, frozenset(counters), start))
 
 
@@ -84,7 +94,10 @@ def _scan_counted(
         counter = pa.array(np.arange(position, position + batch.num_rows))
         position += batch.num_rows
         yield pa.RecordBatch.from_arrays(
-            [counter if column in counters else batch.column(column) for column in columns],
+            [
+                counter if column in counters else converted(batch.column(column), schema.field(column).type)
+                for column in columns
+            ],
             schema=pa.schema([schema.field(column) for column in columns]),
         )
 
@@ -168,8 +181,25 @@ def to_pandas(frame: Stream, columns: Sequence[str], batch_size: int) -> Iterato
 def join(frame: Stream, outputs: Outputs, id_col: str, columns: Sequence[str]) -> arrow.Tables:
     """Two streams in input order, side by side."""
     wanted = list(dict.fromkeys([*columns, id_col, POSITION]))
-    joined = pa.schema([*(frame.schema.field(column) for column in columns), *outputs.schema])
-    return arrow.Tables(joined, lambda: arrow.beside(frame.scan(wanted, SCAN_ROWS), outputs, id_col, columns))
+    written = written_schema(frame, columns)
+    joined = pa.schema([*written, *outputs.schema])
+    return arrow.Tables(joined, lambda: arrow.beside(frame.scan(wanted, SCAN_ROWS), outputs, id_col, written))
+
+
+def written_schema(frame: Stream, columns: Sequence[str]) -> pa.Schema:
+    """The fields that `columns` have in what is written."""
+    declared = frame.declared or frame.schema
+    known = {field.name: field for field in (*frame.schema, *declared)}
+    return pa.schema([_wide_enough(known[column], frame.rows) for column in columns])
+
+
+def _wide_enough(field: pa.Field[Any], rows: int | None) -> pa.Field[Any]:
+    """`field`; a dictionary's indices have 32 bits unless fewer can number `rows` values."""
+    dtype = field.type
+    if not isinstance(dtype, pa.DictionaryType) or dtype.index_type.bit_width >= 32:
+        return field
+    enough = rows is not None and rows < 2 ** (dtype.index_type.bit_width - 1)
+    return field if enough else field.with_type(working(dtype))
 
 
 def check_write_kwargs(write_kwargs: Mapping[str, Any]) -> None:
@@ -191,7 +221,7 @@ def _filtered_scan(files: InputFiles, filters: Any) -> Scan:
     def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.dataset as ds  # noqa: PLC0415 - slow to import, and only filters need it
 
-        dataset = ds.dataset([file.path for file in files.files], schema=schema, filesystem=files.fs)
+        dataset = ds.dataset([file.path for file in files.files], schema=working_schema(schema), filesystem=files.fs)
         scanner = dataset.scanner(
             columns=list(columns), filter=condition, batch_size=batch_size, batch_readahead=2, fragment_readahead=1
         )

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.data.arrow import without_views
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.data.memory import as_table
+from domyn_swarm.data.types import decoded, with_types
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
 from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
@@ -202,9 +202,8 @@ def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: Outpu
         return outputs.table([value] * rows)
     try:
         if (table := as_table(value)) is not None:
-            return outputs.select(
-                _by_id(without_views(table), batch, columns.id), [columns.id, POSITION, *columns.inputs]
-            )
+            plain = with_types(table, map(decoded, table.schema.types))
+            return outputs.select(_by_id(plain, batch, columns.id), [columns.id, POSITION, *columns.inputs])
         values = list(value)
         if len(values) != rows:
             raise ValueError(f"{len(values)} outputs for {rows} rows")

@@ -68,13 +68,13 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> PandasStream:
     else:
         arrow.check_read_kwargs(name, read_kwargs, READ_KWARGS)
         stream = read_parquet(files, read_kwargs)
-    return PandasStream(stream.schema, stream.scan, stream.rows, dtype_backend)
+    return PandasStream(**vars(stream), dtype_backend=dtype_backend)
 
 
 def from_arrow(table: pa.Table) -> PandasStream:
     """Batches of the table."""
     stream = arrow_stream(table)
-    return PandasStream(stream.schema, stream.scan, stream.rows)
+    return PandasStream(**vars(stream))
 
 
 def in_memory(table: pa.Table) -> pd.DataFrame:

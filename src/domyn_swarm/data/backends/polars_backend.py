@@ -1,86 +1,69 @@
-"""The polars engine: its reader and its expressions, and `polars.DataFrame`s as native batches.
+"""The polars engine: its reader, and `polars.DataFrame`s as native batches.
 
-Its lazy frame is a `Query`: windows of rows, each a small query of its own. One query over all rows would not do: the
-streaming engine reads ahead of a slow consumer without a bound (`collect_batches` and `sink_batches` of polars 2.1 held
-all of a file of 0.9 GB), and jobs are slow consumers.
+Its lazy frame is a stream of record batches that polars reads a window of rows at a time, each a small query of its
+own. One query over all rows would not do: the streaming engine reads ahead of a slow consumer without a bound
+(`collect_batches` and `sink_batches` of polars 2.1 held all of a file of 0.9 GB), and jobs are slow consumers.
+
+Columns of types that polars lacks, files that have other types than the input, and windows that polars refuses (it
+minds text that is not valid) are read by Arrow.
 """
 
 from __future__ import annotations
 
 import inspect
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial, reduce
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-import pandas as pd
 import polars as pl
 import pyarrow as pa
 
-from domyn_swarm.data import arrow
-from domyn_swarm.data.backends.base import JobBatch, Outputs, dtype_name
-from domyn_swarm.data.columns import POSITION, ROW_ID
-from domyn_swarm.data.filters import Condition, parse_filters
+from domyn_swarm.data import arrow, stream
+from domyn_swarm.data.backends.base import JobBatch, Outputs
+from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
+from domyn_swarm.data.stream import Stream, check_write_kwargs, count, head, schema, with_row_id, write
+from domyn_swarm.data.types import LIST_VIEWS, conformed, converted, decoded, parts
 from domyn_swarm.helpers.io import is_local
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    import pandas as pd
+
     from domyn_swarm.data.input_files import InputFile, InputFiles
+
+__all__ = [
+    "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "from_arrow", "head", "in_memory",
+    "iter_batches", "join", "name", "read", "schema", "to_pandas", "with_row_id", "write",
+]  # fmt: skip
 
 name = "polars"
 distributed = False
 
-Windows: TypeAlias = Callable[[Sequence[str]], Iterator[pl.DataFrame]]
-
-SCAN_ROWS = 65_536
 WINDOW_ROWS = 262_144
 OWN_READ_KWARGS = ("columns", "filters", "storage_options")
 ENGINE_READ_KWARGS = ("parallel", "use_statistics", "low_memory", "cache", "rechunk")
 
 
-@dataclass(frozen=True)
-class Query:
-    """A lazy frame: `windows(columns)` makes those columns of the rows, in order, a data frame at a time.
-
-    `schema` has the types that the columns have in the files: polars has fewer than parquet (one for strings, none for
-    UUIDs), and what leaves the engine has to have the types that came in. `rows` is None when only reading tells.
-    `batch_rows` average rows take about `arrow.BATCH_BYTES`.
-    """
-
-    windows: Windows
-    schema: pa.Schema
-    rows: int | None
-    batch_rows: int
-
-
-def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Query:
-    """Local files through polars' own scan; on other filesystems Arrow reads the windows."""
+def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
+    """Local files through polars' own scan; on other filesystems, and under filters, Arrow reads."""
     found = arrow.check_parquet(name, files)
     engine = set(ENGINE_READ_KWARGS) & inspect.signature(pl.scan_parquet).parameters.keys()
     arrow.check_read_kwargs(name, read_kwargs, {*OWN_READ_KWARGS, *(engine if is_local(files.fs) else ())})
+    read_by_arrow = stream.read_parquet(files, read_kwargs)
+    panics = any(_panics(one) for dtype in found.types for one in parts(dtype))
+    if not is_local(files.fs) or read_kwargs.get("filters") or panics:
+        return read_by_arrow
     options = {key: value for key, value in read_kwargs.items() if key not in OWN_READ_KWARGS}
-    filters = read_kwargs.get("filters")
-    predicate = _expression(parse_filters(filters, found)) if filters else None
-    rows = files.rows if predicate is None else None
-    schema = arrow.projected(found, read_kwargs.get("columns"))
-    local = partial(_windows, files, options, predicate)
-    windows = local if is_local(files.fs) else partial(_remote_windows, files, predicate)
-    return Query(windows, schema, rows, arrow.rows_within(files, arrow.BATCH_BYTES))
+    return replace(read_by_arrow, scan=partial(_scan, files, options, read_by_arrow))
 
 
-def from_arrow(table: pa.Table) -> Query:
-    """Windows of the table."""
-
-    def windows(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        chosen = table.select(list(columns))
-        for at in range(0, table.num_rows, WINDOW_ROWS):
-            yield cast("pl.DataFrame", pl.from_arrow(chosen.slice(at, WINDOW_ROWS)))
-
-    row_bytes = table.nbytes / max(1, table.num_rows)
-    return Query(windows, table.schema, table.num_rows, max(1, int(arrow.BATCH_BYTES / max(1.0, row_bytes))))
+def from_arrow(table: pa.Table) -> Stream:
+    """Batches of the table."""
+    return stream.from_arrow(table)
 
 
 def in_memory(table: pa.Table) -> pl.DataFrame:
@@ -88,33 +71,11 @@ def in_memory(table: pa.Table) -> pl.DataFrame:
     return cast("pl.DataFrame", pl.from_arrow(table))
 
 
-def schema(frame: Query) -> dict[str, str]:
-    """Column name -> normalised type, in file order."""
-    return {field.name: dtype_name(field.type) for field in frame.schema}
-
-
-def with_row_id(frame: Query, id_col: str | None) -> Query:
-    """Count the rows window by window."""
-    counters = [POSITION] if id_col is not None else [POSITION, ROW_ID]
-
-    def windows(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        kept = [column for column in columns if column not in counters] or frame.schema.names[:1]
-        position = 0
-        for window in frame.windows(kept):
-            count_ = pl.int_range(position, position + len(window), dtype=pl.Int64, eager=True)
-            yield window.with_columns(count_.alias(counter) for counter in counters).select(columns)
-            position += len(window)
-
-    fields = [*frame.schema, *(pa.field(counter, pa.int64()) for counter in counters)]
-    return replace(frame, windows=windows, schema=pa.schema(fields))
-
-
-def check_ids(frame: Query, id_col: str) -> None:
+def check_ids(frame: Stream, id_col: str) -> None:
     """One pass over the id column, eight bytes a row: only ids whose hashes meet are compared themselves."""
     hashes = []
     position = 0
-    for window in frame.windows([id_col]):
-        ids = window[id_col]
+    for ids in _ids(frame, id_col):
         if ids.null_count():
             raise null_id(id_col, position + cast("int", ids.is_null().arg_max()))
         hashes.append(ids.hash())
@@ -126,93 +87,64 @@ def check_ids(frame: Query, id_col: str) -> None:
             _refuse_duplicates(frame, id_col, twice)
 
 
-def _refuse_duplicates(frame: Query, id_col: str, hashes: pl.Series) -> None:
-    suspects = pl.concat(
-        window.filter(window[id_col].hash().is_in(hashes.implode())) for window in frame.windows([id_col])
-    )
+def _ids(frame: Stream, id_col: str) -> Iterator[pl.Series]:
+    dtype = decoded(frame.schema.field(id_col).type)
+    for batch in frame.scan([id_col], WINDOW_ROWS):
+        ids: Any = pl.from_arrow(converted(batch.column(0), dtype))
+        yield ids.alias(id_col)
+
+
+def _refuse_duplicates(frame: Stream, id_col: str, hashes: pl.Series) -> None:
+    suspects = pl.concat(ids.filter(ids.hash().is_in(hashes.implode())) for ids in _ids(frame, id_col)).to_frame()
     counts = suspects.group_by(id_col, maintain_order=True).len("times").filter(pl.col("times") > 1)
     if len(counts):
         raise duplicate_ids(id_col, len(counts), dict(counts.head(EXAMPLES).iter_rows()))
 
 
-def head(frame: Query, rows: int) -> Query:
-    """Stop reading after `rows` rows."""
-
-    def windows(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        left = rows
-        for window in frame.windows(columns):
-            yield window.head(left)
-            left -= len(window)
-            if left <= 0:
-                return
-
-    return replace(frame, windows=windows, rows=None if frame.rows is None else min(rows, frame.rows))
+def exclude(frame: Stream, finished: np.ndarray[Any, np.dtype[np.bool_]]) -> Stream:
+    """Look each row's position up in the array."""
+    return stream.exclude(_conforming(frame), finished) if finished.any() else frame
 
 
-def count(frame: Query) -> int:
-    """From the footers where they tell, else by reading one column."""
-    if frame.rows is not None:
-        return frame.rows
-    return sum(len(window) for window in frame.windows(frame.schema.names[-1:]))
-
-
-def exclude(frame: Query, finished: np.ndarray[Any, np.dtype[np.bool_]]) -> Query:
-    """An anti-join whose right side is the array: each row's position is looked up in it."""
-    if not finished.any():
-        return frame
-
-    def windows(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        for window in frame.windows(list(dict.fromkeys([*columns, POSITION]))):
-            at = window[POSITION].to_numpy()
-            known = at < len(finished)
-            pending = window.filter(pl.Series(~(known & finished[np.where(known, at, 0)])))
-            if len(pending):
-                yield pending.select(columns)
-
-    rows = None if frame.rows is None else frame.rows - int(finished[: frame.rows].sum())
-    return replace(frame, windows=windows, rows=rows)
-
-
-def iter_batches(frame: Query, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
+def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
     """Data frames."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
-    for batch in _frames(frame, list(dict.fromkeys([*columns, POSITION])), batch_size):
-        keys = _record_batch(batch.select(id_col, POSITION), frame.schema)
-        yield JobBatch(keys.column(id_col), keys.column(POSITION), batch=batch.select(columns))
+    for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
+        ids = converted(batch.column(id_col), frame.schema.field(id_col).type)
+        yield JobBatch(ids, batch.column(POSITION), batch=pl.from_arrow(batch.select(columns)))
 
 
-def to_pandas(frame: Query, columns: Sequence[str], batch_size: int) -> Iterator[pd.DataFrame]:
+def to_pandas(frame: Stream, columns: Sequence[str], batch_size: int) -> Iterator[pd.DataFrame]:
     """Arrow-backed frames."""
-    for batch in _batches(frame, columns, batch_size):
-        yield batch.to_pandas(types_mapper=pd.ArrowDtype)
+    return stream.to_pandas(_conforming(frame), columns, batch_size)
 
 
-def join(frame: Query, outputs: Outputs, id_col: str, columns: Sequence[str]) -> arrow.Tables:
+def join(frame: Stream, outputs: Outputs, id_col: str, columns: Sequence[str]) -> arrow.Tables:
     """Two streams in input order, side by side."""
-    wanted = list(dict.fromkeys([*columns, id_col, POSITION]))
-    schema = pa.schema([*(frame.schema.field(column) for column in columns), *outputs.schema])
-    return arrow.Tables(schema, lambda: arrow.beside(_batches(frame, wanted, SCAN_ROWS), outputs, id_col, columns))
+    return stream.join(_conforming(frame), outputs, id_col, columns)
 
 
-def check_write_kwargs(write_kwargs: Mapping[str, Any]) -> None:
-    """Pyarrow writes: polars' own sink cannot write every type that the input may have."""
-    arrow.check_writer_kwargs(write_kwargs)
+def _conforming(frame: Stream) -> Stream:
+    """`frame` with the types of its schema: text is copied once, from polars' views."""
+
+    def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
+        types = pa.schema([frame.schema.field(column) for column in columns])
+        return (conformed(batch, types) for batch in frame.scan(columns, batch_size))
+
+    return replace(frame, scan=scan)
 
 
-def write(
-    frame: arrow.Tables, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
-) -> int:
-    """Stream to parquet, row group by row group."""
-    return arrow.write_parquet(frame, path, directory=directory, metadata=metadata, write_kwargs=write_kwargs)
-
-
-def _windows(
-    files: InputFiles, options: Mapping[str, Any], predicate: pl.Expr | None, columns: Sequence[str]
-) -> Iterator[pl.DataFrame]:
+def _scan(
+    files: InputFiles, options: Mapping[str, Any], read_by_arrow: Stream, columns: Sequence[str], batch_size: int
+) -> Iterator[pa.RecordBatch]:
     """The next window is read while one is worked on."""
+    if not all(_is_known(read_by_arrow.schema.field(column)) for column in columns):
+        yield from read_by_arrow.scan(columns, batch_size)
+        return
     rows = min(WINDOW_ROWS, 2 * arrow.rows_within(files, arrow.BATCH_BYTES))
+    size = min(batch_size, arrow.rows_within(files, arrow.BATCH_BYTES))
     steps = [(file, at, rows) for file in files.files for at in range(0, file.rows or 0, rows)]
-    make = partial(_window, files, options, predicate, columns)
+    make = partial(_window, files, options, columns)
     with ThreadPoolExecutor(1) as thread:
         ahead = thread.submit(make, *steps[0]) if steps else None
         for step in [*steps[1:], None]:
@@ -220,51 +152,56 @@ def _windows(
                 return
             window = ahead.result()
             ahead = thread.submit(make, *step) if step else None
-            yield window
+            yield from _cut(window, size)
 
 
 def _window(
-    files: InputFiles, options: Mapping[str, Any], predicate: pl.Expr | None, columns: Sequence[str],
-    file: InputFile, start: int, rows: int,
-) -> pl.DataFrame:  # fmt: skip
-    lazy = pl.scan_parquet(file.path, glob=False, hive_partitioning=False, **options).slice(start, rows)
-    if predicate is not None:
-        lazy = lazy.filter(predicate)
-    return lazy.select(columns).collect(engine="streaming")
+    files: InputFiles, options: Mapping[str, Any], columns: Sequence[str], file: InputFile, start: int, rows: int
+) -> pl.DataFrame | pa.Table:
+    try:
+        lazy = pl.scan_parquet(file.path, glob=False, hive_partitioning=False, **options).slice(start, rows)
+        return lazy.select(columns).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        return pa.Table.from_batches(list(arrow.scan_window(files, file, start, rows, columns)))
 
 
-def _remote_windows(files: InputFiles, predicate: pl.Expr | None, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-    needed = list(dict.fromkeys([*columns, *(predicate.meta.root_names() if predicate is not None else ())]))
-    for batch in arrow.scan_files(files, needed, WINDOW_ROWS):
-        window = cast("pl.DataFrame", pl.from_arrow(batch))
-        yield (window if predicate is None else window.filter(predicate)).select(columns)
+def _cut(window: pl.DataFrame | pa.Table, size: int) -> Iterator[pa.RecordBatch]:
+    if isinstance(window, pa.Table):
+        window = window.combine_chunks()
+        yield from window.to_batches(max_chunksize=size)
+        return
+    for frame in window.iter_slices(size):
+        yield from frame.rechunk().to_arrow(compat_level=pl.CompatLevel.newest()).to_batches()
 
 
-def _expression(alternatives: list[list[Condition]]) -> pl.Expr:
-    compare: dict[str, Callable[[pl.Expr, Any], pl.Expr]] = {
-        "==": operator.eq, "!=": operator.ne, "<": operator.lt, ">": operator.gt, "<=": operator.le, ">=": operator.ge,
-        "in": pl.Expr.is_in, "not in": lambda column, values: ~column.is_in(values),
-    }  # fmt: skip
-    groups = [
-        reduce(operator.and_, (compare[name](pl.col(column), value) for column, name, value in alternative))
-        for alternative in alternatives
-    ]
-    return reduce(operator.or_, groups)
+def _panics(dtype: Any) -> bool:
+    """Whether polars breaks on files that have such a column, even if it is not read."""
+    return isinstance(dtype, LIST_VIEWS) or (pa.types.is_timestamp(dtype) and not _is_zone(dtype.tz))
 
 
-def _frames(frame: Query, columns: Sequence[str], batch_size: int) -> Iterator[pl.DataFrame]:
-    size = min(batch_size, frame.batch_rows)
-    for window in frame.windows(columns):
-        yield from window.iter_slices(size)
+def _is_known(field: pa.Field[Any]) -> bool:
+    """Whether polars reads such a column, and hands its values out again unchanged."""
+    dtype: Any = field.type
+    if pa.types.is_timestamp(dtype):
+        return _is_zone(dtype.tz)
+    if isinstance(dtype, (pa.ListType, pa.LargeListType)):
+        return dtype.value_field.nullable and _is_known(dtype.value_field)
+    if isinstance(dtype, pa.StructType):
+        return dtype.num_fields > 0 and all(child.nullable and _is_known(child) for child in dtype)
+    return any(is_one(dtype) for is_one in _KNOWN)
 
 
-def _batches(frame: Query, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-    convert = partial(_record_batch, schema=frame.schema)
-    return map(convert, _frames(frame, columns, batch_size))
+_KNOWN = (
+    pa.types.is_null, pa.types.is_boolean, pa.types.is_integer, pa.types.is_float32, pa.types.is_float64,
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_date32,
+    pa.types.is_duration,
+)  # fmt: skip
 
 
-def _record_batch(frame: pl.DataFrame, schema: pa.Schema) -> pa.RecordBatch:
-    """`frame` with the types that its columns had in the files: once as views that share its memory, then copied."""
-    types = pa.schema([schema.field(column) for column in frame.columns])
-    table = frame.to_arrow(compat_level=pl.CompatLevel.newest()).cast(types)
-    return table.combine_chunks().to_batches()[0]
+@lru_cache(64)
+def _is_zone(zone: str | None) -> bool:
+    try:
+        pl.Series(dtype=pl.Datetime("us", zone))
+    except pl.exceptions.PolarsError:
+        return False
+    return True

@@ -32,6 +32,7 @@ from domyn_swarm.data.backends.base import JobBatch, Monitor, Outputs, WorkerFac
 from domyn_swarm.data.backends.ray_cluster import Crew, Shares, check_address, session
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.stream import Stream, check_write_kwargs, write
+from domyn_swarm.data.types import empty_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -234,6 +235,6 @@ class _Reader(Datasource):
 
 def _read_split(part: Stream, columns: Sequence[str], finished: ray.ObjectRef[Any]) -> Iterator[pa.Table]:
     pending = stream.exclude(part, ray.get(finished))
-    empty = pa.schema([part.schema.field(column) for column in columns]).empty_table()
+    empty = empty_table(pa.schema([part.schema.field(column) for column in columns]))
     batches = [pa.Table.from_batches([batch]) for batch in pending.scan(columns, SPLIT_ROWS)]
     yield pa.concat_tables([empty, *batches])
