@@ -121,7 +121,7 @@ REFUSED = [
     Refused(
         "files of two schemas",
         "--input parts",
-        ("--input", "column 'text' is int64 in", "b.parquet but string in", "a.parquet", "same columns and types"),
+        ("--input", "column 'text' is int64 in", "b.parquet but string in", "a.parquet", "No type holds"),
     ),
     Refused("column name that occurs twice", "--input twice.parquet", ("twice.parquet has two columns 'text'", "name")),
     Refused("protocol of no filesystem", "--input nosuch://x/in.parquet", ("nosuch://x/in.parquet", "s3://")),

@@ -52,7 +52,7 @@ class InputFile:
 
 @dataclass(frozen=True)
 class InputFiles:
-    """The files that an input pattern names, sorted by path, all of one format; `schema` has the columns of all of them."""
+    """The files that an input pattern names, sorted by path, all of one format; `schema` has the columns of all."""
 
     fs: Any
     files: tuple[InputFile, ...]

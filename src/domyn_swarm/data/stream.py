@@ -19,7 +19,7 @@ from domyn_swarm.data.backends.base import Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
 from domyn_swarm.data.filters import arrow_expression, parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
-from domyn_swarm.data.types import conformed, converted, decoded, storable, working, working_schema
+from domyn_swarm.data.types import comparable, conformed, converted, storable, working, working_schema
 
 if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFiles
@@ -80,7 +80,7 @@ def counted(frame: Stream, id_col: str | None, start: int) -> Stream:
     counters = [POSITION] if id_col is not None else [POSITION, ROW_ID]
     made = (pa.field(counter, pa.int64()) for counter in counters)
     # Ids are compared with those of other files, whose dictionaries are others.
-    own = (field.with_type(decoded(field.type)) if field.name == id_col else field for field in frame.schema)
+    own = (field.with_type(comparable(field.type)) if field.name == id_col else field for field in frame.schema)
     schema = pa.schema([*own, *made])
     return replace(frame, schema=schema, scan=partial(_scan_counted, frame, schema, frozenset(counters), start))
 

@@ -28,7 +28,7 @@ def working(dtype: pa.DataType) -> pa.DataType:
     return rebuilt(dtype, _plain)
 
 
-def decoded(dtype: pa.DataType) -> pa.DataType:
+def comparable(dtype: pa.DataType) -> pa.DataType:
     """The working type without dictionaries, for values that are compared with those of other tables."""
     return rebuilt(working(dtype), lambda one: one.value_type if isinstance(one, pa.DictionaryType) else one)
 

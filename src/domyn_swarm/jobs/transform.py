@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.data.memory import as_table
-from domyn_swarm.data.types import decoded, with_types
+from domyn_swarm.data.types import comparable, with_types
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
 from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
@@ -202,7 +202,7 @@ def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: Outpu
         return outputs.table([value] * rows)
     try:
         if (table := as_table(value)) is not None:
-            plain = with_types(table, map(decoded, table.schema.types))
+            plain = with_types(table, map(comparable, table.schema.types))
             return outputs.select(_by_id(plain, batch, columns.id), [columns.id, POSITION, *columns.inputs])
         values = list(value)
         if len(values) != rows:

@@ -20,6 +20,7 @@ from domyn_swarm.checkpoint.survey import at_rest
 from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
 from domyn_swarm.data.input_files import list_files
 from domyn_swarm.data.memory import IN_MEMORY
+from domyn_swarm.data.types import comparable, converted
 from domyn_swarm.errors import ConfigurationError, DataError
 from domyn_swarm.helpers.io import open_parquet
 from domyn_swarm.helpers.trace import Attempt, Log, decoded
@@ -208,7 +209,7 @@ def _position(files: InputFiles, id_col: str, id_text: str, spec: dict[str, Any]
         except ValueError:
             return None
         return position if 0 <= position < (files.rows or 0) else None
-    wanted = _scalar(id_text, files.schema.field(id_col).type if files.schema else pa.string())
+    wanted = _scalar(id_text, comparable(files.schema.field(id_col).type if files.schema else pa.string()))
     start = 0
     for file in files.files:
         for at, ids in _columns(files, file.path, id_col):
@@ -223,7 +224,7 @@ def _storage(ids: Any) -> Any:
     """Ids as what they can be compared as."""
     if isinstance(ids.type, pa.BaseExtensionType):
         return pa.chunked_array([chunk.storage for chunk in ids.chunks])
-    return ids.cast(pa.string()) if pa.types.is_string_view(ids.type) else ids
+    return converted(ids, comparable(ids.type))
 
 
 def _columns(files: InputFiles, path: str, column: str) -> Iterator[tuple[int, Any]]:

@@ -24,7 +24,7 @@ from domyn_swarm.data.backends.base import JobBatch, Outputs
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.stream import Stream, check_write_kwargs, count, head, schema, with_row_id, write
-from domyn_swarm.data.types import LIST_VIEWS, conformed, converted, decoded, parts
+from domyn_swarm.data.types import LIST_VIEWS, comparable, conformed, converted, parts
 from domyn_swarm.helpers.io import is_local
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def check_ids(frame: Stream, id_col: str) -> None:
 
 
 def _ids(frame: Stream, id_col: str) -> Iterator[pl.Series]:
-    dtype = decoded(frame.schema.field(id_col).type)
+    dtype = comparable(frame.schema.field(id_col).type)
     for batch in frame.scan([id_col], WINDOW_ROWS):
         ids: Any = pl.from_arrow(converted(batch.column(0), dtype))
         yield ids.alias(id_col)
