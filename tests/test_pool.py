@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from domyn_swarm import SwarmJob, make_spec, run
 from domyn_swarm.errors import JobError
+from domyn_swarm.helpers.stop import Stop
 from domyn_swarm.jobs.outputs import Failure
 from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
 from tests.conftest import write
@@ -84,10 +85,10 @@ async def nothing() -> None:
 
 def started(
     chunks: Iterable[Chunk], call: Callable[[Any], Any], concurrency: int = 4, *, retries: int = 0,
-    timeout: float | None = None, stop: threading.Event | None = None, opened: Any = nothing, closed: Any = nothing,
+    timeout: float | None = None, stop: Stop | None = None, opened: Any = nothing, closed: Any = nothing,
 ) -> Iterator[Finished | None]:  # fmt: skip
     limits = Limits(concurrency, retries, timeout)
-    return run_calls(chunks, call, limits, stop=stop or threading.Event(), opened=opened, closed=closed)
+    return run_calls(chunks, call, limits, stop=stop or Stop(), opened=opened, closed=closed)
 
 
 def gathered(results: Iterable[Finished | None], into: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -459,7 +460,7 @@ def test_a_timeout_of_the_calls_own_keeps_its_message() -> None:
 
 def test_when_stopped_no_call_starts_and_those_in_flight_are_finished_and_kept(kind: str) -> None:
     calls: list[int] = []
-    stop = threading.Event()
+    stop = Stop()
 
     def steps(number: int) -> Generator[threading.Event | float, None, int]:
         calls.append(number)
@@ -476,7 +477,7 @@ def test_when_stopped_no_call_starts_and_those_in_flight_are_finished_and_kept(k
 
 
 def test_when_stopped_calls_that_never_wait_stop_in_mid_chunk_though_nobody_pulls(kind: str) -> None:
-    stop = threading.Event()
+    stop = Stop()
     calls = 0
 
     def function(_: int) -> None:
@@ -494,7 +495,7 @@ def test_when_stopped_calls_that_never_wait_stop_in_mid_chunk_though_nobody_pull
 
 
 def test_when_stopped_before_the_start_nothing_is_called(kind: str) -> None:
-    stop = threading.Event()
+    stop = Stop()
     stop.set()
     calls: list[int] = []
     assert gathered(started([chunk([1]), chunk([2])], at_once(kind, calls.append), stop=stop)) == {}
@@ -505,7 +506,7 @@ def test_when_stopped_a_row_that_waits_to_be_tried_again_is_left_to_the_next_run
     class BusyError(Exception):
         retry_after = 600.0
 
-    stop = threading.Event()
+    stop = Stop()
     calls: list[int] = []
 
     def function(number: int) -> None:
@@ -522,7 +523,7 @@ def test_when_stopped_a_row_that_waits_to_be_tried_again_is_left_to_the_next_run
 
 
 def test_when_stopped_a_call_that_hangs_is_waited_for_a_few_seconds_and_given_up(kind: str) -> None:
-    stop, forever = threading.Event(), threading.Event()
+    stop, forever = Stop(), threading.Event()
     closed: list[str] = []
     before = set(threading.enumerate())
 
@@ -544,7 +545,7 @@ def test_when_stopped_a_call_that_hangs_is_waited_for_a_few_seconds_and_given_up
 
 
 def test_when_stopped_while_it_opens_the_opening_is_cancelled_and_nothing_is_called() -> None:
-    stop = threading.Event()
+    stop = Stop()
     calls: list[int] = []
     before = set(threading.enumerate())
 

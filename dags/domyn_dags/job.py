@@ -6,7 +6,6 @@ the nodes do stands in `domyn_swarm`; which rooms they pass through stands here,
 """
 
 import contextlib
-import threading
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.input_files import InputFiles, find_input
+from domyn_swarm.helpers.stop import Stop
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.columns import Columns, choose_columns
 from domyn_swarm.jobs.finalize import Artifact, write_artifact
@@ -131,7 +131,7 @@ def batches__native(
 @config.when(where="driver")
 @tag(effects="calls job")
 def transformed__driver(
-    job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, done: DoneRows, stop: threading.Event
+    job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, done: DoneRows, stop: Stop
 ) -> Generator[pa.Table, None, None]:
     """The job applied: tables of finished rows in the order in which they finish, failed ones among them."""
     return transform(job, spec, batches, columns, done.types, stop)
@@ -150,7 +150,7 @@ def flushed__driver(
 ) -> FlushReport:
     """Every finished row in a durable part. This node pulls the stream."""
     with contextlib.closing(transformed) as tables:
-        return store.flush(map(meter, tables), checkpoint_interval)
+        return store.flush(map(meter, tables), checkpoint_interval, meter.stop)
 
 
 @config.when(where="workers")

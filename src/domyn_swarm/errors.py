@@ -9,7 +9,8 @@
     ├── JobError                the run broke in mid-way; what was flushed stays and a resume goes on from there
     │   ├── DamagedPartError    a part cannot be read; defined, and mostly mended, in `checkpoint.part`
     │   ├── LockLostError       another process has taken over the run's folder; defined in `checkpoint.lock`
-    │   └── ConditionError      what every row would meet: no credit, an endpoint gone, our own resources exhausted
+    │   └── ConditionError      what every row would meet: no credit, an endpoint gone
+    │       └── ExhaustedError      the process has run out of files, memory or disk; defined in `helpers.resources`
     └── Interrupted             the run was asked to stop; same promise as JobError
         └── TimeUp              by a batch system, because its time is up
 

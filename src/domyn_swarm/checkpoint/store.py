@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from domyn_swarm.checkpoint.lock import Fence
+    from domyn_swarm.helpers.stop import Stop
 
 Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
 """From ids to the positions that they have in today's input, -1 where an id is gone."""
@@ -163,17 +164,17 @@ class CheckpointStore:
                 settled = _mark(settled, part.failed)
         return settled
 
-    def flush(self, tables: Iterable[pa.Table], interval: float) -> FlushReport:
+    def flush(self, tables: Iterable[pa.Table], interval: float, stop: Stop | None = None) -> FlushReport:
         """Make a stream of finished rows durable, in parts cut by rows, by bytes, and every `interval` seconds.
 
-        When the stream breaks, what came before is made durable first.
+        When the stream breaks, what came before is made durable first. When a part cannot be written, `stop` is set to
+        end the stream, and what it still yields is written at its end if that is possible by then.
 
         Raises:
-            OSError: a part could not be written; the parts before it are whole.
-            Exception: whatever the stream raises.
+            Exception: why a part could not be written, or whatever the stream raises.
         """
         self.folder.make()
-        with PartWriter(self.folder, self._origin, self._next_name(), interval, self._fence) as writer:
+        with PartWriter(self.folder, self._origin, self._next_name(), interval, self._fence, stop) as writer:
             for table in tables:
                 writer.add(table)
         return writer.report

@@ -11,18 +11,26 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
+from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.part import DamagedPartError, conformed, united, write_part
 from domyn_swarm.data.columns import FAILURE
+from domyn_swarm.helpers.io import is_local
+from domyn_swarm.helpers.resources import Reserve
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import PartName, RunFolder
     from domyn_swarm.checkpoint.lock import Fence
     from domyn_swarm.checkpoint.part import Origin
+    from domyn_swarm.helpers.stop import Stop
 
 CUT_ROWS = 4 * PART_ROWS
 """Rows at which a part is cut, however young: where rows come fast, syncing files to the disk is what costs."""
 COMPACT_EVERY = 16
 """Parts that are written between two compactions."""
+ENDING_SECONDS = 1.0
+"""How old a row may become before it is durable once the run has been asked to end: it may be killed at any moment."""
+LAST_TRIES, LAST_PAUSE = 4, 0.25
+"""How often, and with which pauses in seconds, rows are written again whose part could not be written."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,20 @@ class PartWriter:
 
     One part is written while the next one is gathered, so that a slow disk or object store does not stop the calls, and
     no more than two are ever in memory. Leaving the context cuts and writes what is left, whatever ended the stream.
+
+    When a part cannot be written, `stop` is set, so that the stream ends with the calls that are in flight. Its rows
+    are kept, and written at the end together with those that came after it: what was exhausted may be free by then, and
+    a `Reserve` is released for them. The error is raised in any case. Without a `stop` it is raised at once.
     """
 
     def __init__(
-        self, folder: RunFolder, origin: Origin, first: PartName, interval: float, fence: Fence | None = None
+        self,
+        folder: RunFolder,
+        origin: Origin,
+        first: PartName,
+        interval: float,
+        fence: Fence | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.report = FlushReport()
         self._folder = folder
@@ -53,9 +71,15 @@ class PartWriter:
         self._name = first
         self._interval = interval
         self._fence = fence
+        self._stop = stop
+        self._trouble: Exception | None = None
         self._recent: list[str] = []
+        self._reserve = Reserve(folder.root if is_local(folder.fs) else None)
+        self._part_bytes = min(PART_BYTES, self._reserve.disk_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="domyn-swarm-parts")
+        self._thread.submit(bool)  # later there may be no thread to be had
         self._writing: Future[FlushReport] | None = None
+        self._in_hand: list[pa.Table] = []
         self._start()
 
     def __enter__(self) -> PartWriter:
@@ -63,9 +87,12 @@ class PartWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Where an error is underway already it is the one to report, else the disk's own.
-        with self._thread, contextlib.suppress(*((Exception,) if kind else ())):
+        with self._reserve, self._thread, contextlib.suppress(*((Exception,) if kind else ())):
             self._cut()
             self._settle()
+            self._write_again()
+            if self._trouble is not None:
+                raise self._trouble
 
     def _start(self) -> None:
         self._tables: list[pa.Table] = []
@@ -76,7 +103,7 @@ class PartWriter:
         """Take in the rows of `table`.
 
         Raises:
-            OSError: a part could not be written.
+            Exception: a part could not be written, and there is no `stop` to set.
             LockLostError: another process has taken over the lock.
         """
         if table.num_rows:
@@ -87,24 +114,59 @@ class PartWriter:
             self._bytes += table.nbytes
         if self._writing is not None and self._writing.done():
             self._settle()  # calls that go on while the disk is full are calls that are lost
-        if self._is_full() or (self._tables and time.monotonic() - self._since >= self._interval):
+        if self._trouble is not None and self._stop is None:
+            raise self._trouble
+        if self._is_full() or (self._tables and time.monotonic() - self._since >= self._patience()):
             self._cut()
 
     def _is_full(self) -> bool:
-        return self._rows >= CUT_ROWS or self._bytes >= PART_BYTES
+        return self._rows >= CUT_ROWS or self._bytes >= self._part_bytes
+
+    def _patience(self) -> float:
+        ending = self._stop is not None and self._stop.is_set()
+        return min(self._interval, ENDING_SECONDS) if ending else self._interval
 
     def _cut(self) -> None:
         """Hand what is gathered to the thread, once the part before is durable."""
         self._settle()
-        if self._tables:
-            self._writing = self._thread.submit(self._write, self._tables, self.report, self._name)
+        if self._tables and self._trouble is None:
+            self._in_hand, tables = self._tables, self._tables
+            self._writing = self._thread.submit(self._write, tables, self.report, self._name)
             self._name = self._name._replace(number=self._name.number + 1)  # never again, however this write ends
             self._start()
 
     def _settle(self) -> None:
-        if self._writing is not None:
-            writing, self._writing = self._writing, None
-            self.report = writing.result()
+        """Wait for the part that is being written. If it cannot be, its rows come before those that are gathered."""
+        if self._writing is None:
+            return
+        try:
+            self.report = self._writing.result()
+        except LockLostError:
+            self._writing = None
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a filesystem throws; raised when all is written
+            self._trouble = error
+            self._tables = [*self._in_hand, *self._tables]
+            self._reserve.release()
+            if self._stop is not None:
+                self._stop.set()
+        self._writing, self._in_hand = None, []
+
+    def _write_again(self) -> None:
+        """Write what is left after a part could not be written: calls hold nothing any more that it may need."""
+        for tries_left in reversed(range(LAST_TRIES if self._tables else 0)):
+            self._reserve.release()
+            try:
+                self.report = self._thread.submit(self._write, self._tables, self.report, self._name).result()
+            except LockLostError:
+                raise
+            except Exception:  # noqa: BLE001 - the first error is the one to report
+                self._name = self._name._replace(number=self._name.number + 1)
+                if tries_left:
+                    time.sleep(LAST_PAUSE)
+            else:
+                self._start()
+                return
 
     def _write(self, tables: list[pa.Table], report: FlushReport, name: PartName) -> FlushReport:
         types = united([table.schema for table in tables])
@@ -121,6 +183,7 @@ class PartWriter:
 
     def _compact(self) -> None:
         """Only the last part can grow any more: the others are full, or would be with the one that follows."""
-        with contextlib.suppress(DamagedPartError):  # whoever reads the parts next sets it aside
+        # Whoever reads the parts next sets a damaged one aside; on a full disk the parts stay as they are.
+        with contextlib.suppress(DamagedPartError, OSError, MemoryError):
             self._recent = compact(self._folder, self._recent)
         self._recent = self._recent[-1:]

@@ -15,6 +15,7 @@ import aiohttp
 
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.helpers.json_reader import NOT_JSON, read_json
+from domyn_swarm.helpers.resources import exhausted
 from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff, seconds_of, status_is_retryable
 from domyn_swarm.masking import hide
 
@@ -115,6 +116,8 @@ class EndpointClient:
         except TimeoutError:
             raise EndpointError(f"{what}: no answer within {timeout.total:g} s.", overload=True) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a key that no header can carry
+            if (ran_out := exhausted(error)) is not None:
+                raise ran_out from error
             raise EndpointError(f"{what}: {type(error).__name__}: {error}") from None
         if reply.status >= 300:
             raise _refusal(what, reply)

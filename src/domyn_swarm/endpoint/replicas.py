@@ -15,7 +15,7 @@ import msgspec
 
 from domyn_swarm.endpoint.answers import fault_of
 from domyn_swarm.endpoint.shared import SharedAnswers
-from domyn_swarm.errors import EndpointError, JobError
+from domyn_swarm.errors import ConditionError, EndpointError, JobError
 from domyn_swarm.helpers import places, trace
 from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.retry import backoff, is_overload
@@ -236,6 +236,8 @@ class Replicas:
             except EndpointError as probed:
                 if probed.status not in GONE_STATUS:
                     break
+            except ConditionError:  # our own resources, which say nothing about the endpoint
+                pass
             if not told:
                 logger.warning("%s is set aside until it answers: %s", url, error.message)
                 told = True

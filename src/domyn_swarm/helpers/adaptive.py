@@ -30,17 +30,18 @@ HOLD_WINDOWS = 4
 
 
 class AdaptiveLimit:
-    """`limit` moves as calls report how they went. Not for several threads; `clock` is in seconds."""
+    """`limit` moves up to `most` as calls report how they went. Not for several threads; `clock` is in seconds."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.limit = FIRST
+    def __init__(self, clock: Callable[[], float] = time.monotonic, most: int = MOST) -> None:
+        self._most = most
+        self.limit = min(FIRST, most)
         self._clock = clock
         self._step = MOST_STEP
         self._base: tuple[int, float] | None = None  # the limit to return to, and its calls a second
         self._holds = 0
         self._through = True  # some call came through since the last cut
         self._queues = False  # a larger limit brought nothing: this one may be too large as well
-        self._unsettled = self._left = FIRST
+        self._unsettled = self._left = self.limit
         self._since = clock()
 
     def completed(self) -> int:
@@ -81,7 +82,7 @@ class AdaptiveLimit:
         return max(3 * self.limit, 24) if self._step >= MOST_STEP else max(4 * self.limit, 48)
 
     def _measure(self, limit: int) -> None:
-        self.limit = min(max(limit, LEAST), MOST)
+        self.limit = min(max(limit, LEAST), self._most)
         self._left = self._unsettled = self.limit
         self._since = self._clock()
 

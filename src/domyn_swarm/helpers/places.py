@@ -15,7 +15,7 @@ from collections import deque
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from domyn_swarm.helpers.adaptive import AdaptiveLimit
+from domyn_swarm.helpers.adaptive import MOST, AdaptiveLimit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -35,14 +35,14 @@ class Halted(BaseException):
 
 
 class Places:
-    """`limit` places, or as many as turn out to be good for the server (None).
+    """`limit` places, or as many as turn out to be good for the server (None), `most` of them.
 
     `hire` is called when a place is free and nobody waits for it; it tells whether it found somebody who has it now.
     `hurry` is set when the run ends, and nobody should wait any longer.
     """
 
-    def __init__(self, limit: int | None, hire: Callable[[], bool], hurry: asyncio.Event) -> None:
-        self._adaptive = AdaptiveLimit() if limit is None else None
+    def __init__(self, limit: int | None, hire: Callable[[], bool], hurry: asyncio.Event, most: int = MOST) -> None:
+        self._adaptive = AdaptiveLimit(most=most) if limit is None else None
         self.limit = self._adaptive.limit if self._adaptive else limit or 1
         self.taken = 0
         self.crowded = False

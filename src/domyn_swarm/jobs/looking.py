@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from domyn_swarm.errors import Interrupted
+from domyn_swarm.helpers.stop import Stop
 from domyn_swarm.jobs.graph import driver_for, made_from, planning_inputs, reached, types_and_inputs
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.meter import Meter, Silent
 from domyn_swarm.jobs.overrides import check_node, stream_values
 from domyn_swarm.jobs.planning import known_before, with_columns_of
-from domyn_swarm.jobs.signals import Stop, on_signals
+from domyn_swarm.jobs.signals import on_signals
 from domyn_swarm.jobs.standins import STREAMS
 from domyn_swarm.jobs.transform import check_method
 

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 
 from domyn_swarm.data.columns import FAILURE, TRACE
 from domyn_swarm.helpers.counts import EXAMPLES, Counts, Failed
+from domyn_swarm.helpers.stop import Stop
 from domyn_swarm.helpers.texts import id_text
 from domyn_swarm.helpers.trace import OTHERS, kind_of, traceback_in
 from domyn_swarm.jobs.flows import Flows, shown
-from domyn_swarm.jobs.signals import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection

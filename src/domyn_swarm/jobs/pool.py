@@ -21,13 +21,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from domyn_swarm.errors import JobError
 from domyn_swarm.helpers import trace
+from domyn_swarm.helpers.adaptive import MOST
 from domyn_swarm.helpers.places import Halted, Places
+from domyn_swarm.helpers.resources import exhausted
 from domyn_swarm.helpers.retry import backoff, is_overload, is_retryable
+from domyn_swarm.jobs.grace import Grace
 from domyn_swarm.jobs.outputs import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 
+    from domyn_swarm.helpers.stop import Stop
     from domyn_swarm.helpers.trace import Log
 
 Finished: TypeAlias = tuple[Any, list[Any], list[Any], dict[Any, str]]
@@ -38,7 +42,8 @@ The last of these has the keys of those calls of which there is something to tel
 
 ASYNC_CONCURRENCY = 32
 POLL_SECONDS = 0.1
-GRACE_SECONDS = 5.0
+CLOSE_SECONDS = 5.0
+"""For calls that were cancelled, and for the job to close."""
 OBJECTS_PER_COLLECTION = 50_000
 WORKERS_PER_PLACE = 8
 """Calls may wait to be tried again without a place, but not so many that a server in trouble is flooded."""
@@ -81,13 +86,16 @@ class Chunk:
 class Limits:
     """How calls are made. `concurrency` counts calls in flight; None, for async calls, finds out how many are good.
 
-    `timeout` is in seconds for one call. With `trace` it is kept what happened in each.
+    `most` bounds what is found out. `timeout` is in seconds for one call, `grace` for those in flight when the run has
+    to end. With `trace` it is kept what happened in each.
     """
 
     concurrency: int | None
     retries: int = 0
     timeout: float | None = None
     trace: bool = True
+    grace: float = 5.0
+    most: int = MOST
 
 
 def concurrency_for(call: Callable[..., Any], wanted: int | Literal["auto"] | None) -> int | None:
@@ -102,21 +110,23 @@ def run_calls(
     call: Callable[[Any], Any],
     limits: Limits,
     *,
-    stop: threading.Event,
+    stop: Stop,
     opened: Callable[[], Awaitable[None]],
     closed: Callable[[], Awaitable[None]],
 ) -> Generator[Finished | None, None, None]:
     """Make every call of `chunks` and yield them as they finish; None about every POLL_SECONDS in which none did.
 
     A call that raises is tried again `limits.retries` times if that can help (see `domyn_swarm.helpers.retry`); then
-    its output is a `Failure`. When `stop` is set no further call starts, those in flight get GRACE_SECONDS, and the
-    stream ends. When `chunks` breaks it is the same, and then its error is raised: what finished comes out first.
+    its output is a `Failure`. When `stop` is set no further call starts, those in flight get `limits.grace` seconds (or
+    until the deadline of a `Stop`), and the stream ends. When `chunks` breaks it is the same, and then its error is
+    raised: what finished comes out first.
 
     `opened` and `closed` run on the event loop before the first and after the last call, if there is any.
 
     Raises:
         BaseException: whatever `chunks`, `opened` or `closed` raises, and what a call raises to end the run: JobError,
             SystemExit, KeyboardInterrupt.
+        ExhaustedError: a call found that this process or its machine has run out of something.
     """
     chunks = iter(chunks)
     if (first := next(chunks, None)) is None:
@@ -135,7 +145,7 @@ class _Crew:
         self,
         call: Callable[[Any], Any],
         limits: Limits,
-        stop: threading.Event,
+        stop: Stop,
         opened: Callable[[], Awaitable[None]],
         closed: Callable[[], Awaitable[None]],
     ) -> None:
@@ -156,8 +166,9 @@ class _Crew:
         self._more = asyncio.Event()  # look for a chunk again
         self._more_for_threads = threading.Condition()
         self._hurry = asyncio.Event()  # the same as `_halted`, for those who wait to try again
-        self._places = Places(limits.concurrency, self._hire, self._hurry)
+        self._places = Places(limits.concurrency, self._hire, self._hurry, limits.most)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._opening = True
         self._starving = 0  # workers that wait for a chunk
         self._exhausted = False  # there is no row left to draw
         self._all_left = asyncio.Event()
@@ -182,12 +193,22 @@ class _Crew:
             if not fed and not self._room.wait(POLL_SECONDS):
                 yield None
         self._halt()
-        self._thread.join(GRACE_SECONDS)
+        yield from self._in_grace(underway)
         self._cancel()
         self._thread.join(1.0)
         yield from _finished(underway)
         if cause := broken or self._error:
             raise cause
+
+    def _in_grace(self, underway: deque[Chunk]) -> Iterator[Finished | None]:
+        """What the calls in flight still make of their rows; there are none before the job is open."""
+        grace = Grace(self._limits.grace, self._stop)
+        while self._thread.is_alive() and not self._opening and grace.waits_for(len(self._tasks)):
+            self._thread.join(POLL_SECONDS)
+            yield from _finished(underway)
+            yield None
+        if self._thread.is_alive() and not self._opening:
+            grace.over(len(self._tasks))
 
     def _feed(self, chunks: Iterator[Chunk], underway: deque[Chunk]) -> bool:
         """Whether another chunk was fed: one at a time, so that a fast crew cannot keep results from being pulled."""
@@ -206,7 +227,7 @@ class _Crew:
         """End the thread, whatever it does: the consumer has what it wants, or broke."""
         self._halt()
         self._cancel()
-        self._thread.join(GRACE_SECONDS)
+        self._thread.join(CLOSE_SECONDS)
 
     def _halt(self) -> None:
         self._ended = True
@@ -254,7 +275,7 @@ class _Crew:
         self._tasks = {task for task in [asyncio.current_task()] if task}
         self._places.enter()
         await self._opened()
-        self._tasks = set()
+        self._tasks, self._opening = set(), False
         try:
             if inspect.iscoroutinefunction(self._call):
                 self._places.fill()
@@ -397,6 +418,9 @@ class _Crew:
         if isinstance(error, _ENDINGS) or (self._cancelled and isinstance(error, asyncio.CancelledError)):
             self._halt()
             raise error
+        if (ran_out := exhausted(error)) is not None:
+            self._halt()
+            raise ran_out from error
         if log is not None:
             trace.failed(log, error)
         return attempts > self._limits.retries or not is_retryable(error)
@@ -413,7 +437,12 @@ class _Crew:
             self._on_loop(lambda: _settle(done, error))
 
         # A daemon thread, because a call that hangs must not keep the process from ending.
-        threading.Thread(target=work, daemon=True).start()
+        try:
+            threading.Thread(target=work, daemon=True).start()
+        except RuntimeError:  # the limit of threads: those that run do the work
+            if len(self._tasks) == 1:
+                raise
+            return
         await done
 
     def _work_blocking(self) -> None:

@@ -50,7 +50,7 @@ class EndpointJob(SwarmJob):
     request.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {"retries": 5}
+    defaults: ClassVar[dict[str, Any]] = {"retries": 5, "grace": 30.0}
     times_itself = True
     reserved: ClassVar[tuple[str, ...]] = ("model", "stream", "extra_headers", "extra_query", "timeout")
     """Parameters that `request` may not hold, because the job sets them or cannot work with them."""

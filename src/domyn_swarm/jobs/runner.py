@@ -16,6 +16,8 @@ from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError, TimeUp
 from domyn_swarm.helpers.counts import Counts
+from domyn_swarm.helpers.resources import ExhaustedError, exhausted, raise_file_limit
+from domyn_swarm.helpers.stop import Stop
 from domyn_swarm.jobs.finalize import is_current
 from domyn_swarm.jobs.flows import Flows
 from domyn_swarm.jobs.graph import driver_for, inputs_of
@@ -24,7 +26,7 @@ from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
 from domyn_swarm.jobs.overrides import NOTHING
 from domyn_swarm.jobs.planning import RunPlan, counted, make_plan
 from domyn_swarm.jobs.record import Record
-from domyn_swarm.jobs.signals import Stop, on_signals, on_time_up
+from domyn_swarm.jobs.signals import on_signals, on_time_up
 from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.jobs.watch import Watch
 
@@ -65,12 +67,14 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
     """Run the job to its end, or as far as it gets; whatever finished is durable. Nodes may be replaced.
 
     Works inside a running event loop, too. In the main thread, the first SIGINT or SIGTERM lets the calls in flight
-    finish (a few seconds at most) and ends the run; a second one ends it at once. SIGUSR1 says that its time is up.
+    finish (for `spec.grace` seconds at most) and ends the run; a second one drops them. SIGUSR1 says that its time is
+    up. The soft limit of open files is raised to the hard one.
 
     Raises:
         SwarmError: refused (exit status 2, nothing written), broken (1), interrupted (130) or out of time (124).
     """
     started = time.monotonic()
+    raise_file_limit()
     stop = Stop()
     with _run_dir(spec) as run_dir, on_time_up(stop):
         flows = Flows()
@@ -254,11 +258,13 @@ def _explained(error: BaseException, plan: RunPlan, meter: Meter) -> BaseExcepti
         resume = "Nothing is kept, because checkpointing is off."
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return _ended(plan.spec, meter, resume)
+    if not isinstance(error, SwarmError) and (ran_out := exhausted(error)) is not None:
+        return ExhaustedError(ran_out.message, f"{ran_out.hint} {resume}")
     if isinstance(error, SwarmError):
         return type(error)(error.message, f"{error.hint}\n{resume}".strip())
-    if isinstance(error, OSError) and error.errno in _MEND:
+    if isinstance(error, OSError) and error.errno in _FIXES:
         where = error.filename or plan.store.path
-        return JobError(f"{where}: {error.strerror}.", f"{_MEND[error.errno]} {resume}")
+        return JobError(f"{where}: {error.strerror}.", f"{_FIXES[error.errno]} {resume}")
     return JobError(f"{type(error).__name__}: {error}", resume)
 
 
@@ -271,9 +277,7 @@ def _ended(spec: JobSpec, meter: Meter, resume: str) -> SwarmError:
     return JobError("Time was up before a row was done that is kept.", f"Allow more time. {resume}")
 
 
-_MEND = {
-    errno.ENOSPC: "Free some space.",
-    errno.EDQUOT: "Free some space, or ask for more.",
+_FIXES = {
     errno.EACCES: "Give this user the right to write there.",
     errno.EPERM: "Give this user the right to write there.",
     errno.EROFS: "Make the filesystem writable.",

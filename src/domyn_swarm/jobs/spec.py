@@ -24,6 +24,7 @@ OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Grace = Annotated[float, msgspec.Meta(ge=0)]
 Rate = Annotated[float, msgspec.Meta(gt=0)]
 ErrorBudget = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%$|^\d+$")]
 
@@ -130,6 +131,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         _option("--timeout", help="Seconds for one call, or one request (default: none; 600 for requests)"),
     ] = None
     connect_timeout: Annotated[Seconds, _option("--connect-timeout", help="Seconds to connect to an endpoint")] = 10.0
+    grace: Annotated[
+        Grace,
+        _option(
+            "--grace",
+            help="Seconds for calls in flight when the run has to end (Ctrl-C, SIGTERM, an error); jobs that ask an "
+            "endpoint have 30",
+        ),
+    ] = 5.0
     dedupe: Annotated[bool, _option("--dedupe/--no-dedupe", help="Send equal requests once, and share the answer")] = (
         False
     )

@@ -14,14 +14,15 @@ from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.data.memory import as_table
 from domyn_swarm.data.types import comparable, with_types
 from domyn_swarm.errors import ConfigurationError, JobError
+from domyn_swarm.helpers.resources import calls_that_fit
 from domyn_swarm.jobs.outputs import Failure, OutputColumns
 from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Generator, Iterable, Sequence
 
     from domyn_swarm.data.backends.base import JobBatch
+    from domyn_swarm.helpers.stop import Stop
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
@@ -90,7 +91,7 @@ def transform(
     batches: Iterable[JobBatch],
     columns: Columns,
     known: pa.Schema,
-    stop: threading.Event,
+    stop: Stop,
 ) -> Generator[pa.Table, None, None]:
     """Tables of POSITION, the id column, the output columns, FAILURE, and TRACE if there is any, of rows that finished.
 
@@ -103,7 +104,9 @@ def transform(
     """
     call, chunk_of = _call_of(job, spec, columns)
     timeout = None if job.times_itself else spec.timeout
-    limits = Limits(concurrency_for(call, spec.max_concurrency), spec.retries, timeout, spec.trace)
+    concurrency, sockets = concurrency_for(call, spec.max_concurrency), 2 if len(spec.endpoints) > 1 else 1
+    fitting = calls_that_fit(concurrency, sockets)
+    limits = Limits(concurrency and fitting, spec.retries, timeout, spec.trace, spec.grace, fitting)
     results = run_calls(
         map(chunk_of, batches), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
     )

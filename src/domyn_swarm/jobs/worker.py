@@ -19,6 +19,8 @@ from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.errors import JobError
+from domyn_swarm.helpers.resources import raise_file_limit
+from domyn_swarm.helpers.stop import Stop
 from domyn_swarm.jobs.items import item_batches
 from domyn_swarm.jobs.loading import build_job, is_known_here_only, load_job_class
 from domyn_swarm.jobs.meter import Meter, Silent
@@ -112,11 +114,12 @@ class Worker:
     """Takes blocks (tables of POSITION, the id and the input columns), applies the job, and writes parts of its own."""
 
     def __init__(self, work: WorkerJob) -> None:
+        raise_file_limit()
         self._work = work
         self._job = build_job(work.job_class or load_job_class(work.spec.job), work.spec.job_kwargs)
         self._blocks: queue.Queue[pa.Table | None] = queue.Queue(BLOCKS_WAITING)
         self._meter = Meter(Silent(), self._job.traffic)
-        self._stop = threading.Event()
+        self._stop = Stop()
         self._report = FlushReport()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="domyn-swarm-worker", daemon=True)
@@ -147,8 +150,9 @@ class Worker:
         if self._error is not None:
             raise self._error
 
-    def stop(self) -> None:
-        """Start no further call."""
+    def stop(self, seconds: float) -> None:
+        """Start no further call, and wait for those in flight no longer than that, if the job's grace is longer."""
+        self._stop.hurry(seconds)
         self._stop.set()
 
     def finish(self) -> FlushReport:
@@ -168,7 +172,7 @@ class Worker:
         try:
             results = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._stop)
             with flows.running("flushed"), contextlib.closing(flows.measured("transformed", results)) as tables:
-                self._report = work.store.flush(map(self._meter, tables), work.spec.checkpoint_interval)
+                self._report = work.store.flush(map(self._meter, tables), work.spec.checkpoint_interval, self._stop)
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks
             self._error = error
 

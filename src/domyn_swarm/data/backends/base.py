@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
     from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.helpers.counts import Counts
+    from domyn_swarm.helpers.stop import Stop
 
 Frame: TypeAlias = Any
 """A backend's own lazy frame. Only its backend looks inside."""
@@ -116,8 +116,8 @@ class BlockWorker(Protocol):
     def check(self) -> None:
         """Raise what ended the worker, if something did."""
 
-    def stop(self) -> None:
-        """Start no further call."""
+    def stop(self, seconds: float) -> None:
+        """Start no further call, and wait for those in flight no longer than that."""
 
     def finish(self) -> Any:
         """Wait for the blocks that were added, and say how it went."""
@@ -149,6 +149,9 @@ class Monitor(Protocol):
     def stopped(self) -> bool:
         """Whether the run was asked to stop."""
 
+    def patience(self) -> float:
+        """Seconds for which calls in flight may be waited for at most once the run was asked to stop."""
+
 
 @dataclass(frozen=True)
 class Session:
@@ -173,7 +176,7 @@ class DistributedBackend(DataBackend, Protocol):
         """Raise ConfigurationError when nobody answers at `address`."""
 
     def session(
-        self, address: str | None, stop: threading.Event, advanced: Callable[[Counts], None]
+        self, address: str | None, stop: Stop, advanced: Callable[[Counts], None]
     ) -> AbstractContextManager[Session]:
         """The engine, up for the time of a run."""
 

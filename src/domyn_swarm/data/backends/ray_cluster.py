@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from domyn_swarm.helpers.stop import Stop
+
 PIECES_IN_FLIGHT = 2
 PIECES_PER_WORKER = 4
 """What each gets of few rows, so that a slow piece at the end keeps one worker busy and not the others idle."""
@@ -167,8 +169,9 @@ class Crew:
     def _report(self) -> None:
         self._last_report = time.monotonic()
         if self._monitor.stopped():
+            patience = self._monitor.patience()
             for actor in self._actors:
-                actor.stop.remote()
+                actor.stop.remote(patience)
         for actor in self._actors:
             with contextlib.suppress(RayError):
                 self._counts[actor] = ray.get(actor.counts.remote(), timeout=10)
@@ -180,7 +183,7 @@ class Crew:
         """The run has broken: let the actors make durable what they have, if that can be done soon."""
         with contextlib.suppress(RayError):
             for actor in self._actors:
-                actor.stop.remote()
+                actor.stop.remote(0.0)
             calls = [actor.finish.remote() for actor in self._actors]
             ray.wait(calls, num_returns=len(calls), timeout=WIND_UP_SECONDS)
             self._report()
@@ -206,8 +209,8 @@ class _Actor:
     def check(self) -> None:
         self._worker.check()
 
-    def stop(self) -> None:
-        self._worker.stop()
+    def stop(self, seconds: float) -> None:
+        self._worker.stop(seconds)
 
     def finish(self) -> Any:
         return self._worker.finish()
@@ -221,7 +224,7 @@ def _what_was_raised(told: str) -> str:
 
 
 @contextlib.contextmanager
-def session(address: str | None, stop: threading.Event, advanced: Callable[[Counts], None]) -> Iterator[Session]:
+def session(address: str | None, stop: Stop, advanced: Callable[[Counts], None]) -> Iterator[Session]:
     """Connect to `address`, or $RAY_ADDRESS, or a local Ray that ends with the session.
 
     While it is open, `advanced` is told of progress, and `stop` reaches the cluster.

@@ -6,12 +6,12 @@ Ray may hang, or end the process, where something is wrong with a cluster: whoev
 from __future__ import annotations
 
 import sys
-import threading
 from typing import Any
 
 import msgspec
 
 from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.helpers.stop import Stop
 
 
 def look(address: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def look(address: str) -> dict[str, Any]:
     from domyn_swarm.data.backends.ray_cluster import check_address, session  # noqa: PLC0415
 
     check_address(address)
-    with session(address, threading.Event(), lambda _: None):  # as a run does; Ray itself compares the versions
+    with session(address, Stop(), lambda _: None):  # as a run does; Ray itself compares the versions
         machines = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         cpus = ray.cluster_resources().get("CPU", 0)  # type: ignore[no-untyped-call]
     return {"here": ray.__version__, "machines": len(machines), "cpus": cpus}

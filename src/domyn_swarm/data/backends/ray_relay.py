@@ -7,6 +7,7 @@ part of Ray's public API; what is, an actor, would be another process to start f
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from domyn_swarm.helpers.counts import Counts
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
+
+    from domyn_swarm.helpers.stop import Stop
 
 NAMESPACE = "domyn_swarm"
 POLL_SECONDS = 0.3
@@ -42,9 +45,13 @@ class Relay:
         """Whether the run was asked to stop."""
         return bool(_internal_kv_exists(self._stopped, namespace=NAMESPACE))
 
-    def stop(self) -> None:
-        """Called from the driver: the run has to end."""
-        _internal_kv_put(self._stopped, b"", namespace=NAMESPACE)
+    def patience(self) -> float:
+        """Seconds that calls in flight may have at most, as the driver said last."""
+        return float(_internal_kv_get(self._stopped, namespace=NAMESPACE) or "inf")
+
+    def stop(self, seconds: float) -> None:
+        """Called from the driver: the run has to end, and calls in flight may have so many seconds at most."""
+        _internal_kv_put(self._stopped, str(seconds).encode(), namespace=NAMESPACE)
 
     def take(self) -> Counts:
         """Called from the driver: what happened since the last time."""
@@ -58,15 +65,15 @@ class Relay:
             _internal_kv_del(key, namespace=NAMESPACE)
 
 
-def pump(relay: Relay, stop: threading.Event, advanced: Callable[[Counts], None], ended: threading.Event) -> None:
+def pump(relay: Relay, stop: Stop, advanced: Callable[[Counts], None], ended: threading.Event) -> None:
     """Pass on, in the driver, what comes from either end, until the session has ended."""
-    told = False
+    told: float | None = None  # the deadline
     while True:
         last = ended.wait(POLL_SECONDS)
         with contextlib.suppress(RayError, ConnectionError):
-            if stop.is_set() and not told:
-                relay.stop()
-                told = True
+            if stop.is_set() and told != stop.deadline:
+                relay.stop(max(0.0, stop.deadline - time.monotonic()))
+                told = stop.deadline
             advanced(relay.take())
         if last:
             return

@@ -1,0 +1,26 @@
+"""The word to stop, as it passes between threads and layers."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+
+
+class Stop(threading.Event):
+    """Set when a run has to end. `time_is_up` says that a batch system will end it soon, whatever it does.
+
+    No call in flight is waited for beyond `deadline`, as `time.monotonic()` has it.
+    """
+
+    time_is_up = False
+    deadline = math.inf
+
+    def hurry(self, seconds: float) -> None:
+        """Wait no longer than that for calls in flight."""
+        self.deadline = min(self.deadline, time.monotonic() + seconds)
+
+    @property
+    def at_once(self) -> bool:
+        """Whether no call is waited for any more."""
+        return self.deadline <= time.monotonic()
