@@ -109,6 +109,9 @@ def test_a_batch_system_that_says_when_it_kills_leaves_calls_half_of_the_time() 
 def test_jobs_that_ask_an_endpoint_have_half_a_minute(command: Command) -> None:
     write("in.parquet", {"text": ["a"]})
     with chaos() as server:
-        done = command("job", "submit", "--input", "in.parquet", "--output", "out.parquet", "--endpoint", server.url)
+        done = command(
+            "job", "submit", "--input", "in.parquet", "--output", "out.parquet", "--input-column", "text",
+            "--endpoint", server.url,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads((RUN / "spec.json").read_text())["grace"] == 30

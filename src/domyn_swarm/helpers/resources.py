@@ -63,7 +63,8 @@ def exhausted(error: BaseException) -> ExhaustedError | None:
         if isinstance(link, ExhaustedError):
             return link
         if (number := _number_of(link)) is not None:
-            where = f"{link.filename}: " if isinstance(link, OSError) and link.filename else ""
+            full = getattr(link, "filename", None) if number in (errno.ENOSPC, errno.EDQUOT) else None
+            where = f"{full}: " if full else ""
             return ExhaustedError(f"{where}{_what(number)}.", _HINTS[number])
         seen.add(id(link))
         link = link.__cause__ or link.__context__
