@@ -88,6 +88,57 @@ class Same(SwarmJob):
         return [{f"same_{name}": value for name, value in item.items()} for item in items]
 
 
+class Frames(SwarmJob):
+    """A polars frame on any engine, with types that polars alone has; of objects where the first text is `object`."""
+
+    input_columns = ("text",)
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> Any:
+        import polars as pl
+
+        texts = pa.table(batch).column(input_cols[0]).to_pylist()
+        if texts[0] == "object":
+            return pl.DataFrame({"made": pl.Series([object() for _ in texts], dtype=pl.Object)})
+        kinds = pl.Enum(sorted(set(texts)))
+        columns = {"category": pl.Series(texts, dtype=pl.Categorical), "enum": pl.Series(texts, dtype=kinds)}
+        return pl.DataFrame(columns)
+
+
+class Union(SwarmJob):
+    """A column that parquet has no type for."""
+
+    input_columns = ("text",)
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> pa.Table:
+        rows = pa.table(batch).num_rows
+        kinds, numbers = pa.array([0] * rows, pa.int8()), pa.array(range(rows))
+        return pa.table({"made": pa.UnionArray.from_sparse(kinds, [numbers])})
+
+
+class Odd(SwarmJob):
+    """Values that no column holds: one whose `repr` raises, and one of 600 levels."""
+
+    input_columns = ("text",)
+
+    async def transform_item(self, text: str) -> dict[str, Any]:
+        return {"made": _odd(text)}
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
+        return [{"made": _odd(text)} for text in pa.table(batch).column(input_cols[0]).to_pylist()]
+
+
+class Mute:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def _odd(text: str) -> Any:
+    value: Any = 1
+    for _ in range(600 if text == "deep" else 0):
+        value = [value]
+    return Mute() if text == "mute" else value
+
+
 class Reverse(SwarmJob):
     """A list of rows at a time."""
 

@@ -18,6 +18,11 @@ def null_id(id_col: str, position: int) -> DataError:
     return DataError(f"--id-column: {id_col!r} is null in row {position:,} (rows count from 0).", _HINT)
 
 
+def unreadable_id(id_col: str, position: int) -> DataError:
+    """The row at `position` has an id that is no text."""
+    return DataError(f"--id-column: {id_col!r} is not valid UTF-8 in row {position:,} (rows count from 0).", _HINT)
+
+
 def duplicate_ids(id_col: str, count: int, examples: Mapping[Any, int]) -> DataError:
     """`count` ids occur more than once; `examples` says how often some of them do."""
     shown = ", ".join(f"{value!r} ({times} times)" for value, times in list(examples.items())[:EXAMPLES])

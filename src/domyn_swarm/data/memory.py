@@ -21,10 +21,18 @@ TAKEN = "a pandas or polars frame, an Arrow table, a Ray Dataset, or a dict of c
 
 
 def as_table(value: Any) -> pa.Table | None:
-    """A frame of any engine as Arrow; None when `value` is no frame. An index of pandas is left out."""
+    """A frame of any engine as Arrow; None when `value` is no frame. An index of pandas is left out.
+
+    Raises:
+        TypeError: a column holds Python objects.
+        ValueError, pa.ArrowException: Arrow has no type for a column.
+    """
     if isinstance(value, pa.Table):
         return value
     if hasattr(value, "columns") and hasattr(value, "__arrow_c_stream__"):
+        for name, dtype in zip(value.columns, getattr(value, "dtypes", ()), strict=False):
+            if type(dtype).__name__ == "Object":  # polars would hand out where they are in memory
+                raise TypeError(f"column {name!r} holds Python objects")
         index = getattr(value, "index", None)
         return pa.table(value) if index is None else pa.Table.from_pandas(value, preserve_index=False)
     return pa.Table.from_batches([value]) if isinstance(value, pa.RecordBatch) else None

@@ -19,7 +19,8 @@ from domyn_swarm.data.backends.base import Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
 from domyn_swarm.data.filters import arrow_expression, parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
-from domyn_swarm.data.types import comparable, conformed, converted, storable, working, working_schema
+from domyn_swarm.data.types import comparable, conformed, converted, is_stored, working, working_schema
+from domyn_swarm.data.values import check_id_texts
 
 if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFiles
@@ -61,7 +62,7 @@ def from_arrow(table: pa.Table) -> Stream:
     def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
         return iter(plain.select(list(columns)).to_batches(max_chunksize=min(batch_size, SCAN_ROWS)))
 
-    kept = [field if storable(field.type) else types.field(field.name) for field in table.schema]
+    kept = [field if is_stored(field.type) else types.field(field.name) for field in table.schema]
     return Stream(types, scan, table.num_rows, pa.schema(kept))
 
 
@@ -82,24 +83,24 @@ def counted(frame: Stream, id_col: str | None, start: int) -> Stream:
     # Ids are compared with those of other files, whose dictionaries are others.
     own = (field.with_type(comparable(field.type)) if field.name == id_col else field for field in frame.schema)
     schema = pa.schema([*own, *made])
-    return replace(frame, schema=schema, scan=partial(_scan_counted, frame, schema, frozenset(counters), start))
+    return replace(frame, schema=schema, scan=partial(_scan_counted, frame, schema, id_col, start))
 
 
 def _scan_counted(
-    frame: Stream, schema: pa.Schema, counters: frozenset[str], start: int, columns: Sequence[str], batch_size: int
+    frame: Stream, schema: pa.Schema, id_col: str | None, start: int, columns: Sequence[str], batch_size: int
 ) -> Iterator[pa.RecordBatch]:
-    kept = [column for column in columns if column not in counters]
+    own = set(frame.schema.names)
+    kept = [column for column in columns if column in own]
     position = start
     for batch in frame.scan(kept or frame.schema.names[:1], batch_size):
+        arrays = {column: batch.column(column) for column in kept}
+        if id_col in arrays:
+            arrays[id_col] = converted(arrays[id_col], schema.field(id_col).type)
         counter = pa.array(np.arange(position, position + batch.num_rows))
         position += batch.num_rows
-        yield pa.RecordBatch.from_arrays(
-            [
-                counter if column in counters else converted(batch.column(column), schema.field(column).type)
-                for column in columns
-            ],
-            schema=pa.schema([schema.field(column) for column in columns]),
-        )
+        made = [arrays.get(column, counter) for column in columns]
+        fields = [schema.field(column).with_type(array.type) for column, array in zip(columns, made, strict=True)]
+        yield pa.RecordBatch.from_arrays(made, schema=pa.schema(fields))
 
 
 def check_ids(frame: Stream, id_col: str) -> None:
@@ -111,6 +112,7 @@ def check_ids(frame: Stream, id_col: str) -> None:
         if ids.null_count:
             row = position + int(np.flatnonzero(ids.is_null().to_numpy(zero_copy_only=False))[0])
             raise null_id(id_col, row)
+        check_id_texts(ids, id_col, position)
         hashes[position : position + len(ids)] = _hash(ids)
         position += len(ids)
     hashes.sort()

@@ -134,14 +134,18 @@ def converted(array: Any, dtype: pa.DataType) -> Any:
     if isinstance(dtype, pa.BaseExtensionType):
         storage = array.storage if isinstance(array, pa.ExtensionArray) else array
         return pa.ExtensionArray.from_storage(dtype, converted(storage, dtype.storage_type))
-    return _reassembled(array, dtype) if _has_list_view(array.type) or _has_list_view(dtype) else _cast(array, dtype)
+    return _reassembled(array, dtype) if _lacks_casts(array.type) or _lacks_casts(dtype) else _cast(array, dtype)
 
 
 def _cast(array: Any, dtype: Any) -> Any:
     """`array.cast(dtype)`, but dictionaries keep the order of their values, and bytes become text as they are."""
-    if isinstance(dtype, pa.DictionaryType) and isinstance(array.type, pa.DictionaryType):
-        indices, values = array.indices.cast(dtype.index_type), converted(array.dictionary, dtype.value_type)
-        return pa.DictionaryArray.from_arrays(indices, values, ordered=dtype.ordered)
+    if isinstance(array.type, pa.DictionaryType):
+        index, kind, ordered = array.type.index_type, array.type.value_type, False
+        if isinstance(dtype, pa.DictionaryType):
+            index, kind, ordered = dtype.index_type, dtype.value_type, dtype.ordered
+        indices, values = array.indices.cast(index), converted(array.dictionary, working(kind))
+        array = pa.DictionaryArray.from_arrays(indices, values, ordered=ordered)
+        return array if array.type == dtype else _cast(array.dictionary_decode(), dtype)
     if pa.types.is_binary(array.type) and pa.types.is_string(dtype):
         return array.view(dtype)
     return array.cast(dtype)
@@ -163,12 +167,17 @@ def conformed(batch: Any, schema: pa.Schema) -> Any:
     return type(batch).from_arrays(arrays, schema=schema)
 
 
-def _has_list_view(dtype: pa.DataType) -> bool:
-    return any(isinstance(one, LIST_VIEWS) for one in parts(dtype))
+def _lacks_casts(dtype: pa.DataType) -> bool:
+    """Whether Arrow does not cast such columns: those of list views, and of dictionaries of views."""
+    return any(
+        isinstance(one, LIST_VIEWS)
+        or (isinstance(one, pa.DictionaryType) and one.value_type != working(one.value_type))
+        for one in parts(dtype)
+    )
 
 
 def _reassembled(array: Any, dtype: Any) -> Any:
-    """`converted` part by part: Arrow has no cast to list views, and the one from them makes invalid arrays."""
+    """`converted` part by part: besides, what Arrow's cast makes of list views is not valid."""
     missing = array.is_null()
     if isinstance(dtype, pa.StructType) and isinstance(array.type, pa.StructType):
         have = dict(zip((field.name for field in array.type), array.flatten(), strict=True))
@@ -208,7 +217,7 @@ def _offsets(array: Any, kind: pa.DataType) -> Any:
     return pa.concat_arrays([pa.array([0], kind), pc.cumulative_sum(lengths)])
 
 
-def storable(dtype: pa.DataType) -> bool:
+def is_stored(dtype: pa.DataType) -> bool:
     """Whether parquet takes columns of `dtype` and gives them back: it has no unions, and a limit to nesting."""
     sink = pa.BufferOutputStream()
     try:

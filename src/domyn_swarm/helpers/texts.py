@@ -11,6 +11,14 @@ def storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def text_of(value: Any) -> str:
+    """A value as a text, whatever its `repr` does."""
+    try:
+        return value if isinstance(value, str) else repr(value)
+    except Exception:  # noqa: BLE001 - somebody else's code; and values may nest deeper than Python calls
+        return f"(a {type(value).__name__} that cannot be shown)"
+
+
 def id_text(value: Any) -> str:
     """An id as it is typed to look up its row."""
     return storable(value.hex() if isinstance(value, bytes) else str(value))

@@ -102,8 +102,13 @@ def _frames_of(error: BaseException) -> str:
 
 def encoded(log: Log, *, bodies: bool = True) -> str:
     """`log` as JSON, without the keys that must not be shown; requests and answers without `bodies` if so wished."""
-    kept = [_cut(entry, bodies) for entry in log]
-    return masked_json(msgspec.json.encode(kept, enc_hook=str).decode())
+    try:
+        kept = [_cut(entry, bodies) for entry in log]
+        return masked_json(msgspec.json.encode(kept, enc_hook=str).decode())
+    except Exception:
+        if not bodies:
+            raise
+        return encoded(log, bodies=False)  # what was sent or received nests too deep, or cannot be told
 
 
 def decoded(text: str | None) -> Log:

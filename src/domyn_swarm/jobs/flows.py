@@ -15,8 +15,9 @@ import psutil
 import pyarrow as pa
 
 from domyn_swarm.data.columns import TRACE
+from domyn_swarm.data.values import python_values
 from domyn_swarm.helpers.counts import Flow
-from domyn_swarm.helpers.texts import storable
+from domyn_swarm.helpers.texts import storable, text_of
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -139,13 +140,19 @@ def _shown(batch: Any) -> tuple[dict[str, str], list[dict[str, str]]]:
     is_table = isinstance(batch, pa.Table)
     table = batch if is_table else pa.Table.from_pandas(batch.head(SAMPLE_ROWS), preserve_index=False)
     table = table.drop_columns([TRACE]) if TRACE in table.column_names else table  # `job row` tells it better
-    rows = table.slice(0, SAMPLE_ROWS).to_pylist()
+    head = table.slice(0, SAMPLE_ROWS)
+    columns = [_column_shown(column) for column in head.columns]
     schema = {field.name: str(field.type) for field in table.schema}
-    return schema, [{name: shown(value) for name, value in row.items()} for row in rows]
+    return schema, [dict(zip(schema, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _column_shown(column: Any) -> list[str]:
+    values, reasons = python_values(column)
+    return [f"({reasons[row]})" if row in reasons else shown(value) for row, value in enumerate(values)]
 
 
 def _batch_shown(batch: JobBatch) -> tuple[dict[str, str], list[dict[str, str]]]:
-    ids = [{"id": shown(value)} for value in batch.ids.slice(0, SAMPLE_ROWS).to_pylist()]
+    ids = [{"id": text} for text in _column_shown(batch.ids.slice(0, SAMPLE_ROWS))]
     if batch.items is None:
         kind = type(batch.batch)
         columns = [str(name) for name in getattr(batch.batch, "column_names", getattr(batch.batch, "columns", ()))]
@@ -160,6 +167,5 @@ def _batch_shown(batch: JobBatch) -> tuple[dict[str, str], list[dict[str, str]]]
 
 def shown(value: Any) -> str:
     """A value as a short text, without the keys that must not be shown."""
-    text = value if isinstance(value, str) else repr(value)
-    text = storable(text[: VALUE_CHARS + 1])
+    text = storable(text_of(value)[: VALUE_CHARS + 1])
     return masked(text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}…")

@@ -6,27 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.values import python_values, reason, with_unread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     import pandas as pd
 
+    from domyn_swarm.data.backends.base import JobBatch
     from domyn_swarm.jobs.columns import Columns
 
 
 def item_batches(frames: Iterable[pd.DataFrame], columns: Columns) -> Iterator[JobBatch]:
-    """A batch of items for each frame: the value of the one input column, or a dict of all of them."""
+    """A batch of items for each frame: the value of the one input column, or a dict of all of them.
+
+    Rows with values that Python cannot hold are the batch's unread ones.
+    """
     for frame in frames:
-        inputs = {name: _array(frame[name]) for name in columns.inputs}
+        inputs: dict[str, list[Any]] = {}
+        reasons: dict[int, str] = {}
+        for name in columns.inputs:
+            inputs[name], refused = python_values(_array(frame[name]))
+            reasons |= {row: reason(name, why) for row, why in refused.items() if row not in reasons}
         if len(inputs) == 1:
-            items: list[Any] = inputs[columns.inputs[0]].to_pylist()
+            items = inputs[columns.inputs[0]]
         else:
-            rows = zip(*(array.to_pylist() for array in inputs.values()), strict=True)
-            items = [dict(zip(inputs, row, strict=True)) for row in rows]
-        yield JobBatch(_array(frame[columns.id]), _array(frame[POSITION]), items=items)
+            items = [dict(zip(inputs, row, strict=True)) for row in zip(*inputs.values(), strict=True)]
+        if reasons:
+            items = [item for row, item in enumerate(items) if row not in reasons]
+        yield with_unread(_array(frame[columns.id]), _array(frame[POSITION]), reasons, items=items)
 
 
 def _array(series: Any) -> pa.Array[Any]:

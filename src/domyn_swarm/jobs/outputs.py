@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE
-from domyn_swarm.helpers.texts import storable
+from domyn_swarm.data.types import is_stored, rebuilt
+from domyn_swarm.data.values import python_values, reason
+from domyn_swarm.helpers.texts import storable, text_of
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 MESSAGE_CHARS = 2000
 
-_ARROW_REFUSALS = (pa.ArrowException, TypeError, ValueError, OverflowError)
+_ARROW_REFUSALS = (Exception,)
+"""What converting values may raise: they may be objects of anybody's, whose methods raise anything."""
 
 _KINDS: dict[str, Callable[[Any], bool]] = {
     "null": pa.types.is_null,
@@ -101,6 +104,8 @@ class OutputColumns:
                 raise ValueError(f"the returned frame has {what} {name!r}; it has {', '.join(has)}")
             if not self._names and (wrong := self._wrong_with(name)):
                 raise ValueError(f"the returned frame has a column {wrong}")
+            if (dtype := table.schema.field(name).type) != self._types.get(name) and not is_stored(dtype):
+                raise ValueError(f"the returned frame's column {name!r} is {dtype}, which parquet does not store")
         failures: dict[int, Failure] = {}
         arrays = {name: self._column(name, table.column(name), failures) for name in names}
         return _with_failures(arrays, table.num_rows, failures)
@@ -111,9 +116,9 @@ class OutputColumns:
         for row, output in enumerate(outputs):
             try:
                 rows.append(self._named(output))
-            except _Unfit as unfit:
+            except Exception as error:  # noqa: BLE001 - keys, too, are objects of anybody's
                 rows.append({})
-                failures[row] = unfit.failure
+                failures[row] = error.failure if isinstance(error, _Unfit) else Failure.of(error)
         names = self._names or dict.fromkeys(name for row in rows for name in row) or (DEFAULT_COLUMN,)
         return {name: [row.get(name) for row in rows] for name in names}, failures
 
@@ -156,7 +161,7 @@ class OutputColumns:
     def _array(self, name: str, values: Sequence[Any], failures: dict[int, Failure]) -> Any:
         try:
             if _are_alike(values):
-                return self._united(name, pa.array(values, from_pandas=False))
+                return self._united(name, _inferred(values))
         except _ARROW_REFUSALS:
             pass
         return self._row_by_row(name, values, failures)
@@ -165,15 +170,26 @@ class OutputColumns:
         try:
             return self._united(name, column)
         except _ARROW_REFUSALS:
-            return self._row_by_row(name, column.to_pylist(), failures)
+            values, reasons = python_values(column)
+            made = self._row_by_row(name, values, failures)
+            failures |= {row: _misfit(reason(name, why)).failure for row, why in reasons.items()}
+            return made
 
     def _united(self, name: str, array: Any) -> Any:
         """`array` as the column's type, which grows to take it in. Raises one of _ARROW_REFUSALS when it cannot."""
         if array.type != self._types.get(name):
-            dtype = _union(self._types.get(name, pa.null()), array.type)
+            dtype = self._grown(name, array.type)
             array = array if array.type == dtype else array.cast(dtype)
             self._types[name] = dtype
         return array
+
+    def _grown(self, name: str, dtype: pa.DataType) -> pa.DataType:
+        """The column's type, made to hold values of `dtype`. Raises ArrowTypeError when there is none in parquet."""
+        known = self._types.get(name, pa.null())
+        grown = _union(known, dtype)
+        if grown != known and not is_stored(grown):
+            raise pa.ArrowTypeError(f"parquet has no {grown}")
+        return grown
 
     def _row_by_row(self, name: str, values: Sequence[Any], failures: dict[int, Failure]) -> Any:
         fits = [self._takes(name, value) for value in values]
@@ -182,8 +198,8 @@ class OutputColumns:
         for row, value in enumerate(values):
             if fits[row] and _holds(dtype, value):
                 kept.append(value)
-            elif fits[row] and _holds(dtype, bare := _without_empty(value)):
-                kept.append(bare)
+            elif fits[row] and (bare := _bare(dtype, value)):
+                kept += bare
             else:
                 wanted = self._types.get(name, "anything that Arrow can hold")
                 failures[row] = _misfit(f"column {name!r} is {wanted}, the output is {_shown(value)}").failure
@@ -193,9 +209,9 @@ class OutputColumns:
     def _takes(self, name: str, value: Any) -> bool:
         """Whether the column's type, which grows for it, can hold `value`."""
         try:
-            dtype = pa.array([value], from_pandas=False).type
+            dtype = _inferred([value]).type
             if dtype != self._types.get(name):
-                self._types[name] = _union(self._types.get(name, pa.null()), dtype)
+                self._types[name] = self._grown(name, dtype)
         except _ARROW_REFUSALS:
             return False
         return True
@@ -211,7 +227,7 @@ def _misfit(message: str) -> _Unfit:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    text = text_of(value)
     return f"{type(value).__name__} {text[:80]}{'…' if len(text) > 80 else ''}"
 
 
@@ -233,6 +249,32 @@ def _holds(dtype: pa.DataType, value: Any) -> bool:
     except _ARROW_REFUSALS:
         return False
     return True
+
+
+def _bare(dtype: pa.DataType, value: Any) -> list[Any]:
+    """`value` without its dicts that have no keys, if the column can hold it then; else nothing."""
+    try:
+        bare = _without_empty(value)
+    except RecursionError:
+        return []
+    return [bare] if _holds(dtype, bare) else []
+
+
+def _inferred(values: Sequence[Any]) -> Any:
+    """The array that Arrow makes of `values`, with nanoseconds where they have some: it would cut them off."""
+    array = pa.array(values, from_pandas=False)
+    fine = rebuilt(array.type, _fine)
+    if fine != array.type:
+        with contextlib.suppress(pa.ArrowException, ValueError, OverflowError):  # nanoseconds reach from 1677 to 2262
+            exact = pa.array(values, fine, from_pandas=False)
+            return array if exact.equals(array.cast(fine)) else exact
+    return array
+
+
+def _fine(dtype: Any) -> pa.DataType:
+    if pa.types.is_timestamp(dtype):
+        return pa.timestamp("ns", dtype.tz)
+    return pa.duration("ns") if pa.types.is_duration(dtype) else dtype
 
 
 def _without_empty(value: Any) -> Any:

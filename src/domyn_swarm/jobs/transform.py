@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.data.memory import as_table
 from domyn_swarm.data.types import comparable, with_types
@@ -19,9 +20,9 @@ from domyn_swarm.jobs.outputs import Failure, OutputColumns
 from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
-    from domyn_swarm.data.backends.base import JobBatch
+    from domyn_swarm.data.backends.base import Unread
     from domyn_swarm.helpers.stop import Stop
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.columns import Columns
@@ -108,7 +109,7 @@ def transform(
     fitting = calls_that_fit(concurrency, sockets)
     limits = Limits(concurrency and fitting, spec.retries, timeout, spec.trace, spec.grace, fitting)
     results = run_calls(
-        map(chunk_of, batches), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
+        _chunks(batches, chunk_of), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
     )
     outputs = OutputColumns(columns.outputs, reserved=columns.kept, known=known)
     failed: pa.Table | None = None
@@ -153,6 +154,20 @@ def _awaitable(call: Callable[..., Any], method: Callable[..., Any]) -> Callable
         return await call(payload)
 
     return awaited
+
+
+def _chunks(batches: Iterable[JobBatch], chunk_of: Callable[[JobBatch], Chunk]) -> Iterator[Chunk]:
+    for batch in batches:
+        if batch.unread is not None:
+            yield _unread_chunk(batch.unread)
+        yield chunk_of(batch)
+
+
+def _unread_chunk(unread: Unread) -> Chunk:
+    """Rows that no call is made for: they have failed already."""
+    failures = [Failure("InputError", reason, attempts=0) for reason in unread.reasons]
+    keys = list(range(len(failures)))
+    return Chunk(JobBatch(unread.ids, unread.positions), iter(()), len(keys), keys, [*failures])
 
 
 def _row_chunk(batch: JobBatch) -> Chunk:
@@ -210,8 +225,11 @@ def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: Outpu
         values = list(value)
         if len(values) != rows:
             raise ValueError(f"{len(values)} outputs for {rows} rows")
-    except (TypeError, ValueError, KeyError, pa.ArrowException) as error:
-        return outputs.table([Failure("OutputError", f"the job returned a batch that does not fit: {error}")] * rows)
+    except BaseException as error:  # what polars cannot export makes it panic, which is no Exception
+        if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            raise
+        why = Failure.of(error).message
+        return outputs.table([Failure("OutputError", f"the job returned a batch that does not fit: {why}")] * rows)
     return outputs.table(values)
 
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pandas as pd
+import pyarrow as pa
 
 from domyn_swarm.checkpoint.writer import FlushReport
-from domyn_swarm.data.backends.base import JobBatch
-from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.values import job_batch
 from domyn_swarm.errors import JobError
 from domyn_swarm.helpers.resources import raise_file_limit
 from domyn_swarm.helpers.stop import Stop
@@ -30,10 +30,8 @@ from domyn_swarm.jobs.transform import batch_rows, method_of, transform
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import pyarrow as pa
-
     from domyn_swarm.checkpoint.store import CheckpointStore, Locate
-    from domyn_swarm.data.backends.base import DataBackend, DistributedBackend, Frame, Monitor
+    from domyn_swarm.data.backends.base import DataBackend, DistributedBackend, Frame, JobBatch, Monitor
     from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobs.columns import Columns
@@ -197,6 +195,6 @@ class Worker:
 
 
 def _native(block: pa.Table, columns: Columns) -> JobBatch:
-    keys = block.select([columns.id, POSITION]).combine_chunks()
-    frame: Any = block.select(list(dict.fromkeys([columns.id, *columns.inputs])))
-    return JobBatch(keys[columns.id].combine_chunks(), keys[POSITION].combine_chunks(), batch=frame)
+    batch = next(iter(block.combine_chunks().to_batches()), None) or pa.RecordBatch.from_pylist([], schema=block.schema)
+    chosen = list(dict.fromkeys([columns.id, *columns.inputs]))
+    return job_batch(batch, columns.id, chosen, lambda part: pa.Table.from_batches([part]))

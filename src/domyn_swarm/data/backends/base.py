@@ -23,16 +23,27 @@ Frame: TypeAlias = Any
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Rows whose values cannot be converted for the job: ids, positions (int64) and reasons, of equal length."""
+
+    ids: pa.Array[Any]
+    positions: pa.Array[Any]
+    reasons: list[str]
+
+
+@dataclass(frozen=True)
 class JobBatch:
     """Rows on their way to the job: `ids` and `positions` (int64) of equal length, and the payload in one form.
 
-    `items` are plain Python values (compatibility mode), `batch` is a frame of the engine (native mode).
+    `items` are plain Python values (compatibility mode), `batch` is a frame of the engine (native mode). Rows that are
+    `unread` fail; they are in none of the others.
     """
 
     ids: pa.Array[Any]
     positions: pa.Array[Any]
     items: list[Any] | None = None
     batch: Any = None
+    unread: Unread | None = None
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 
 from domyn_swarm.data import arrow
-from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.stream import (
     Stream,
@@ -29,11 +28,13 @@ from domyn_swarm.data.stream import (
     write,
 )
 from domyn_swarm.data.stream import from_arrow as arrow_stream
+from domyn_swarm.data.values import job_batch
 from domyn_swarm.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from domyn_swarm.data.backends.base import JobBatch
     from domyn_swarm.data.input_files import InputFiles
 
 __all__ = [
@@ -85,9 +86,9 @@ def in_memory(table: pa.Table) -> pd.DataFrame:
 def iter_batches(frame: PandasStream, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
     """Pandas frames with the dtypes that `pandas.read_parquet` would give."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
+    mapper = _types_mapper(frame.dtype_backend)
     for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
-        native = batch.select(columns).to_pandas(types_mapper=_types_mapper(frame.dtype_backend))
-        yield JobBatch(batch.column(id_col), batch.column(POSITION), batch=native)
+        yield job_batch(batch, id_col, columns, lambda part: part.to_pandas(types_mapper=mapper))
 
 
 def _read_with_pandas(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:

@@ -20,11 +20,11 @@ import polars as pl
 import pyarrow as pa
 
 from domyn_swarm.data import arrow, stream
-from domyn_swarm.data.backends.base import JobBatch, Outputs
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.stream import Stream, check_write_kwargs, count, head, schema, with_row_id, write
 from domyn_swarm.data.types import LIST_VIEWS, comparable, conformed, converted, parts
+from domyn_swarm.data.values import check_id_texts, job_batch
 from domyn_swarm.helpers.io import is_local
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from domyn_swarm.data.backends.base import JobBatch, Outputs
     from domyn_swarm.data.input_files import InputFile, InputFiles
 
 __all__ = [
@@ -89,7 +90,10 @@ def check_ids(frame: Stream, id_col: str) -> None:
 
 def _ids(frame: Stream, id_col: str) -> Iterator[pl.Series]:
     dtype = comparable(frame.schema.field(id_col).type)
+    position = 0
     for batch in frame.scan([id_col], WINDOW_ROWS):
+        check_id_texts(batch.column(0), id_col, position)
+        position += batch.num_rows
         ids: Any = pl.from_arrow(converted(batch.column(0), dtype))
         yield ids.alias(id_col)
 
@@ -110,8 +114,7 @@ def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_si
     """Data frames."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
     for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
-        ids = converted(batch.column(id_col), frame.schema.field(id_col).type)
-        yield JobBatch(ids, batch.column(POSITION), batch=pl.from_arrow(batch.select(columns)))
+        yield job_batch(batch, id_col, columns, pl.from_arrow)
 
 
 def to_pandas(frame: Stream, columns: Sequence[str], batch_size: int) -> Iterator[pd.DataFrame]:

@@ -28,17 +28,18 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from domyn_swarm.data import arrow, stream
-from domyn_swarm.data.backends.base import JobBatch, Monitor, Outputs, WorkerFactory
 from domyn_swarm.data.backends.ray_cluster import Crew, Shares, check_address, session
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.stream import Stream, check_write_kwargs, write
 from domyn_swarm.data.types import empty_table
+from domyn_swarm.data.values import job_batch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pandas as pd
 
+    from domyn_swarm.data.backends.base import JobBatch, Monitor, Outputs, WorkerFactory
     from domyn_swarm.data.input_files import InputFile, InputFiles
 
 __all__ = [
@@ -155,8 +156,7 @@ def iter_batches(frame: Splits, id_col: str, input_cols: Sequence[str], batch_si
     """Arrow tables, which are what blocks of Ray Data are."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
     for batch in frame.whole.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
-        table: Any = pa.Table.from_batches([batch.select(columns)])
-        yield JobBatch(batch.column(id_col), batch.column(POSITION), batch=table)
+        yield job_batch(batch, id_col, columns, lambda part: pa.Table.from_batches([part]))
 
 
 def to_pandas(frame: Splits, columns: Sequence[str], batch_size: int) -> Iterator[pd.DataFrame]:

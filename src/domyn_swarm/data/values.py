@@ -1,0 +1,115 @@
+"""Values on their way out of Arrow: those that have no counterpart there are their rows' own failures.
+
+Arrow holds dates of any year, and text that nobody has checked; Python and data frames do not. Whole batches are
+converted at once, and only where that fails is it found out, by halves, which rows it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from domyn_swarm.data.backends.base import JobBatch, Unread
+from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.ids import unreadable_id
+from domyn_swarm.data.types import parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+REASON_CHARS = 300
+
+
+def python_values(array: Any) -> tuple[list[Any], dict[int, str]]:
+    """The values in Python, and why some of them have none there, by row: those are None."""
+    values: list[Any] = []
+
+    def convert(part: Any) -> None:
+        values.extend(part.to_pylist())
+
+    reasons = _refused(array, convert, lambda: values.append(None))
+    return values, reasons
+
+
+def check_id_texts(ids: Any, id_col: str, position: int) -> None:
+    """Raise DataError for an id that is text and not valid UTF-8; the first row of `ids` is at `position`."""
+    try:
+        _check_text([ids])
+    except pa.ArrowInvalid:
+        _, reasons = python_values(ids)
+        raise unreadable_id(id_col, position + min(reasons)) from None
+
+
+def job_batch(batch: Any, id_col: str, columns: Sequence[str], convert: Callable[[Any], Any]) -> JobBatch:
+    """A native batch: `convert` makes a frame of `columns` of record batches. Rows that it refuses are left out."""
+    chosen = batch.select(list(columns))
+    reasons: dict[int, str] = {}
+
+    def checked(part: Any) -> Any:
+        _check_text(part.columns)
+        return convert(part)
+
+    try:
+        frame = checked(chosen)
+    except Exception:
+        for name in columns:
+            for row, why in _refused(chosen.select([name]), checked).items():
+                reasons.setdefault(row, reason(name, why))
+        if not reasons:
+            raise
+        frame = convert(without_rows(chosen, reasons))
+    return with_unread(batch.column(id_col), batch.column(POSITION), reasons, batch=frame)
+
+
+def with_unread(
+    ids: Any, positions: Any, reasons: Mapping[int, str], *, items: list[Any] | None = None, batch: Any = None
+) -> JobBatch:
+    """A batch whose rows are unread where `reasons` says so; `items` and `batch` lack those already."""
+    if not reasons:
+        return JobBatch(ids, positions, items, batch)
+    rows = pa.array(sorted(reasons), pa.int64())
+    others = pa.array([row for row in range(len(ids)) if row not in reasons], pa.int64())
+    unread = Unread(ids.take(rows), positions.take(rows), [reasons[row] for row in sorted(reasons)])
+    return JobBatch(ids.take(others), positions.take(others), items, batch, unread)
+
+
+def reason(column: str, why: str) -> str:
+    """Why a row was not read, in words."""
+    return f"column {column!r} holds a value that cannot be converted: {why}"
+
+
+def without_rows(batch: Any, rows: Mapping[int, Any]) -> Any:
+    """A record batch without some of its rows, whatever its types: views cannot be picked from."""
+    ends = [*sorted(rows), batch.num_rows]
+    starts = [0, *(row + 1 for row in sorted(rows))]
+    kept = [batch.slice(start, end - start) for start, end in zip(starts, ends, strict=True)]
+    table = pa.Table.from_batches(kept, schema=batch.schema).combine_chunks()
+    return next(iter(table.to_batches()), batch.slice(0, 0))
+
+
+def _refused(values: Any, convert: Callable[[Any], Any], skip: Callable[[], Any] = lambda: None) -> dict[int, str]:
+    """Why `convert` refuses single rows of an array or a batch, by row. It is called for all others, in order."""
+    found: dict[int, str] = {}
+    waiting = [(0, len(values))]
+    while waiting:
+        start, rows = waiting.pop()
+        try:
+            convert(values.slice(start, rows))
+        except Exception as error:  # noqa: BLE001 - libraries raise all kinds of errors over a value
+            if rows <= 1:
+                found[start] = f"{type(error).__name__}: {error}"[:REASON_CHARS]
+                skip()
+            else:
+                half = rows // 2
+                waiting += [(start + half, rows - half), (start, half)]
+    return found
+
+
+def _check_text(columns: Sequence[Any]) -> None:
+    for column in columns:
+        if any(is_text(one) for one in parts(column.type) for is_text in _TEXTS):
+            column.validate(full=True)
+
+
+_TEXTS = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
