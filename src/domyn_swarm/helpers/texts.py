@@ -11,10 +11,10 @@ def storable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def text_of(value: Any) -> str:
-    """A value as a text, whatever its `repr` does."""
+def safe_repr(value: Any) -> str:
+    """`repr` of a value, whatever that does."""
     try:
-        return value if isinstance(value, str) else repr(value)
+        return repr(value)
     except Exception:  # noqa: BLE001 - somebody else's code; and values may nest deeper than Python calls
         return f"(a {type(value).__name__} that cannot be shown)"
 

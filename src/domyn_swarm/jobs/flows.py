@@ -17,7 +17,7 @@ import pyarrow as pa
 from domyn_swarm.data.columns import TRACE
 from domyn_swarm.data.values import python_values
 from domyn_swarm.helpers.counts import Flow
-from domyn_swarm.helpers.texts import storable, text_of
+from domyn_swarm.helpers.texts import safe_repr, storable
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -167,5 +167,6 @@ def _batch_shown(batch: JobBatch) -> tuple[dict[str, str], list[dict[str, str]]]
 
 def shown(value: Any) -> str:
     """A value as a short text, without the keys that must not be shown."""
-    text = storable(text_of(value)[: VALUE_CHARS + 1])
+    text = value if isinstance(value, str) else safe_repr(value)
+    text = storable(text[: VALUE_CHARS + 1])
     return masked(text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}…")

@@ -24,7 +24,7 @@ import pyarrow as pa
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE
 from domyn_swarm.data.types import is_stored, rebuilt
 from domyn_swarm.data.values import python_values, reason
-from domyn_swarm.helpers.texts import storable, text_of
+from domyn_swarm.helpers.texts import safe_repr, storable
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def _misfit(message: str) -> _Unfit:
 
 
 def _shown(value: Any) -> str:
-    text = text_of(value)
+    text = safe_repr(value)
     return f"{type(value).__name__} {text[:80]}{'…' if len(text) > 80 else ''}"
 
 
