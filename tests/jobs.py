@@ -64,6 +64,24 @@ class Facts(SwarmJob):
         return [{"words": text.split(), "length": len(text)} for text in texts]
 
 
+class Letters(SwarmJob):
+    """Columns whose types the job declares: how often each letter occurs, and the text as a number where it is one."""
+
+    input_columns = ("text",)
+    output_columns = ("letters", "number")
+
+    def output_types(self, spec: Any) -> dict[str, pa.DataType]:
+        return {"letters": pa.map_(pa.string(), pa.int64()), "number": pa.float64()}
+
+    async def transform_item(self, text: str) -> Any:
+        return [(letter, text.count(letter)) for letter in sorted(set(text))], int(text) if text.isdigit() else None
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
+        texts = pa.table(batch).column(input_cols[0]).to_pylist()
+        counts = [[(letter, text.count(letter)) for letter in sorted(set(text))] for text in texts]
+        return [(count, int(text) if text.isdigit() else None) for count, text in zip(counts, texts, strict=True)]
+
+
 class Joined(SwarmJob):
     """Several input columns: the item is a dict."""
 

@@ -285,10 +285,10 @@ def test_facts_that_an_answer_does_not_tell_are_null(usage: dict[str, Any]) -> N
 @pytest.mark.parametrize("job", ["ChatCompletionJob", "MultiTurnChatCompletionJob"])
 def test_two_names_that_are_no_facts_are_refused(job: str) -> None:
     write("in.parquet", {"item": ["hello"]})
-    outputs = [f"--output-column={name}" for name in ("answer", "latency", "finish_raeson")]
+    outputs = [f"--output-column={name}" for name in ("answer", "latency", "told")]
     error = refused(f"domyn_swarm.jobs:{job}", "--endpoint", "demo", "--input-column", "item", *outputs)
     assert str(error) == (
-        f"--output-column: {job} has one content, and 'answer' and 'finish_raeson' would be it.\n"
+        f"--output-column: {job} has one content, and 'answer' and 'told' would be it.\n"
         "Name it once, and beside it any of: "
         "finish_reason, reasoning, prompt_tokens, completion_tokens, latency, attempts."
     )
@@ -504,7 +504,9 @@ def test_a_turn_that_fails_fails_the_row_and_no_other_row() -> None:
         result = submit(server.url, MULTI_TURN, max_concurrency=1, output_columns=["conversation"], retries=3)
     assert texts(server) == ["a", "bad", "d"]
     assert [row["conversation"] for row in rows("out.parquet")] == [None, [user("d"), assistant("<d>")]]
-    assert failures() == [("EndpointError", "POST chat/completions: status 400: not in this tone", 1)]
+    assert failures() == [
+        ("EndpointError", "POST chat/completions: status 400: not in this tone", 2)
+    ]  # the first turn was answered
     assert (result.done_now, result.failed) == (1, 1)
 
 

@@ -150,6 +150,23 @@ def test_values_of_every_type_reach_the_job_and_come_back(run_job: Run) -> None:
     assert different == {}
 
 
+@pytest.mark.parametrize("texts", [["", "7", "abba"], ["abba", "", "7"]])
+def test_types_that_the_job_declares_are_the_columns_whatever_comes_first(run_job: Run, texts: list[str]) -> None:
+    write("in.parquet", {"text": texts})
+    assert run_job("Letters", input="in.parquet").failed == 0
+    schema = table("out.parquet").schema
+    assert schema.field("letters").type == pa.map_(pa.string(), pa.int64())
+    assert schema.field("number").type == pa.float64()
+    found = {row["text"]: (row["letters"], row["number"]) for row in rows("out.parquet")}
+    assert found == {"": ([], None), "7": ([("7", 1)], 7.0), "abba": ([("a", 2), ("b", 2)], None)}
+
+
+def test_a_value_that_does_not_fit_a_declared_type_is_its_rows_failure(run_job: Run) -> None:
+    write("in.parquet", {"text": ["9" * 400, "7"]})
+    assert run_job("Letters", input="in.parquet").failed == 1
+    assert [row["number"] for row in rows("out.parquet")] == [None, 7.0]
+
+
 def test_metadata_of_columns_is_kept(run_job: Run) -> None:
     field = pa.field("text", pa.string(), metadata={"unit": "words"})
     write("in.parquet", pa.table({"text": ["a"]}).cast(pa.schema([field])))

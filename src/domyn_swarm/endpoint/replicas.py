@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -35,6 +36,8 @@ REFUSED_IN_A_ROW = 100
 FIRST_REST_SECONDS, MOST_REST_SECONDS = 0.25, 10.0
 FIRST_PROBE_SECONDS, MOST_PROBE_SECONDS = 0.25, 10.0
 LOOK_SECONDS = 0.5
+
+Judge: TypeAlias = Callable[[dict[str, Any]], None]
 
 logger = logging.getLogger("domyn_swarm")
 
@@ -92,8 +95,12 @@ class Replicas:
         self._refused = 0  # in a row
         self._probes: set[asyncio.Task[None]] = set()
 
-    async def post(self, path: str, payload: dict[str, Any]) -> Answer:
+    async def post(self, path: str, payload: dict[str, Any], judge: Judge | None = None) -> Answer:
         """The answer to a POST of `payload` to `path` (`chat/completions`).
+
+        `judge` is called with the body of an answer, and raises an EndpointError if a row cannot have it. Such an
+        answer has been paid for and says nothing against the endpoint; if the error is `retryable` there is another
+        try.
 
         Raises:
             EndpointError: there is none, after as many tries as are allowed and can help.
@@ -101,8 +108,8 @@ class Replicas:
         """
         body = msgspec.json.encode(payload)
         if self._shared is None:
-            return await self._persist(path, body)
-        answer, shared = await self._shared.once(path, body, lambda: self._persist(path, body), Answer)
+            return await self._persist(path, body, judge)
+        answer, shared = await self._shared.once(path, body, lambda: self._persist(path, body, judge), Answer)
         if shared:
             self.counts.shared += 1
             trace.shared(path, body, answer.body)
@@ -119,7 +126,7 @@ class Replicas:
             probe.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
 
-    async def _persist(self, path: str, body: bytes) -> Answer:
+    async def _persist(self, path: str, body: bytes, judge: Judge | None) -> Answer:
         deadline = time.monotonic() + self._retry_timeout
         exchange = trace.exchange(path, body)
         attempt = 0
@@ -140,7 +147,10 @@ class Replicas:
                 this.seconds = seconds = time.monotonic() - started
                 exchange.response = msgspec.json.encode(answer)
                 self._rates.settle(len(body), estimate, self._answered(replica, answer, seconds))
-                return Answer(answer, seconds, attempt)
+                if (unfit := _judged(judge, answer)) is None:
+                    return Answer(answer, seconds, attempt)
+                this.error = unfit.message
+                await self._wait_for_another_try(unfit, attempt, deadline)
 
     async def _admitted(self, size: int) -> tuple[Replica, float]:
         """A replica for a request of `size` bytes that may be sent now; an outage keeps no request waiting in line."""
@@ -247,6 +257,15 @@ class Replicas:
         replica.aside = False
         if told:
             logger.info("%s is back", url)
+
+
+def _judged(judge: Judge | None, answer: dict[str, Any]) -> EndpointError | None:
+    try:
+        if judge is not None:
+            judge(answer)
+    except EndpointError as error:
+        return error
+    return None
 
 
 def usage_of(answer: dict[str, Any], name: str) -> int | None:

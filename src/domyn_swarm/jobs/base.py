@@ -69,6 +69,13 @@ class SwarmJob:
             return {}  # it has an `__init__` of its own: what was given to that is all that is known
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(cast("Any", self))}
 
+    def output_types(self, spec: JobSpec) -> Mapping[str, Any]:
+        """Arrow types of the output columns of which they are known beforehand; others are found from the values.
+
+        A value that does not fit the type is its row's failure, whichever row comes first.
+        """
+        return {}
+
     def traffic(self) -> Counts | None:
         """The requests that were made so far, shown while the job runs; None when it makes none. Any thread asks."""
         return None

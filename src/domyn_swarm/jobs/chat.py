@@ -5,17 +5,17 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.replies import ReplyColumns, choices_of, no_text, together
-from domyn_swarm.jobs.requests import EndpointJob, ItemError, kind_of
-from domyn_swarm.jobs.structured import Structure, StructureError, schema_of
+from domyn_swarm.jobs.contents import text_of
+from domyn_swarm.jobs.messages import Shape, messages_of, shown_in_prompt
+from domyn_swarm.jobs.replies import ReplyColumns, choices_of, counting, judged_by_text, together
+from domyn_swarm.jobs.requests import EndpointJob, ItemError
+from domyn_swarm.jobs.structured import Content, Structure, StructureError, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from domyn_swarm.endpoint.replicas import Answer
+    from domyn_swarm.endpoint.replicas import Answer, Judge
     from domyn_swarm.jobs.spec import JobSpec
 
 PATH = "chat/completions"
@@ -24,8 +24,10 @@ PATH = "chat/completions"
 class ChatJob(EndpointJob):
     """What jobs over chat completions have in common: how a row becomes messages.
 
-    A row is a list of messages, or a text that becomes the user's one message. `system_prompt` goes in front of them.
-    With `prompt`, a template over columns ("Translate into {language}: {text}"), the user's message is made of those.
+    A row is a list of messages, or a text that becomes the user's one message unless it holds messages as JSON.
+    `messages_as` is "sharegpt" for messages of `from` and `value`, "text" for texts that are never more than that.
+    `system_prompt` goes in front of them. With `prompt`, a template over columns ("Translate into {language}: {text}"),
+    the user's message is made of those.
 
     An output column may be `finish_reason`, `reasoning`, `prompt_tokens`, `completion_tokens`, `latency` (seconds) or
     `attempts`; the one with another name is the content.
@@ -36,6 +38,7 @@ class ChatJob(EndpointJob):
 
     system_prompt: str | None = None
     prompt: str | None = None
+    messages_as: Shape = "openai"
 
     def default_columns(self) -> tuple[Sequence[str], Sequence[str]]:
         """The columns of `prompt`, if there is one."""
@@ -47,7 +50,7 @@ class ChatJob(EndpointJob):
         Raises:
             ConfigurationError: one of them cannot be used.
         """
-        self.reply = ReplyColumns(self, spec, self.parts(spec))
+        self.reply = ReplyColumns(self, spec, self.structure(spec))
         self._inputs = tuple(dict.fromkeys(spec.input_columns))
         self._prompted_by = self._prompt_columns()
         if missing := [name for name in self._prompted_by if name not in self._inputs]:
@@ -56,17 +59,24 @@ class ChatJob(EndpointJob):
                 f"Add --input-column {missing[0]}, or leave them all out: the prompt says which it needs.",
             )
 
-    def parts(self, spec: JobSpec) -> Sequence[str]:
-        """Parts of the content that output columns may name."""
-        return ()
+    def structure(self, spec: JobSpec) -> Structure | None:
+        """What the content is held against when it is data; None when it is text."""
+        return None
 
-    async def chat(self, messages: list[dict[str, Any]], **parameters: Any) -> tuple[Answer, list[dict[str, Any]]]:
-        """The answer to `messages`, and its choices.
+    def output_types(self, spec: JobSpec) -> Mapping[str, Any]:
+        """The types of the columns that a schema decides."""
+        self.prepare(spec)
+        return self.reply.types
+
+    async def chat(
+        self, messages: list[dict[str, Any]], judge: Judge | None = judged_by_text, **parameters: Any
+    ) -> tuple[Answer, list[dict[str, Any]]]:
+        """The answer to `messages`, and its choices; `judge` is that of `ask`.
 
         Raises:
-            EndpointError: the request failed, or the answer has no choices.
+            EndpointError: the request failed, or a choice has no text where one is needed.
         """
-        answer = await self.ask(PATH, {**parameters, "messages": messages})
+        answer = await self.ask(PATH, {**parameters, "messages": messages}, judge)
         return answer, choices_of(answer)
 
     def messages(self, item: Any) -> list[dict[str, Any]]:
@@ -75,7 +85,10 @@ class ChatJob(EndpointJob):
         Raises:
             ItemError: `item` is neither a text nor a list of messages, or lacks what the prompt needs.
         """
-        messages = messages_of(self._prompted(item) if self.prompt is not None else item)
+        if self.prompt is not None:
+            messages = messages_of(self._prompted(item), "text")
+        else:
+            messages = messages_of(item, self.messages_as)
         if self.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         return messages
@@ -83,7 +96,7 @@ class ChatJob(EndpointJob):
     def _prompted(self, item: Any) -> str:
         """The prompt, filled in. One input column comes as its value, several as a dict."""
         values = item if len(self._inputs) > 1 else {self._inputs[0]: item}
-        return str(self.prompt).format_map({name: _filled(name, values[name]) for name in self._prompted_by})
+        return str(self.prompt).format_map({name: shown_in_prompt(name, values[name]) for name in self._prompted_by})
 
     def _prompt_columns(self) -> list[str]:
         try:
@@ -123,8 +136,8 @@ class ChatCompletionJob(ChatJob):
         """The fields, with the schema itself where one is named: what is in the file decides what an answer may be."""
         return {**super().identity(), "schema": None if self.schema is None else schema_of(self.schema)}
 
-    def parts(self, spec: JobSpec) -> Sequence[str]:
-        """Read the schema; the properties that output columns may name.
+    def structure(self, spec: JobSpec) -> Structure | None:
+        """The schema, and the properties that output columns may name.
 
         Raises:
             ConfigurationError: it cannot be used.
@@ -132,10 +145,10 @@ class ChatCompletionJob(ChatJob):
         # The default column is the whole answer, also where a property happens to have its name.
         wanted = () if tuple(spec.output_columns) == self.output_columns else spec.output_columns
         self._structure = None if self.schema is None else Structure(self.schema, wanted)
-        self._format = {}
+        self._format: dict[str, Any] = {}
         if self._structure and "response_format" not in self.parameters():
             self._format = {"response_format": self._structure.response_format}
-        return self._structure.columns if self._structure else ()
+        return self._structure
 
     async def transform_item(self, item: Any) -> Any:
         """What the output columns ask for: the content of the assistant's message, and facts about the answer.
@@ -146,28 +159,39 @@ class ChatCompletionJob(ChatJob):
             StructureError: the answer does not fit the schema, nor does the second one.
         """
         messages = self.messages(item)
-        answer, choices = await self.chat(messages, **self._format)
+        judge = judged_by_text if self._structure or self.reply.has_content else None
+        answer, choices = await self.chat(messages, judge, **self._format)
         if self._structure is None:
-            contents = [text_of(choice) for choice in choices] if self.reply.has_content else []
+            contents: list[Any] = [text_of(choice) for choice in choices] if self.reply.has_content else []
         else:
-            contents, answer, choices = await self._data(self._structure, messages, answer, choices)
+            contents, answer, choices = await self._data(messages, answer, choices)
         return self.reply(contents, answer, choices)
 
     async def _data(
-        self, structure: Structure, messages: list[dict[str, Any]], answer: Answer, choices: list[dict[str, Any]]
+        self, messages: list[dict[str, Any]], answer: Answer, choices: list[dict[str, Any]]
     ) -> tuple[list[Any], Answer, list[dict[str, Any]]]:
         """The choices as data; when they do not fit, those of a second answer."""
         found: list[Any] = []
         try:
-            found.extend(structure.parsed(text_of(choice)) for choice in choices)  # up to the one that does not fit
+            found.extend(map(self._parsed, choices))  # up to the one that does not fit
             return found, answer, choices
         except StructureError as error:
             if any(choice.get("finish_reason") == "length" for choice in choices):  # another would be cut off, too
-                raise StructureError(f"{error} (it was cut off: finish_reason 'length')") from None
+                raise StructureError(f"{error} (it was cut off: finish_reason 'length')", answer.attempts) from None
             back = f"That cannot be used: {error}. Answer again, with JSON that fits the schema and nothing else."
         said = {"role": "assistant", "content": text_of(choices[len(found)])}
-        second, choices = await self.chat([*messages, said, {"role": "user", "content": back}], **self._format)
-        return [structure.parsed(text_of(choice)) for choice in choices], together([answer, second]), choices
+        with counting([answer]):
+            second, choices = await self.chat([*messages, said, {"role": "user", "content": back}], **self._format)
+            try:
+                contents = list(map(self._parsed, choices))
+            except StructureError as error:
+                error.attempts = second.attempts
+                raise
+        return contents, together([answer, second]), choices
+
+    def _parsed(self, choice: dict[str, Any]) -> Content:
+        assert self._structure is not None  # noqa: S101 - it is what the content is held against
+        return self._structure.parsed(text_of(choice), self.reply.parts, whole=self.reply.whole is not None)
 
 
 class MultiTurnChatCompletionJob(ChatJob):
@@ -193,43 +217,13 @@ class MultiTurnChatCompletionJob(ChatJob):
         for message, following in zip(given, [*given[1:], {"role": None}], strict=True):
             said.append(message)
             if message["role"] == "user" and following["role"] != "assistant":
-                answer, choices = await self.chat(said)
+                with counting(answers):
+                    answer, choices = await self.chat(said)
                 answers.append(answer)
                 said.append({"role": "assistant", "content": text_of(choices[0])})
         if not answers:
             raise ItemError("the conversation has no turn of the user's that is not answered already")
         return self.reply([_alike(said)], together(answers), choices)
-
-
-def messages_of(item: Any) -> list[dict[str, Any]]:
-    """A text as the user's message, or a list of messages without the nulls that parquet fills in.
-
-    Raises:
-        ItemError: it is neither.
-    """
-    if isinstance(item, str):
-        return [{"role": "user", "content": item}]
-    if not isinstance(item, list) or not item:
-        raise ItemError(f"a text or a list of messages is needed, the row has {kind_of(item)}")
-    return [_message(message, number) for number, message in enumerate(item)]
-
-
-def _message(message: Any, number: int) -> dict[str, Any]:
-    if not isinstance(message, dict):
-        raise ItemError(f"message {number} is {kind_of(message)}, not a role and a content")
-    given: dict[str, Any] = _without_nulls(message)
-    if not isinstance(given.get("role"), str):
-        raise ItemError(f"message {number} has no role")
-    if "content" not in given and "tool_calls" not in given:
-        raise ItemError(f"message {number} has no content")
-    return given
-
-
-def _without_nulls(value: Any) -> Any:
-    """Parquet gives every dict of a list the keys of all of them, and servers refuse nulls that they do not know."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _alike(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -242,24 +236,3 @@ def _alike(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else message
         for message in messages
     ]
-
-
-def _filled(name: str, value: Any) -> str:
-    if value is None:
-        raise ItemError(f"the prompt needs {name!r}, which is null")
-    if isinstance(value, str):
-        return value
-    shown = msgspec.json.encode(value, enc_hook=str)
-    return msgspec.json.decode(shown) if shown.startswith(b'"') else shown.decode()
-
-
-def text_of(choice: dict[str, Any]) -> str:
-    """The text of the assistant's message.
-
-    Raises:
-        EndpointError: there is none.
-    """
-    match choice:
-        case {"message": {"content": str() as text}}:
-            return text
-    raise no_text(choice)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.jobs.replies import ReplyColumns, choices_of, no_text
+from domyn_swarm.jobs.contents import text_of
+from domyn_swarm.jobs.replies import ReplyColumns, choices_of, judged_by_text
 from domyn_swarm.jobs.requests import EndpointJob, ItemError, kind_of
 
 if TYPE_CHECKING:
@@ -37,14 +38,7 @@ class CompletionJob(EndpointJob):
         """
         if not isinstance(item, str):
             raise ItemError(f"a text is needed, the row has {kind_of(item)}")
-        answer = await self.ask(PATH, {"prompt": item})
+        answer = await self.ask(PATH, {"prompt": item}, judged_by_text if self._reply.has_content else None)
         choices = choices_of(answer)
-        texts = [_text(choice) for choice in choices] if self._reply.has_content else []
+        texts = [text_of(choice) for choice in choices] if self._reply.has_content else []
         return self._reply(texts, answer, choices)
-
-
-def _text(choice: dict[str, Any]) -> str:
-    match choice:
-        case {"text": str() as text}:
-            return text
-    raise no_text(choice)

@@ -7,9 +7,10 @@
   every key becomes a column.
 - A `Failure`, or an exception instance, is that row's failure. So is whatever fits none of the above.
 
-A column's type is what Arrow infers, and widens as rows need it (null to anything, int to float, structs to the union
-of their fields). A value whose type cannot be united with the column's, or that would not be the same value in it, is
-that row's failure. A dict without keys, of which nothing more is known, becomes null: parquet has no type for it.
+A column's type is what the job declares (`output_types`), else what Arrow infers, which widens as rows need it (null to
+anything, int to float, structs to the union of their fields). A value whose type cannot be united with the column's, or
+that would not be the same value in it, is that row's failure. A dict without keys, of which nothing more is known,
+becomes null: parquet has no type for it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from domyn_swarm.helpers.texts import safe_repr, storable
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 MESSAGE_CHARS = 2000
 
@@ -68,14 +69,21 @@ class OutputColumns:
     """Turns outputs into Arrow columns and remembers the types seen so far, so that all chunks of a run agree.
 
     `names` are the output columns, or empty to gather them from dicts; `reserved` are names that an output must not
-    take, because the input has them.
+    take, because the input has them. `known` are types that earlier runs found, `fixed` those that the job declares.
     """
 
-    def __init__(self, names: Sequence[str], reserved: Sequence[str] = (), known: pa.Schema | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        reserved: Sequence[str] = (),
+        known: pa.Schema | None = None,
+        fixed: Mapping[str, pa.DataType] | None = None,
+    ) -> None:
         self._names = tuple(names)
         self._reserved = frozenset(reserved)
         self._fine: set[str] = set()  # keys that have been found to be good names
-        self._types: dict[str, pa.DataType] = {field.name: field.type for field in known or ()}
+        self._fixed = dict(fixed or {})
+        self._types: dict[str, pa.DataType] = {field.name: field.type for field in known or ()} | self._fixed
 
     def table(self, outputs: Sequence[Any]) -> pa.Table:
         """One row for each output: the output columns, and FAILURE (null where the row is fine)."""
@@ -160,6 +168,8 @@ class OutputColumns:
 
     def _array(self, name: str, values: Sequence[Any], failures: dict[int, Failure]) -> Any:
         try:
+            if name in self._fixed:
+                return pa.array(values, type=self._fixed[name], from_pandas=False)
             if _are_alike(values):
                 return self._united(name, _inferred(values))
         except _ARROW_REFUSALS:
@@ -177,6 +187,8 @@ class OutputColumns:
 
     def _united(self, name: str, array: Any) -> Any:
         """`array` as the column's type, which grows to take it in. Raises one of _ARROW_REFUSALS when it cannot."""
+        if name in self._fixed:
+            return array.cast(self._fixed[name])
         if array.type != self._types.get(name):
             dtype = self._grown(name, array.type)
             array = array if array.type == dtype else array.cast(dtype)
@@ -207,8 +219,10 @@ class OutputColumns:
         return pa.array(kept, type=dtype, from_pandas=False)
 
     def _takes(self, name: str, value: Any) -> bool:
-        """Whether the column's type, which grows for it, can hold `value`."""
+        """Whether the column's type, which grows for it unless it is fixed, can hold `value`."""
         try:
+            if name in self._fixed:
+                return _holds(self._fixed[name], value)
             dtype = _inferred([value]).type
             if dtype != self._types.get(name):
                 self._types[name] = self._grown(name, dtype)

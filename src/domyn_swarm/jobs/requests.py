@@ -22,6 +22,7 @@ from domyn_swarm.masking import masked
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from domyn_swarm.endpoint.replicas import Judge
     from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.jobs.spec import JobSpec
 
@@ -139,13 +140,16 @@ class EndpointJob(SwarmJob):
         replicas.counts.limit = self._places.limit if self._places else 0
         return replicas.counts.copy()
 
-    async def ask(self, path: str, content: dict[str, Any]) -> Answer:
+    async def ask(self, path: str, content: dict[str, Any], judge: Judge | None = None) -> Answer:
         """The answer to a POST of the model, `request` and `content` to `path` (`chat/completions`).
+
+        `judge` is called with the body of an answer, and raises an EndpointError if it cannot be used: with
+        `retryable` the request is sent again.
 
         Raises:
             EndpointError: there is none, after as many tries as are allowed and can help.
         """
-        return await self._replicas.post(path, {"model": self.model, **self._parameters, **content})
+        return await self._replicas.post(path, {"model": self.model, **self._parameters, **content}, judge)
 
     @property
     def client(self) -> Any:

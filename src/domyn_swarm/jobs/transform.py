@@ -111,7 +111,7 @@ def transform(
     results = run_calls(
         _chunks(batches, chunk_of), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
     )
-    outputs = OutputColumns(columns.outputs, reserved=columns.kept, known=known)
+    outputs = OutputColumns(columns.outputs, reserved=columns.kept, known=known, fixed=job.output_types(spec))
     failed: pa.Table | None = None
     with contextlib.closing(results):
         for finished in results:
