@@ -15,6 +15,7 @@ from aiohttp import web
 from domyn_swarm import RunResult
 from domyn_swarm.errors import ConfigurationError
 from tests.conftest import rows, table, tree, write
+from tests.servers.modes import playing
 from tests.test_completion_jobs import failures, submit
 from tests.test_endpoint import Handler, Server, answering, serving
 
@@ -92,13 +93,43 @@ def test_a_request_names_the_model_the_texts_and_base64() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["input", "encoding_format", "model"])
+@pytest.mark.parametrize("name", ["input", "model"])
 def test_parameters_that_the_job_sets_itself_are_refused(name: str) -> None:
     write("in.parquet", {"item": ["a"]})
     before = tree()
     with serving(embed) as server, pytest.raises(ConfigurationError, match=f"`request` holds {name}."):
         submit(server.url, EMBEDDING, job_kwargs={"request": {name: "x"}})
     assert tree() == before
+
+
+@pytest.mark.parametrize("engine", ["pandas", "polars"])
+def test_a_server_that_refuses_base64_is_asked_for_its_own_format_from_then_on(engine: str) -> None:
+    write("in.parquet", {"item": ["a", "bb", "x", "dddd", "eeeee"]})
+    with playing("no_base64") as server:
+        options = {"output_columns": ["embedding"], "max_concurrency": 1, "retries": 0, "batch_size": 2}
+        result = submit(server.url, EMBEDDING, data_backend=engine, **options)
+        asked = [("encoding_format" in body, body["input"]) for body in server.bodies()]
+    assert vectors() == [[1.0, 0.5], [2.0, 0.5], None, [4.0, 0.5], [5.0, 0.5]]
+    assert result.failed == 1
+    assert asked == [
+        (True, ["a", "bb"]), (True, ["a"]), (False, ["a"]), (False, ["a", "bb"]),
+        (False, ["x", "dddd"]), (False, ["x"]), (False, ["dddd"]), (False, ["eeeee"]),
+    ]  # fmt: skip
+
+
+def test_many_requests_in_flight_find_out_about_base64_together() -> None:
+    texts = [f"{'t' * number}" for number in range(1, 41)]
+    write("in.parquet", {"item": texts})
+    with playing("no_base64") as server:
+        result = submit(server.url, EMBEDDING, output_columns=["embedding"], batch_size=4, max_concurrency=8, retries=0)
+        assert len(server.bodies()) <= 8 * 4 + 2
+    assert (result.failed, [vector[0] for vector in vectors()]) == (0, [*range(1, 41)])
+
+
+def test_a_format_that_the_request_names_is_the_only_one() -> None:
+    _, server = run_over(["a"], job_kwargs={"request": {"encoding_format": "float"}})
+    assert [body["encoding_format"] for body in server.bodies] == ["float"]
+    assert vectors() == [vector("a")]
 
 
 # Many texts in a request.
@@ -145,9 +176,9 @@ def test_a_list_that_is_refused_is_sent_again_text_by_text_and_the_bad_one_fails
     assert (result.done_now, result.failed, result.exit_status) == (2, 1, 3)
 
 
-def test_a_single_text_that_is_refused_is_not_sent_again() -> None:
-    _, server = run_over(["bad"], refusing("bad"), batch_size=1, retries=5)
-    assert inputs(server) == [["bad"]]
+def test_a_single_text_that_is_refused_is_not_sent_again_where_the_server_is_known_to_take_base64() -> None:
+    _, server = run_over(["a", "bad"], refusing("bad"), batch_size=1, retries=5)
+    assert inputs(server) == [["a"], ["bad"]]
     assert failures() == [("EndpointError", "POST embeddings: status 400: 'bad' is too long", 1)]
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.spec import JobSpec
 
 PATH = "embeddings"
-REFUSED = frozenset({400, 413, 422, 500})
+BASE64 = {"encoding_format": "base64"}
+REFUSED = frozenset({400, 413, 415, 422, 500, 501})
 """What a server says when one text of a list is to blame (500: llama.cpp, when it is too long), or their number."""
 
 
@@ -26,15 +27,16 @@ class EmbeddingJob(EndpointJob):
     """The vector of each row's text, as a list of 32-bit floats.
 
     `batch_size` texts go into one request. A list that the server refuses is sent again text by text, so that one which
-    is too long fails alone.
+    is too long fails alone. Vectors are asked for in base64, which is shorter; a server that refuses that is asked for
+    its own format from then on. `request` may name an `encoding_format`, which then is the only one.
     """
 
     input_columns = ("text",)
     output_columns = ("embedding",)
-    reserved = (*EndpointJob.reserved, "input", "encoding_format")
+    reserved = (*EndpointJob.reserved, "input")
 
     def prepare(self, spec: JobSpec) -> None:
-        """Check that there is one column for the vector.
+        """Check that there is one column for the vector; nothing is known of the server's formats.
 
         Raises:
             ConfigurationError: there are several.
@@ -44,6 +46,8 @@ class EmbeddingJob(EndpointJob):
                 f"--output-column: {type(self).__name__} makes one column, not {len(spec.output_columns)}.",
                 "Name one.",
             )
+        self._format: dict[str, Any] = {} if "encoding_format" in self.parameters() else BASE64
+        self._takes_base64 = False
 
     async def transform_items(self, items: list[Any]) -> list[Any]:
         """A vector for each text; an error for each item that is no text, or that the server refuses.
@@ -60,14 +64,31 @@ class EmbeddingJob(EndpointJob):
         return outputs
 
     async def _vectors(self, texts: list[str]) -> Sequence[Any]:
+        asked = self._format
         try:
-            return _vectors_of(await self.ask(PATH, {"input": texts, "encoding_format": "base64"}), len(texts))
+            vectors = _vectors_of(await self.ask(PATH, {"input": texts, **asked}), len(texts))
         except EndpointError as error:
             if error.status not in REFUSED:
                 raise
-            if len(texts) == 1:
-                return [error]
-        return [await self._vector(text) for text in texts]
+            refused = error
+        else:
+            self._takes_base64 = self._takes_base64 or bool(asked)
+            return vectors
+        if len(texts) == 1 and self._format is asked:
+            return [refused] if self._takes_base64 or not asked else [await self._in_own_format(texts[0], refused)]
+        first = await self._vector(texts[0]) if self._format is asked else None
+        if self._format is not asked:  # it was the format, not the texts
+            return await self._vectors(texts)
+        return [first, *[await self._vector(text) for text in texts[1:]]]
+
+    async def _in_own_format(self, text: str, refused: EndpointError) -> Any:
+        """The vector of a text that was refused in base64. If the server makes it, it is asked for base64 no more."""
+        try:
+            vector = _vectors_of(await self.ask(PATH, {"input": [text]}), 1)[0]
+        except EndpointError:
+            return refused
+        self._format = {}
+        return vector
 
     async def _vector(self, text: str) -> Any:
         try:
