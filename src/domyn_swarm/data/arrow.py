@@ -256,7 +256,9 @@ def _write_file(
     # One row group is written while the next one is read and joined.
     with _open_writer(file, schema, options) as writer, ThreadPoolExecutor(1) as thread:
         while group.num_rows:
-            writing = thread.submit(writer.write_table, group.cast(schema), row_group_size=group.num_rows)
+            # A cast to the same types would break slices of structs with a null column (pyarrow 26).
+            table = group if group.schema.equals(schema) else group.cast(schema)
+            writing = thread.submit(writer.write_table, table, row_group_size=group.num_rows)
             written += group.num_rows
             group = _row_group(reader, group_rows if most is None else min(group_rows, most - written))
             writing.result()
