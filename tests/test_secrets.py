@@ -16,10 +16,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from domyn_swarm import masking
 from domyn_swarm.endpoint.client import EndpointClient
 from domyn_swarm.errors import EndpointError
+from domyn_swarm.masking import hide, masked
 from tests.conftest import Command, command_line, rows, stop, tree, write
 from tests.servers.chaos import FORMS, Chaos, chaos
+from tests.servers.modes import playing
 from tests.test_endpoint import raw_server
 
 KEY = "sk-Zq8+Lw3Xv9/Rt5Kp2=Hd7Bn4Mc6Js1Fg"
@@ -77,6 +80,38 @@ def test_the_search_finds_what_it_looks_for() -> None:
         assert leaks(f"who is {form(KEY)[5 : 5 + PIECE]}?")
     assert "leak.parquet, decompressed" in [name for name, content in files() if leaks(content)]
     assert leaks("who is ***?") == []
+
+
+# What is no key.
+
+
+@pytest.mark.parametrize("key", ["none", "lm-studio"])
+def test_a_key_of_common_words_may_stand_in_paths(key: str, command: Command) -> None:
+    write(f"{key}/in.parquet", {"item": [f"what is {key}?"]})
+    with playing("echo") as server:
+        done = command(
+            "job", "submit", "--input", f"{key}/in.parquet", "--output", f"{key}/out.parquet", "--endpoint", server.url,
+            "--input-column", "item", env={"OPENAI_API_KEY": key},
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert rows(f"{key}/out.parquet") == [{"item": f"what is {key}?", "answer": f"what is {key}?"}]
+    assert "***" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "key", ["not-needed", "sk-no-key-required", "your-api-key-here", "placeholder", "xxxxxxxxxxxx"]
+)
+def test_common_words_are_no_keys(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_known", set())
+    hide(key)
+    assert masked(f"who is {key}?") == f"who is {key}?"
+
+
+@pytest.mark.parametrize("key", ["hunter2-hunter2", "correct-horse-battery", "sk-test-4711", "notakey1", KEY])
+def test_other_words_are_keys(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_known", set())
+    hide(key)
+    assert masked(f"who is {key}?") == "who is ***?"
 
 
 # What an endpoint says of the key.

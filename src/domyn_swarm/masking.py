@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -18,10 +19,27 @@ MASK = "***"
 _known: set[str] = set()
 
 
+_PLACEHOLDER = re.compile(
+    r"(?:none|null|empty|not?|keys?|api|token|secret|needed|required|necessary|used|unused|dummy|fake|test(?:ing)?|local"
+    r"(?:host)?|lm|studio|ollama|vllm|sglang|llama|cpp|openai|sk|placeholder|example|your|my|here|any(?:thing)?|ignored?"
+    r"|change|me|demo|default|public|anonymous|guest|todo|abc|123|x|[\W_])+",
+    re.IGNORECASE,
+)
+"""What people write where a server wants a key and takes any: `lm-studio`, `not-needed`, `sk-no-key-required`."""
+PLACEHOLDER_CHARS = 40
+
+
 def hide(secret: str) -> None:
-    """Mask `secret` in this process from now on, unless it is too short for a key (`EMPTY`, for servers without)."""
-    if len(secret) >= PIECE:
+    """Mask `secret` in this process from now on, unless it is too short for a key or made of common words.
+
+    Servers without keys get words (`EMPTY`, `lm-studio`), which stand in paths and messages for good reasons.
+    """
+    if len(secret) >= PIECE and not _is_placeholder(secret):
         _known.add(secret)
+
+
+def _is_placeholder(secret: str) -> bool:
+    return len(secret) <= PLACEHOLDER_CHARS and _PLACEHOLDER.fullmatch(secret) is not None
 
 
 def masked(text: str) -> str:
