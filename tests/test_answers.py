@@ -102,7 +102,7 @@ def test_what_is_no_text_is_its_rows_failure_and_is_asked_again_where_that_can_h
         assert said == f"The answer has no text (finish_reason 'stop'), it refuses: {words}."
 
 
-@pytest.mark.parametrize("finish_reason", ["stop", "end_turn", None])
+@pytest.mark.parametrize("finish_reason", ["stop", "STOP", "end_turn", "", None])
 def test_an_empty_text_is_an_answer_if_the_model_ended_with_it_by_itself(
     asked: Asked, finish_reason: str | None
 ) -> None:

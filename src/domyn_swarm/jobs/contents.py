@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 WORDS_CHARS = 300
 
-_NATURAL_ENDS = frozenset({"stop", "stop_sequence", "end_turn", "eos", "eos_token", "complete", "completed"})
+_NO_REASON = frozenset({"", "none", "null"})
+_NATURAL_ENDS = _NO_REASON | {"stop", "stop_sequence", "end_turn", "eos", "eos_token", "complete", "completed"}
 """Finish reasons of a model that has said all it wanted, even if that is nothing. So is none at all."""
 _BROKEN_OFF = frozenset(
     {"error", "abort", "aborted", "cancelled", "canceled", "timeout", "network_error", "insufficient_system_resource"}
@@ -43,7 +44,7 @@ def text_of(choice: dict[str, Any]) -> str:
     text, reason = _said(choice), choice.get("finish_reason")
     if choice.get("error") or _lower(reason) == "error":
         raise _broken_off(choice)
-    ended = reason is None or _lower(reason) in _NATURAL_ENDS
+    ended = _lower(reason) in _NATURAL_ENDS
     if text is None or (not text.strip() and not ended) or (not text and _refusal_in(choice)):
         raise _no_text(choice)
     return text
@@ -143,7 +144,7 @@ def _no_text(choice: dict[str, Any]) -> EndpointError:
     elif thoughts := reasoning_of(choice):
         said = f"{said}, only {len(thoughts):,} characters of reasoning"
     # A model that has ended without a text, by its own account, will do so again, at full price.
-    again = not words and (reason is None or _lower(reason) in _BROKEN_OFF)
+    again = not words and (_lower(reason) in _BROKEN_OFF or _lower(reason) in _NO_REASON)
     return EndpointError(f"The answer has no text{said}.", status=200, retryable=again)
 
 

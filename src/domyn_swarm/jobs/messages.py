@@ -16,6 +16,7 @@ Shape: TypeAlias = Literal["openai", "sharegpt", "text"]
 
 _CONTENTS = ("content", "tool_calls", "function_call", "audio", "refusal")
 """One of these makes a message."""
+_PLAIN = {"role", "content"}
 _SHAREGPT_ROLES = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant",
     "assistant": "assistant", "bot": "assistant", "model": "assistant", "function_call": "assistant",
@@ -41,7 +42,7 @@ def messages_of(item: Any, shape: Shape = "openai") -> list[dict[str, Any]]:
     if shape == "text" or not isinstance(item, list) or not item:
         needed = "a text" if shape == "text" else "a text or a list of messages"
         raise ItemError(f"{needed} is needed, the row has {kind_of(item)}")
-    return [_message(_entries(message), number, shape) for number, message in enumerate(item)]
+    return [_message(message, number, shape) for number, message in enumerate(item)]
 
 
 def shown_in_prompt(name: str, value: Any) -> str:
@@ -109,6 +110,9 @@ def _calls_in(name: str, value: Any) -> Any:
 
 
 def _message(message: Any, number: int, shape: Shape) -> dict[str, Any]:
+    if isinstance(message, dict) and message.keys() == _PLAIN and all(type(text) is str for text in message.values()):
+        return message  # as most are
+    message = _entries(message)
     if not isinstance(message, dict):
         raise ItemError(f"message {number} is {kind_of(message)}, not a role and a content")
     message = _set(message) or {}
