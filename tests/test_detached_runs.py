@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.errors import JobError
 from domyn_swarm.runs.find import all_runs
+from domyn_swarm.runs.index import register
 from domyn_swarm.runs.state import statuses
 from tests.conftest import Command, command_line, job, rows, stop, tree, write
 from tests.detached import (
@@ -339,20 +341,15 @@ def test_a_run_that_ends_while_it_is_asked_after_is_done_and_not_lost(monkeypatc
 
 
 def test_a_place_that_never_answers_keeps_nobody_waiting() -> None:
-    for name in ("silent", "quick"):
-        write("in.parquet", {"text": ["a"]})
-        called_here("job", "submit", job("Upper"), "--input", "in.parquet", "--output", f"{name}.parquet")
-    pipe = Path(".domyn-swarm/silent.parquet/run.json")
-    pipe.unlink()
-    os.mkfifo(pipe)  # whoever reads it waits for somebody who writes
-    try:
+    write("in.parquet", {"text": ["a"]})
+    called_here("job", "submit", job("Upper"), "--input", "in.parquet", "--output", "quick.parquet")
+    with socket.create_server(("127.0.0.1", 0)) as server:  # which accepts what comes, and says nothing
+        storage = {"endpoint_url": f"http://127.0.0.1:{server.getsockname()[1]}", "key": KEY, "secret": SECRET}
+        register("s3://bucket/silent", storage, "silent")
         found = statuses(all_runs(), limit=8)
-        assert [(one.name, one.state, one.detail) for one in found] == [
-            ("quick", "done", ""), ("silent", "unknown", "no answer in 8 s"),
-        ]  # fmt: skip
-    finally:
-        with pipe.open("r+b", buffering=0):  # waits for nobody, and whoever waits goes on
-            pipe.unlink()
+    assert [(one.name, one.state, one.detail) for one in found] == [
+        ("quick", "done", ""), ("silent", "unknown", "no answer in 8 s"),
+    ]  # fmt: skip
 
 
 AT_ONCE = """

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psutil
 import pyarrow as pa
@@ -82,17 +83,26 @@ class View(NamedTuple):
 
     process: subprocess.Popen[str]
     port: int
+    token: str
+
+    @property
+    def origin(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+        return f"{self.origin}?token={self.token}"
 
-    def ask(self, target: str, method: str = "GET", host: str | None = None) -> Answer:
+    def ask(
+        self, target: str, method: str = "GET", host: str | None = None, authorization: str | None = None
+    ) -> Answer:
         """The answer to a request whose target and host are sent as they are."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         with contextlib.closing(connection):
             connection.putrequest(method, target, skip_host=True)
             connection.putheader("Host", host or f"127.0.0.1:{self.port}")
+            if authorization != "":
+                connection.putheader("Authorization", authorization or f"Bearer {self.token}")
             connection.endheaders()
             answer = connection.getresponse()
             return Answer(answer.status, dict(answer.getheaders()), answer.read().decode())
@@ -123,9 +133,9 @@ def viewed(run: str | Path = DIR, *flags: str, env: dict[str, str] | None = None
             assert process.stdout
             assert process.stderr
             line = process.stdout.readline()
-            assert line.startswith("http://127.0.0.1:"), process.stderr.read()
-            assert line.endswith("/\n")
-            yield View(process, int(line[len("http://127.0.0.1:") : -2]))
+            announced = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=([\w-]{20,})\n", line)
+            assert announced, process.stderr.read()
+            yield View(process, int(announced[1]), announced[2])
         finally:
             process.kill()
 
@@ -250,7 +260,7 @@ def test_a_run_that_cannot_be_read_for_a_moment_is_there_again_afterwards() -> N
         Path(DIR, "run.json").rename("aside.json")
         answer = view.ask("/data.json")
         assert (answer.status, answer.headers["Content-Type"]) == (503, "text/plain; charset=utf-8")
-        assert answer.text.startswith(f"{DIR} tells too little of its run")
+        assert answer.text.startswith(f"run.json is missing or incomplete in {DIR}.")
         Path("aside.json").rename(Path(DIR, "run.json"))
         assert view.report()["state"] == "done"
 
@@ -596,7 +606,8 @@ def test_an_error_of_the_program_is_told_to_its_log_and_not_to_the_client() -> N
         assert view.report()["state"] == "done"
         view.process.send_signal(signal.SIGINT)
         err = view.process.communicate(timeout=PATIENCE)[1]
-    assert "GET /failures.json?kind=0&offset=0: Traceback" in err
+    assert "GET /failures.json: Traceback" in err
+    assert view.token not in err
 
 
 # The command.
@@ -616,10 +627,15 @@ def test_a_read_that_hangs_keeps_neither_others_waiting_nor_the_process_from_end
     moody(["fine", "value 1"])
     with viewed() as view:
         view.report()
-        Path(DIR, "run.json").unlink()
-        os.mkfifo(Path(DIR, "run.json"))
+        Path("in.parquet").unlink()
+        os.mkfifo("in.parquet")
         with socket.create_connection(("127.0.0.1", view.port)) as connection:
-            connection.sendall(f"GET /data.json HTTP/1.1\r\nHost: 127.0.0.1:{view.port}\r\n\r\n".encode())
+            lines = (
+                "GET /row.json?id=7 HTTP/1.1",
+                f"Host: 127.0.0.1:{view.port}",
+                f"Authorization: Bearer {view.token}",
+            )
+            connection.sendall("\r\n".join([*lines, "", ""]).encode())
             connection.settimeout(0.5)
             with pytest.raises(TimeoutError):
                 connection.recv(1)
@@ -652,7 +668,7 @@ def test_a_run_that_wrote_down_too_little_for_a_report_is_refused(command: Comma
     Path("old/run.json").write_text('{"run_id": "1", "state": "done"}')
     done = command("job", "view", "old")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("Error: old tells too little of its run for a report.\n")
+    assert done.stderr.startswith("Error: run.json is missing or incomplete in old: ")
     assert "checkpoint inspect old" in done.stderr
 
 
@@ -664,8 +680,22 @@ def test_it_opens_a_browser_when_it_is_asked_to(finished: View) -> None:
     with viewed(folder, env=env) as view:
         assert view.ask("/").status == 200
     with viewed(folder, "--open", env=env) as view:
-        eventually(lambda: Path("opened").exists() and Path("opened").read_text())
-    assert Path("opened").read_text() == f"{view.url}\n"
+        opened = eventually(lambda: Path("opened").exists() and Path("opened").read_text())
+        page = Path(urlsplit(opened.strip()).path)
+        assert view.url in page.read_text()
+        assert (page.stat().st_mode & 0o777, page.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        assert view.token not in opened, "everybody reads the arguments of the browser's process"
+        view.process.send_signal(signal.SIGINT)
+        view.process.wait(PATIENCE)
+    assert not page.exists()
+
+
+@pytest.mark.parametrize("target", ["/", "/data.json", "/row.json?id=0", "/failures.json?kind=0", "/nothing"])
+@pytest.mark.parametrize("authorization", ["", "Bearer x", "Basic {token}", "Bearer {token}x", "Bearer ü"])
+def test_without_the_token_nothing_is_told(finished: View, target: str, authorization: str) -> None:
+    answer = finished.ask(target, authorization=authorization.format(token=finished.token))
+    assert (answer.status, answer.text) == (403, "The token is missing: open the URL that the command has printed.")
+    assert finished.ask("/?token=" + finished.token, authorization="").status == 200
 
 
 def test_its_help_loads_nothing_heavy() -> None:
@@ -698,4 +728,4 @@ def test_the_page_of_a_running_run_moves_by_itself_and_finds_rows(browser: Brows
         tab.page.wait_for_function("() => document.querySelector('#top .badge').innerText === '? lost'")
         assert tab.page.evaluate("window.opened") == "once"
         assert tab.errors == []
-        assert {url for url in tab.requests if not url.startswith((view.url, "data:"))} == set()
+        assert {url for url in tab.requests if not url.startswith((view.origin, "data:"))} == set()

@@ -14,12 +14,19 @@ Files whose names end in `.tmp` are not complete, and nobody looks at them.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shutil
+import stat
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from domyn_swarm.helpers.io import filesystem, make_folder, remove_leftovers, whole_file
+from domyn_swarm.checkpoint import records
+from domyn_swarm.checkpoint.run_record import RunRecord
+from domyn_swarm.helpers.io import filesystem, is_local, make_folder, remove_leftovers, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,14 +55,48 @@ class PartName(NamedTuple):
 
 
 class RunFolder:
-    """The folder at `path`. Nothing is written before it is asked for."""
+    """The folder at `path`. Nothing is written, and no filesystem asked, before it is asked for."""
 
     def __init__(self, path: str, storage_options: Mapping[str, Any] | None = None) -> None:
         self.path = path
-        self.fs, self.root = filesystem(path, storage_options)
+        self.storage_options = dict(storage_options or {})
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        return filesystem(self.path, self.storage_options)
+
+    @property
+    def fs(self) -> Any:
+        """The fsspec filesystem that it is on."""
+        return self._place[0]
+
+    @property
+    def root(self) -> str:
+        """Its path on that filesystem."""
+        return self._place[1]
+
+    def is_mine(self, *names: str) -> bool:
+        """Whether the folder and, where they are there, the files `names` in it belong to this user.
+
+        Nobody is known to own what is on an object store.
+        """
+        if not is_local(self.fs):
+            return False
+        folder, user = Path(self.root), os.geteuid() if hasattr(os, "geteuid") else None
+        try:
+            files = [folder / name for name in names if os.path.lexists(folder / name)]
+            owners = [folder.stat().st_uid, *(file.lstat().st_uid for file in files)]
+        except OSError:
+            return False
+        return all(owner == user or user is None for owner in owners)
 
     def make(self) -> None:
-        """Make the folder, and that of the parts."""
+        """Make the folder, and that of the parts. It is this user's alone, unless it is made in a shared one."""
+        if is_local(self.fs):
+            root = Path(self.root)
+            root.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                root.mkdir(mode=0o770 if is_shared(root.parent) else 0o700)
         make_folder(self.fs, f"{self.root}/parts")
 
     def files(self, folder: str = "") -> dict[str, int]:
@@ -82,13 +123,13 @@ class RunFolder:
 
     def run_id(self) -> str | None:
         """The id of the run whose folder this is; None when there was none yet, or its record is gone."""
-        run_id = (self.load("run.json") or {}).get("run_id")
-        return run_id if isinstance(run_id, str) else None
+        record = RunRecord.load(self)
+        return (record.run_id or None) if record else None
 
     def newest_run(self) -> int:
         """The highest number of a run that has left anything here, 0 when none has."""
-        recorded: int = (self.load("run.json") or {}).get("number", 0)
-        return max(recorded, self.newest_part_run())
+        record = RunRecord.load(self)
+        return max(record.number if record else 0, self.newest_part_run())
 
     def newest_part_run(self) -> int:
         """The highest number of a run that has left a part, 0 when none has."""
@@ -109,8 +150,22 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete all parts, to compute every row again."""
+        self.remove("parts")
+
+    def remove(self, name: str) -> None:
+        """Delete the file or folder `name` of this one, if there is one. Where a link leads nothing is deleted.
+
+        Raises:
+            OSError: it cannot be deleted.
+        """
+        path = f"{self.root}/{name}"
         with contextlib.suppress(FileNotFoundError):
-            self.fs.rm(f"{self.root}/parts", recursive=True)
+            if not is_local(self.fs):
+                self.fs.rm(path, recursive=True)
+            elif Path(path).is_dir() and not Path(path).is_symlink():
+                shutil.rmtree(path)
+            else:
+                Path(path).unlink()
 
     def tidy(self) -> None:
         """Remove what processes that were killed had half written."""
@@ -119,15 +174,31 @@ class RunFolder:
 
     def load(self, name: str) -> dict[str, Any] | None:
         """A JSON file of the folder (`run.json`), or None when there is none that can be read as JSON."""
-        try:
-            return msgspec.json.decode(self.fs.cat_file(f"{self.root}/{name}"), type=dict[str, Any])
-        except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
-            return None
+        return records.load(self, name, dict[str, Any])
 
     def save(self, name: str, content: Any) -> None:
         """Write a JSON file of the folder, whole or not at all."""
         with whole_file(self.fs, f"{self.root}/{name}") as file:
             file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
+
+
+def is_shared(folder: Path) -> bool:
+    """Whether what is made in the folder is meant for its group, too: it may write there, and the umask lets it.
+
+    A folder where anybody may put something (`/tmp`) is not shared by that.
+    """
+    mode = folder.stat().st_mode
+    return bool(mode & (stat.S_IWGRP | stat.S_ISGID)) and not mode & stat.S_ISVTX and not _umask() & stat.S_IRGRP
+
+
+def _umask() -> int:
+    """The umask, which can only be read by being set, in all threads: Linux tells it."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return umask
 
 
 def name_of(path: str) -> str:

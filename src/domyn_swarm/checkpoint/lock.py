@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
-import socket
 import threading
 import time
-import uuid
-from datetime import UTC, datetime
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import psutil
 
+from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.folder import name_of
+from domyn_swarm.checkpoint.process import Holder, this_process
 from domyn_swarm.errors import CheckpointError, DataError, JobError
 from domyn_swarm.helpers.io import create_file, reaching, whole_file
 
@@ -41,70 +36,6 @@ RUNNING, SENDING = "lock", "sending"
 """What a folder can be held for, by the names of the files: to write its rows, or only to send its run somewhere."""
 
 logger = logging.getLogger("domyn_swarm")
-
-
-class Process(msgspec.Struct, frozen=True):
-    """A process, told from others that get its number. `started` is in seconds since its machine did."""
-
-    host: str
-    pid: int
-    machine: str
-    started: float
-
-    @classmethod
-    def of(cls, pid: int) -> Process:
-        """The process `pid` of this machine."""
-        return Process(socket.gethostname(), pid, _machine(), _started(pid) or 0.0)
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
-
-    @property
-    def is_near(self) -> bool:
-        """Whether its process would be in this machine's table of processes."""
-        return self.machine == _machine()
-
-    @property
-    def is_alive(self) -> bool:
-        """Whether its process is in this machine's table of processes, and not another one with the same number."""
-        started = _started(self.pid)
-        return started is not None and abs(started - self.started) < 2
-
-
-class Holder(Process, frozen=True):
-    """Who holds a lock. `token` is its own."""
-
-    since: str
-    token: str
-    beat: int = 0
-
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.since}"
-
-
-def this_process() -> Holder:
-    """This process as a holder."""
-    mine = Process.of(os.getpid())
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return Holder(mine.host, mine.pid, mine.machine, mine.started, since, uuid.uuid4().hex)
-
-
-@cache
-def _machine() -> str:
-    """What process numbers mean something in: one boot of one host, or a container's own table on it."""
-    boot, table = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
-    with contextlib.suppress(OSError):
-        return f"{socket.gethostname()} {boot.read_text().strip()} {table.readlink()}"
-    return f"{socket.gethostname()} {psutil.boot_time():.0f}"
-
-
-def _started(pid: int) -> float | None:
-    """Seconds from the machine's start to that of the process, whatever clocks were set to since; None: it is gone."""
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time() - psutil.boot_time()
-    except psutil.NoSuchProcess:
-        return None
 
 
 class LockLostError(JobError):
@@ -124,13 +55,24 @@ class Fence(NamedTuple):
         Raises:
             LockLostError: another process has taken it over.
         """
-        mine = read(folder, self.number, self.kind)
-        if mine is None or mine.token != self.token or newest(folder, self.kind) > self.number:
-            holder = read(folder, newest(folder, self.kind), self.kind) or "unknown"
+        mine, last = read(folder, self.number, self.kind), newest(folder, self.kind)
+        if mine is not None and mine.token == self.token and last <= self.number:
+            return
+        if last:
             raise LockLostError(
-                f"Another process has taken over this job, as this one gave no sign of life: {holder} ({folder.path}).",
+                "Another process has taken over this job, as this one gave no sign of life: "
+                f"{read(folder, last, self.kind) or 'unknown'} ({folder.path}).",
                 "What finished here is kept. Nothing has to be done; the other process goes on.",
             )
+        if not folder.fs.exists(folder.root):
+            raise LockLostError(
+                f"The run's folder is gone: {folder.path} was moved or deleted while the run was running.",
+                "What finished is in the folder, wherever it is now. Move it back, and run the same command to resume.",
+            )
+        raise LockLostError(
+            f"The run's lock was removed: {folder.root}/{_name(self.number, self.kind)}. Another run may start.",
+            "What finished is kept. Run the same command to resume, and leave the locks of running runs alone.",
+        )
 
 
 class Lock:
@@ -242,9 +184,7 @@ def newest(folder: RunFolder, kind: str = RUNNING) -> int:
 
 def read(folder: RunFolder, number: int, kind: str = RUNNING) -> Holder | None:
     """Who holds the lock `number`; None when it is gone, or cannot be read."""
-    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
-        return msgspec.json.decode(folder.fs.cat_file(_path(folder, number, kind)), type=Holder)
-    return None
+    return records.load(folder, _name(number, kind), Holder)
 
 
 def living_holder(folder: RunFolder, kind: str = RUNNING) -> Holder | None:
@@ -252,25 +192,56 @@ def living_holder(folder: RunFolder, kind: str = RUNNING) -> Holder | None:
     return _alive(folder, newest(folder, kind), kind, logging.DEBUG)
 
 
+class Watch:
+    """Judges, by looking now and then, whether the holder of a folder lives.
+
+    A process of this machine is looked up; one of another is alive if its lock changes, whatever its clock says. Until
+    a lock has not changed for as long as others would wait for it, its holder is taken for alive.
+    """
+
+    def __init__(self, folder: RunFolder, kind: str = RUNNING, number: int | None = None) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._number = number
+        self._seen: tuple[int, Holder | None] | None = None
+        self._since = 0.0
+        self.is_certain = False
+        """Whether what was found last is known, rather than waited for."""
+
+    def look(self) -> Holder | None:
+        """The holder as far as is known now; None when nobody holds the folder any more."""
+        number = newest(self._folder, self._kind)
+        if not number or number != (self._number or number):
+            return self._known(None)
+        holder = read(self._folder, number, self._kind)
+        if holder is not None and holder.is_near:
+            return self._known(holder if holder.is_alive else None)
+        first, seen = self._seen is None, (number, holder)
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+            self.is_certain = not first and holder is not None
+        elif time.monotonic() - self._since >= PATIENCE * BEAT_SECONDS:
+            return self._known(None)
+        return holder
+
+    def _known(self, holder: Holder | None) -> Holder | None:
+        self.is_certain = True
+        return holder
+
+
 def _alive(folder: RunFolder, number: int, kind: str, level: int = logging.INFO) -> Holder | None:
     """The living holder of the lock `number`; None when nobody holds it any more: it is gone, or its holder is dead."""
+    watch = Watch(folder, kind, number)
     if not number:
         return None
-    first = read(folder, number, kind)
-    if first is not None and first.is_near:
-        return first if first.is_alive else None
-    patience = PATIENCE * BEAT_SECONDS
-    deadline = time.monotonic() + patience
-    if first is not None:
-        logger.log(level, "%s may hold %s; waiting up to %.0f s for a sign of life", first, folder.path, patience)
-    while time.monotonic() < deadline:
+    holder = watch.look()
+    if not watch.is_certain and holder is not None:
+        patience = PATIENCE * BEAT_SECONDS
+        logger.log(level, "%s may hold %s; waiting up to %.0f s for a sign of life", holder, folder.path, patience)
+    while not watch.is_certain:
         time.sleep(POLL_SECONDS)
-        if newest(folder, kind) != number:
-            return None
-        now = read(folder, number, kind)
-        if now is not None and now != first:
-            return now
-    return None
+        holder = watch.look()
+    return holder
 
 
 def _held(folder: RunFolder, holder: Holder, kind: str) -> CheckpointError:
@@ -282,7 +253,11 @@ def _held(folder: RunFolder, holder: Holder, kind: str) -> CheckpointError:
 
 
 def _path(folder: RunFolder, number: int, kind: str) -> str:
-    return f"{folder.root}/{kind}-{number:06d}"
+    return f"{folder.root}/{_name(number, kind)}"
+
+
+def _name(number: int, kind: str) -> str:
+    return f"{kind}-{number:06d}"
 
 
 def _locks(folder: RunFolder, kind: str) -> dict[int, str]:

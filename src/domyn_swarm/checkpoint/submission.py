@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+
+from domyn_swarm.checkpoint import records
+from domyn_swarm.checkpoint.records import PlainName, Text, check_moment
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
@@ -17,10 +19,10 @@ LOG = "log.txt"
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
     """Where a run goes on, and how: what a resume repeats. It holds no secrets."""
 
-    run_on: str = "local"
-    slurm_args: str = ""
+    run_on: PlainName = "local"
+    slurm_args: Text = ""
     requeue: bool = False
-    ray_address: str | None = None
+    ray_address: Annotated[str, msgspec.Meta(pattern=r"\A[\x21-\x7e]{1,2000}\Z")] | None = None
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,24 +33,35 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     end.
     """
 
-    name: str
+    name: PlainName
     placement: Placement
-    number: int
-    submitted: str
-    host: str
-    folder: str
-    log: str
+    number: Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+    submitted: Text
+    host: Text
+    folder: Text
+    log: Text
     handle: dict[str, Any] | None = None
-    cancelled: str | None = None
+    cancelled: Text | None = None
+
+    def __post_init__(self) -> None:
+        for moment in (self.submitted, self.cancelled):
+            if moment is not None:
+                check_moment(moment)
 
     def save(self, folder: RunFolder) -> None:
         """Write it into the run's folder."""
         folder.save(FILE, self)
 
     @classmethod
+    def read(cls, folder: RunFolder) -> Submission | None:
+        """The newest submission of the run in `folder`; None when it was never sent anywhere.
+
+        Raises:
+            UnreadableRecordError: it is there, and cannot be read.
+        """
+        return records.read(folder, FILE, cls)
+
+    @classmethod
     def load(cls, folder: RunFolder) -> Submission | None:
-        """The newest submission of the run in `folder`; None when it was never sent anywhere."""
-        with contextlib.suppress(msgspec.ValidationError):
-            found = folder.load(FILE)
-            return None if found is None else msgspec.convert(found, cls)
-        return None
+        """As `read`; None, too, when it cannot be read."""
+        return records.load(folder, FILE, cls)

@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.checkpoint import lock
+from domyn_swarm.checkpoint import lock, records
 from domyn_swarm.checkpoint.folder import PartName, RunFolder, name_of
 from domyn_swarm.checkpoint.merge import in_order
 from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, united
+from domyn_swarm.checkpoint.records import UnreadableRecordError
+from domyn_swarm.checkpoint.run_record import FILE, RunRecord
 from domyn_swarm.data.arrow import Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.errors import CheckpointError, ConfigurationError
@@ -22,6 +24,8 @@ from domyn_swarm.helpers.paths import names_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from domyn_swarm.checkpoint.process import Holder
 
 T = TypeVar("T")
 LOOKS = 20
@@ -60,7 +64,7 @@ def open_run(path: str, storage_options: Mapping[str, Any] | None = None) -> Run
     """
     folder = RunFolder(path, storage_options)
     with reaching(path):
-        if folder.load("run.json") is not None or folder.parts():
+        if records.exists(folder, FILE) or folder.parts():
             return folder
         below = [name for name in _folders(folder) if RunFolder(f"{path.rstrip('/')}/{name}").run_id()]
     runs = f"Runs there: {', '.join(below)}." if below else "It is <checkpoint-dir>/<tag>."
@@ -107,7 +111,7 @@ def survey(folder: RunFolder) -> Survey:
 
 
 def _survey(folder: RunFolder) -> Survey:
-    record = folder.load("run.json") or {}
+    record, error = _record_of(folder)
     parts, strange = usable(folder)
     finished, failed = _counted(parts)
     names = [part.origin.id_col for part in parts[-1:]]
@@ -115,13 +119,13 @@ def _survey(folder: RunFolder) -> Survey:
     number = lock.newest(folder)
     return Survey(
         path=folder.path,
-        job=record.get("identity", {}).get("job"),
-        state=record.get("state"),
-        started=record.get("started"),
-        ended=record.get("ended"),
-        error=record.get("error"),
+        job=_job_of(record),
+        state=record.state,
+        started=record.started or None,
+        ended=record.ended,
+        error=error,
         holder=_described(lock.read(folder, number)) if number else None,
-        id_column=names[0] if names else record.get("id_column"),
+        id_column=names[0] if names else record.id_column,
         columns={field.name: str(field.type) for field in types},
         finished=finished,
         failed=failed,
@@ -133,7 +137,21 @@ def _survey(folder: RunFolder) -> Survey:
     )
 
 
-def _described(holder: lock.Holder | None) -> str:
+def _record_of(folder: RunFolder) -> tuple[RunRecord, str | None]:
+    """What the run wrote down, and what broke it, or why that cannot be read."""
+    try:
+        record = RunRecord.read(folder) or RunRecord()
+    except UnreadableRecordError as error:
+        return RunRecord(), error.message
+    return record, record.error
+
+
+def _job_of(record: RunRecord) -> str | None:
+    job = record.identity.get("job")
+    return job if isinstance(job, str) else None
+
+
+def _described(holder: Holder | None) -> str:
     if holder is None:
         return "unknown"
     return f"{holder}{' (gone)' if holder.is_near and not holder.is_alive else ''}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -113,7 +114,7 @@ def _naming_the_mend(folder: str) -> Iterator[None]:
     try:
         yield
     except DamagedPartError as error:
-        raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {folder}") from None
+        raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {quote(folder)}") from None
 
 
 def _shown(found: Survey) -> str:

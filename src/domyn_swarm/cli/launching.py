@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -138,14 +139,15 @@ def tell_sent(status: Status, *, as_json: bool) -> None:
         print_json(status)
         return
     lines = {"name": status.name, "state": state_shown(status), "folder": status.path}
+    name = quote(status.name)
     if status.state in GOING_ON:
-        lines["follow"] = f"domyn-swarm job logs -f {status.name}"
-        lines["status"] = f"domyn-swarm job status {status.name}"
-        lines["cancel"] = f"domyn-swarm job cancel {status.name}"
+        lines["follow"] = f"domyn-swarm job logs -f {name}"
+        lines["status"] = f"domyn-swarm job status {name}"
+        lines["cancel"] = f"domyn-swarm job cancel {name}"
     elif status.state == "done":
         lines["output"] = f"{status.output} (every row is done: there is nothing to do)"
     else:
-        lines["look"] = f"domyn-swarm job status {status.name}"
+        lines["look"] = f"domyn-swarm job status {name}"
     typer.echo(aligned(lines))
 
 

@@ -14,6 +14,7 @@ from domyn_swarm.cli import checkpoint, endpoint, init, job
 from domyn_swarm.cli.doctor import doctor
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import Interrupted, SwarmError
+from domyn_swarm.helpers import terminal
 
 app = typer.Typer(
     name="domyn-swarm",
@@ -53,6 +54,7 @@ def root(
 
 def main() -> None:
     """Run the command line; errors of ours become one message and their exit status."""
+    terminal.guard()
     for name in VARIABLES:
         masking.hide(os.environ.get(name, "").strip())
     try:

@@ -18,6 +18,7 @@ from domyn_swarm.cli.launching import (
 )  # fmt: skip
 from domyn_swarm.cli.names import AsJson, RunName, RunNames  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, JobError
+from domyn_swarm.helpers.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,7 +202,7 @@ def _what_goes(run: Run) -> str:
 
     one = status_of(run)
     rows = "" if one.rows is None else f", {one.rows:,} of {one.total:,} rows"
-    return f"{run.name} ({one.state}{rows}): {run.folder.path}"
+    return one_line(f"{run.name} ({one.state}{rows}): {run.folder.path}")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -221,7 +222,7 @@ def _tell(found: Status, *, as_json: bool) -> None:
         return
     failed = f", {found.failed:,} failed" if found.failed else ""
     rows = "" if found.rows is None else f": {found.rows:,} of {found.total:,} rows{failed}"
-    typer.echo(f"{found.name} is {state_shown(found)}{rows}")
+    typer.echo(one_line(f"{found.name} is {state_shown(found)}{rows}"))
 
 
 def _table(found: Sequence[Status]) -> str:
@@ -233,12 +234,13 @@ def _table(found: Sequence[Status]) -> str:
     for one in found:
         rows = "-" if one.rows is None else f"{one.rows:,}/{one.total:,}"
         failed = "-" if one.failed is None else f"{one.failed:,}"
-        note = one.path if one.state == "gone" else one.detail if one.state == "unknown" else ""
+        note = one.path if one.state == "gone" else one.detail if one.state in ("unknown", "lost") else ""
         since = datetime.fromisoformat(one.since).astimezone().strftime("%Y-%m-%d %H:%M") if one.since else "-"
         lines.append((one.name, one.state, rows, failed, one.where or "-", since, age_of(one), note))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    cells = [[one_line(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
     )
 
 

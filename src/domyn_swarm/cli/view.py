@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.names import AsJson, RunName, folder_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def view(
@@ -18,28 +23,47 @@ def view(
 ) -> None:
     """Serve the report of RUN on this machine, live while the run goes, with all failed rows and a look-up of any row.
 
-    Prints the report's URL once it is there. Ctrl-C stops it with exit status 0; 2 says that there is nothing to serve.
+    Prints the report's URL once it is there; the token in it keeps out other users of this machine. Ctrl-C stops it
+    with exit status 0; 2 says that there is nothing to serve.
     """
     import os  # noqa: PLC0415 - keeps --help light
     import sys  # noqa: PLC0415
 
     from domyn_swarm.view.server import serve  # noqa: PLC0415
 
-    serve(folder_of(run), port, lambda url: _announce(url, open_browser=open_browser, as_json=as_json))
+    with contextlib.ExitStack() as until_the_end:
+        opened = until_the_end if open_browser else None
+        serve(folder_of(run), port, lambda url: _announce(url, opened, as_json=as_json))
     sys.stdout.flush()
     sys.stderr.flush()
     # Not by returning: a read that hangs in a thread must not keep the process from ending.
     os._exit(0)
 
 
-def _announce(url: str, *, open_browser: bool, as_json: bool) -> None:
+def _announce(url: str, opened: contextlib.ExitStack | None, *, as_json: bool) -> None:
     if as_json:
         print_json({"url": url})
     else:
         typer.echo(url)
-    if open_browser:
+    if opened is not None:
         import threading  # noqa: PLC0415
         import webbrowser  # noqa: PLC0415
 
+        page = opened.enter_context(_page_that_leads_to(url))
         # A browser in the terminal keeps its caller waiting until it is closed.
-        threading.Thread(target=webbrowser.open, args=(url,), name="domyn-swarm-browser", daemon=True).start()
+        threading.Thread(target=webbrowser.open, args=(page,), name="domyn-swarm-browser", daemon=True).start()
+
+
+@contextlib.contextmanager
+def _page_that_leads_to(url: str) -> Iterator[str]:
+    """The URL of a file that only this user reads: everybody reads the arguments of the browser's process."""
+    import tempfile  # noqa: PLC0415
+
+    import platformdirs  # noqa: PLC0415
+
+    folder = platformdirs.user_state_path("domyn-swarm") / "views"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".html", dir=folder) as page:
+        page.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={url}"><a href="{url}">The report</a>')
+        page.flush()
+        yield Path(page.name).as_uri()

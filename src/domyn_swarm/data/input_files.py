@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from braceexpand import braceexpand
 from fsspec.utils import glob_translate
 
 from domyn_swarm.data.uniting import united
 from domyn_swarm.errors import DataError, JobError
+from domyn_swarm.helpers.braces import expanded
 from domyn_swarm.helpers.io import filesystem, reaching
 
 if TYPE_CHECKING:
@@ -89,10 +89,7 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
     Raises:
         DataError: nothing matches, a file is no parquet file, or two files have values that no type holds together.
     """
-    try:
-        patterns = list(braceexpand(pattern))
-    except ValueError:  # braceexpand's UnbalancedBracesError is one
-        raise DataError(f"--input: the braces of {pattern!r} do not match.", "Write {000..127} or {a,b}.") from None
+    patterns = expanded(pattern)
     fs, _ = filesystem(patterns[0], storage_options)
     found = {path: size for one in patterns for path, size in _matches(fs, filesystem(one, storage_options)[1], one)}
     paths = sorted(found)
@@ -112,7 +109,7 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
 
 def is_named_by(pattern: str, path: str) -> bool:
     """Whether a file at `path`, which has no protocol, is or would be among those that `pattern` names."""
-    for one in braceexpand(pattern):
+    for one in expanded(pattern):
         _, on_fs = filesystem(one)
         if any(char in on_fs for char in "*?["):
             if re.match(glob_translate(on_fs), path):

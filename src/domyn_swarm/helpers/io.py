@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import io
 import os
@@ -172,8 +173,24 @@ def create_file(fs: Any, path: str, content: bytes) -> None:
         if not target.exists():
             raise
         raise FileExistsError(path) from None  # whoever was first has tidied up already
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        _create_exclusively(target, content)
     finally:
         beside.unlink(missing_ok=True)
+
+
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EMLINK)
+"""What filesystems answer that have none: FAT, exFAT, some of FUSE and of SMB."""
+
+
+def _create_exclusively(target: Path, content: bytes) -> None:
+    """The same where there are no hard links: only one creates it, but it is empty for a moment."""
+    with target.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_leftovers(fs: Any, folder: str, name: str = "") -> None:

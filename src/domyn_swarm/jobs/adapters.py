@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.errors import ConfigurationError, SwarmError
+from domyn_swarm.jobs.loading import find_in_working_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,8 +46,7 @@ def _load(reference: str) -> Any:
     module, _, name = reference.partition(":")
     if not module or not name:
         raise ConfigurationError(f"--adapter: {reference!r} names no factory.", "Write module:factory.")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a console script has its own folder there instead
+    find_in_working_folder(module)
     try:
         adapter = getattr(importlib.import_module(module), name)()
     except Exception as error:

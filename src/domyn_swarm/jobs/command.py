@@ -49,7 +49,7 @@ def options_of(spec: JobSpec) -> list[Option]:
     named = [("job", DEFAULT_JOB), *options_with_defaults(spec)]
     values = {name: getattr(public, name) for name, _ in named}
     options = [
-        Option(_flags(name)[0].partition("/")[0], masked(_text(values[name])), values[name] == default)
+        Option(_flags(name)[0].partition("/")[0], masked(text_of(values[name])), values[name] == default)
         for name, default in named
     ]
     return sorted(options, key=lambda option: option.is_default)
@@ -78,8 +78,9 @@ def _words(flags: tuple[str, ...], value: Any) -> list[str]:
         return [flag if value else opposite]
     if isinstance(value, list):
         return [word for one in value for word in (flag, str(one))]
-    return [flag, _text(value)]
+    return [flag, text_of(value)]
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value as it is typed."""
     return msgspec.json.encode(value).decode() if isinstance(value, (dict, list)) else str(value)

@@ -182,10 +182,11 @@ class _JobFile(SourceFileLoader):
 
 
 def _load_module(name: str, reference: str) -> ModuleType:
-    sent = os.environ.get(SENT_ALONG)
-    folder = str(Path(sent).resolve() if sent else Path.cwd())
-    if folder not in sys.path and (sent or "" not in sys.path):
-        sys.path.insert(0, folder)  # a console script has its own folder there instead
+    """Import a module: that of the working folder if it is there, as `python -m` would, else an installed one.
+
+    A working folder that has not got the job is not looked into: its files may be called like modules of others.
+    """
+    find_in_working_folder(name)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -196,6 +197,18 @@ def _load_module(name: str, reference: str) -> ModuleType:
         raise _import_refusal(reference, error) from error
     except (Exception, SystemExit) as error:
         raise _import_refusal(reference, error) from error
+
+
+def find_in_working_folder(module: str) -> None:
+    """Put the working folder, or what was sent along instead, in front of `sys.path` if the module is there."""
+    sent = os.environ.get(SENT_ALONG)
+    folder, top = Path(sent or Path.cwd()).resolve(), module.partition(".")[0]
+    if str(folder) in sys.path or (not sent and "" in sys.path) or (not sent and top in sys.modules):
+        return
+    package = folder / top
+    is_there = any(folder.glob(f"{top}.*")) or (package / "__init__.py").is_file()
+    if sent or is_there or (package.is_dir() and importlib.util.find_spec(top) is None):
+        sys.path.insert(0, str(folder))  # a console script has its own folder there instead
 
 
 def _import_refusal(reference: str, error: BaseException) -> ConfigurationError:

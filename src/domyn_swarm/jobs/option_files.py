@@ -21,6 +21,8 @@ from domyn_swarm.jobs.spec import JobSpec, flag_of, option_of, what_it_takes
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+MAX_CHARS = 2**20
+"""Most characters of a file, and of what its aliases expand to."""
 SENDING: Mapping[str, Any] = {"detach": bool, "run_on": str, "slurm_args": str, "requeue": bool, "job_name": str}
 """Options of `job submit` that say where a run goes on, rather than what it does."""
 
@@ -83,17 +85,22 @@ def _parsed(path: str) -> Any:
             f"@{path} does not end in the name of a format.", f"Option files are: {', '.join(_FORMATS)}."
         )
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        with Path(path).expanduser().open(encoding="utf-8-sig") as file:
+            text = file.read(MAX_CHARS + 1)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise ConfigurationError(f"@{path} cannot be read: {reason}.", "Name a file of options after the @.") from None
+    if len(text) > MAX_CHARS:
+        raise ConfigurationError(
+            f"@{path} is larger than {MAX_CHARS:,} characters.", "Options are small: name data by the path of its file."
+        )
     return _FORMATS[suffix](path, text)
 
 
 def _toml(path: str, text: str) -> Any:
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or a number of thousands of digits
         _refuse(path, "TOML", str(error))
 
 
@@ -103,13 +110,36 @@ def _yaml(path: str, text: str) -> Any:
 
     try:
         # Not the C parser, which reads YAML 1.1, where `no` is false.
-        return YAML(typ="safe", pure=True).load(text)
+        content = YAML(typ="safe", pure=True).load(text)
+        _check_size(content)
     except MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" (at line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         _refuse(path, "YAML", f"{error.problem or error.context}{where}")
     except (YAMLError, ValueError, RecursionError) as error:
         _refuse(path, "YAML", str(error))
+    return content
+
+
+def _check_size(content: Any) -> None:
+    """Refuse aliases that expand to what nobody has written; without them, each value is counted once.
+
+    Raises:
+        ValueError: they do.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(value: Any) -> int:
+        if not isinstance(value, (dict, list, tuple, set)):
+            return len(value) if isinstance(value, (str, bytes)) else 1
+        if id(value) not in sizes:
+            sizes[id(value)] = 1  # for an alias within what it stands for, which is refused later
+            inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(map(size, inner))
+        return sizes[id(value)]
+
+    if size(content) > MAX_CHARS:
+        raise ValueError(f"its aliases expand to more than {MAX_CHARS:,} characters")
 
 
 def _json(path: str, text: str) -> Any:
@@ -117,7 +147,7 @@ def _json(path: str, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         _refuse(path, "JSON", f"{error.msg} (at line {error.lineno}, column {error.colno})")
-    except RecursionError as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits
         _refuse(path, "JSON", str(error))
 
 
@@ -144,7 +174,14 @@ def _checked(path: str, key: str, value: Any) -> Any:
         takes = "what JSON has words for"
     if isinstance(value, str) and key in _fields_of(list):
         takes = f"a list. Write [{json.dumps(value)}]"
-    raise ConfigurationError(f"{path}: {key}: {value!r:.200} is not valid.", f"It takes: {takes}.")
+    raise ConfigurationError(f"{path}: {key}: {_shown(value)} is not valid.", f"It takes: {takes}.")
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.200}"
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a number of thousands of digits"
 
 
 def _plain(value: Any) -> Any:

@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.submission import Submission
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.command import options_with_defaults
+from domyn_swarm.jobs.command import options_with_defaults, text_of
 from domyn_swarm.jobs.record import origin_of, without_secrets
-from domyn_swarm.jobs.spec import anchored, make_spec, option_of
+from domyn_swarm.jobs.spec import JobSpec, anchored, flag_of, make_spec, option_of
+from domyn_swarm.view.model import Option  # noqa: TC001 - msgspec evaluates the annotations
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from domyn_swarm.checkpoint.folder import RunFolder
-    from domyn_swarm.jobs.spec import JobSpec
 
 Format = Literal["toml", "yaml", "json"]
 
 COMMENT_CHARS = 100
+OURS = "domyn_swarm.jobs"
+"""Where the jobs of this package are, which may be asked for their defaults."""
 
 
 def options_of_run(folder: RunFolder) -> dict[str, Any]:
@@ -45,16 +48,39 @@ def options_of_run(folder: RunFolder) -> dict[str, Any]:
         )
     submission = Submission.load(folder)
     origin = submission.folder if submission else origin_of(folder, spec)
-    return options_of(anchored(spec, origin) if origin else spec) | (_sending(submission) if submission else {})
+    defaults = _recorded_defaults(folder, spec)
+    whole = anchored(spec, origin) if origin else spec
+    return options_of(whole, defaults) | (_sending(submission) if submission else {})
 
 
-def options_of(spec: JobSpec) -> dict[str, Any]:
-    """The options of `spec` that the job's own defaults do not make; all of them where the job cannot be asked."""
+def _recorded_defaults(folder: RunFolder, spec: JobSpec) -> dict[str, Any]:
+    """Options that the run left at their defaults, as it wrote down itself: its job is not imported to be asked.
+
+    None where another job, or another value, is in the spec now.
+    """
+    if spec.job.rpartition(":")[0] == OURS:
+        return dict(options_with_defaults(spec))
+    recorded = records.load(folder, "run.json", _Recorded) or _Recorded()
+    told = {option.flag: option for option in recorded.options}
+    if (job := told.get("JOB")) is None or job.value != spec.job:
+        return {}
+    values = {name: getattr(spec, name) for name in JobSpec.__struct_fields__}
+    return {
+        name: value
+        for name, value in values.items()
+        if (option := told.get(flag_of(name))) and option.is_default and option.value == text_of(value)
+    }
+
+
+class _Recorded(msgspec.Struct):
+    """The options in `run.json`."""
+
+    options: list[Option] = []
+
+
+def options_of(spec: JobSpec, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `spec` that are not their `defaults`."""
     public = msgspec.structs.asdict(without_secrets(spec))
-    try:
-        defaults = dict(options_with_defaults(spec))
-    except ConfigurationError:
-        defaults = {}
     differing = {name: value for name, value in public.items() if name not in defaults or value != defaults[name]}
     return {name: value for name, value in differing.items() if value is not None}
 

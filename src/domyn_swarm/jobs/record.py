@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.helpers.texts import now
 from domyn_swarm.jobs.identity import listed_files, run_id_of
 from domyn_swarm.jobs.spec import anchored
@@ -87,7 +88,8 @@ class Record:
 
 def origin_of(folder: RunFolder, spec: JobSpec) -> str:
     """The folder where the command of the run in `folder` was given; nothing when its paths do not tell."""
-    absolute = str((folder.load("run.json") or {}).get("input", ""))
+    record = RunRecord.load(folder)
+    absolute = record.input if record else ""
     for whole, end in ((absolute, spec.input), (folder.root, os.path.normpath(spec.run_dir))):
         if whole.startswith("/") and whole.endswith(f"/{end}"):
             return whole.removesuffix(f"/{end}")

@@ -19,6 +19,7 @@ import msgspec
 from domyn_swarm import masking
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError, TimeUp
+from domyn_swarm.helpers import terminal
 from domyn_swarm.jobs.runner import run
 from domyn_swarm.jobs.spec import JobSpec, make_spec
 from domyn_swarm.view.progress import progress_here
@@ -31,6 +32,7 @@ def main(arguments: list[str]) -> int:
 
     The last line of the log tells it, whatever it was, so that a run that ended can be told from one that was killed.
     """
+    terminal.guard()
     asked = _parser().parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stderr)
     logger.setLevel(logging.INFO)

@@ -13,6 +13,7 @@ import msgspec
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 from domyn_swarm.helpers.json_reader import NOT_JSON
 from domyn_swarm.jobs.contents import data_in
+from domyn_swarm.jobs.loading import find_in_working_folder
 from domyn_swarm.jobs.schema_types import SchemaTypes
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def _model(reference: dict[str, Any] | str) -> Any:
     if isinstance(reference, dict) or reference.endswith(".json"):
         return None
     where, _, name = reference.partition(":")
+    find_in_working_folder(where)
     try:
         model = getattr(importlib.import_module(where), name)
     except Exception as error:  # noqa: BLE001 - a module runs whatever it likes

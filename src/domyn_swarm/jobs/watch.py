@@ -27,13 +27,14 @@ from domyn_swarm.jobs.figures import failures_of, figures_of, traffic_of
 from domyn_swarm.jobs.flows import node_of
 from domyn_swarm.jobs.timeline import Chronicle
 from domyn_swarm.masking import masked
-from domyn_swarm.view.model import Broken, Report, RunState
+from domyn_swarm.view.model import Broken, Report
 from domyn_swarm.view.report import save_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from domyn_swarm.checkpoint.lock import Lock
+    from domyn_swarm.checkpoint.run_record import RunState
     from domyn_swarm.jobs.finalize import Artifact
     from domyn_swarm.jobs.meter import Meter
     from domyn_swarm.jobs.planning import RunPlan

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,9 +16,9 @@ import msgspec
 from domyn_swarm.checkpoint.lock import living_holder
 from domyn_swarm.checkpoint.submission import FILE, LOG, Submission
 from domyn_swarm.errors import CheckpointError, JobError, SwarmError
-from domyn_swarm.helpers.io import is_local
+from domyn_swarm.helpers.io import is_local, reaching
 from domyn_swarm.helpers.texts import now
-from domyn_swarm.runs import index
+from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.launchers.local import asked_to_end
 from domyn_swarm.runs.launchers.registry import load_launcher
 from domyn_swarm.runs.state import GOING_ON, Status, status_of, statuses
@@ -51,12 +52,12 @@ def refuse_if_on(run: Run) -> None:
     if status.state in GOING_ON:
         raise CheckpointError(
             f"{run.name} is {status.state} ({status.detail}).",
-            f"Wait for it: domyn-swarm job wait {run.name}\nOr end it: domyn-swarm job cancel {run.name}",
+            f"Wait for it: domyn-swarm job wait {quote(run.name)}\nOr end it: domyn-swarm job cancel {quote(run.name)}",
         )
     if status.state == "unknown":
         raise CheckpointError(
             f"Whether {run.name} goes on is not known: {status.detail}.",
-            f"Try again when that is mended. If it is gone for good, delete {run.folder.path}/{FILE} first.",
+            f"Try again when that is fixed. If you know that it has ended, delete {run.folder.path}/{FILE}.",
         )
 
 
@@ -95,8 +96,10 @@ def cancel(run: Run, grace: float) -> Status:
     status = status_of(run)
     if status.state in OVER:
         return status
-    submission = Submission.load(run.folder)
+    submission = Submission.read(run.folder)
     if submission is not None and submission.handle is not None:
+        if not trust.may_act(run, submission):
+            raise trust.refusal(run)
         launcher = load_launcher(submission.placement.run_on)
         if launcher.ask(submission.handle).state != "gone":
             msgspec.structs.replace(submission, cancelled=now()).save(run.folder)
@@ -120,6 +123,8 @@ def _end_here(run: Run, grace: float) -> None:
             f"{run.name} runs on {holder.host}, and signals do not reach there.",
             f"Give the same command on {holder.host}.",
         )
+    if not trust.may_signal(run, holder):
+        raise trust.refusal(run)
     if not asked_to_end(holder, grace):
         with contextlib.suppress(ProcessLookupError):
             os.kill(holder.pid, signal.SIGKILL)
@@ -133,15 +138,16 @@ def removed(run: Run) -> list[str]:
     """
     refuse_if_on(run)
     folder = run.folder
-    for name in _names(folder):
-        if name in MADE or name.startswith(("lock-", "sending-")):
-            folder.fs.rm(f"{folder.root}/{name}", recursive=True)
-    left = _names(folder)
+    with reaching(folder.path):
+        for name in _names(folder):
+            if name in MADE or name.startswith(("lock-", "sending-")):
+                folder.remove(name)
+        left = _names(folder)
     if is_local(folder.fs):
         with contextlib.suppress(OSError):  # it is gone, or holds something else
             folder.fs.rmdir(folder.root)
-    else:
-        shutil.rmtree(index.homes() / run.name, ignore_errors=True)
+    elif home := trust.home_of(run):
+        shutil.rmtree(home, ignore_errors=True)
     with contextlib.suppress(index.IndexUnavailableError):
         index.forget(run.name)
     return left
@@ -159,12 +165,15 @@ def log_of(run: Run, *, follow: bool) -> Iterator[str]:
     Raises:
         CheckpointError: it was never sent anywhere, and printed to a terminal.
     """
-    submission = Submission.load(run.folder)
+    submission = Submission.read(run.folder)
     if submission is None:
         raise CheckpointError(
             f"{run.name} ran in a terminal, and what it printed is not kept.",
-            f"What became of it: domyn-swarm job status {run.name}",
+            f"What became of it: domyn-swarm job status {quote(run.name)}",
         )
     if submission.handle is None:
         return iter(())
-    return load_launcher(submission.placement.run_on).log(submission.handle, submission.log, follow=follow)
+    path = trust.log_of(run)
+    if path is None or not trust.may_act(run, submission):
+        raise trust.refusal(run)
+    return load_launcher(submission.placement.run_on).log(submission.handle, str(path), follow=follow)

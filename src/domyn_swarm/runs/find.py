@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from domyn_swarm.checkpoint import records, run_record
 from domyn_swarm.checkpoint.folder import RunFolder, name_of
 from domyn_swarm.checkpoint.submission import FILE, Submission
 from domyn_swarm.errors import ConfigurationError, SwarmError
@@ -101,9 +102,12 @@ def all_runs(directories: Iterable[str] = ()) -> list[Run]:
 
 def look_through() -> None:
     """Take runs into the index from the checkpoint directories in the working directory, and one level below it."""
+    here = Path.cwd()
+    directories = [here]
     with contextlib.suppress(OSError):
-        here = Path.cwd()
-        for directory in (here, *(path for path in here.iterdir() if path.is_dir())):
+        directories += [path for path in here.iterdir() if path.is_dir()]
+    for directory in directories:
+        with contextlib.suppress(OSError):  # one that this user may not look into
             if (found := directory / CHECKPOINTS).is_dir():
                 adopt_all(str(found))
 
@@ -117,15 +121,14 @@ def adopt_all(directory: str) -> None:
 
 
 def adopt(folder: RunFolder) -> None:
-    """Take a run into the index, under the name that its folder says, if it is one."""
-    submission, spec = Submission.load(folder), folder.load("spec.json")
-    if submission is None and folder.load("run.json") is None:
+    """Take a run into the index, under the name that its folder says, if it is one. What it says is not acted on."""
+    if not (records.exists(folder, FILE) or records.exists(folder, run_record.FILE)):
         return
-    path = canonical(folder.path)
+    submission, path = Submission.load(folder), canonical(folder.path)
     if submission is not None and (entry := index.entry_of(submission.name)) and not exists(entry):
         index.moved(entry.name, path)
         return
-    base = submission.name if submission else base_name(str((spec or {}).get("output") or path))
+    base = submission.name if submission else base_name(str((folder.load("spec.json") or {}).get("output") or path))
     index.register(path, {}, base)
 
 
@@ -165,12 +168,12 @@ def _opened(path: str) -> RunFolder:
 
     folder = RunFolder(path)
     with contextlib.suppress(SwarmError, OSError):
-        if folder.load(FILE) is not None:
+        if records.exists(folder, FILE) or records.exists(folder, run_record.FILE):
             return folder
     return open_run(path)
 
 
-def _below(directory: str) -> Iterator[str]:
+def _below(directory: str, *, deeper: bool = True) -> Iterator[str]:
     """The folders in a checkpoint directory, and in the one that it may itself hold."""
     folder = RunFolder(directory)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -178,5 +181,5 @@ def _below(directory: str) -> Iterator[str]:
             name = name_of(entry["name"].rstrip("/"))
             if entry["type"] == "directory" and name != CHECKPOINTS:
                 yield f"{directory}/{name}"
-            elif name == CHECKPOINTS:
-                yield from _below(f"{directory}/{CHECKPOINTS}")
+            elif name == CHECKPOINTS and deeper:
+                yield from _below(f"{directory}/{CHECKPOINTS}", deeper=False)

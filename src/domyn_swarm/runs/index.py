@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sqlite3
+from contextvars import ContextVar
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from domyn_swarm.errors import CheckpointError, ConfigurationError
-from domyn_swarm.runs.names import free_name
+from domyn_swarm.runs.names import free_name, is_plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 FILE = "runs.sqlite"
@@ -24,10 +27,16 @@ BUSY_SECONDS = 60.0
 """How long one waits for others that write; each does for milliseconds."""
 GLANCE_SECONDS = 0.2
 """How long a shell waits for names to complete."""
-_TABLE = """CREATE TABLE IF NOT EXISTS runs (
-    name TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE, storage TEXT NOT NULL DEFAULT '{}'
-)"""
+START_SECONDS = 5.0
+"""How long a run that begins waits for an index that somebody holds: it goes without."""
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS runs (
+        name TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE, storage TEXT NOT NULL DEFAULT '{}'
+    )""",
+    "CREATE TABLE IF NOT EXISTS sent (path TEXT PRIMARY KEY, place TEXT NOT NULL, handle TEXT NOT NULL)",
+)
 
+_patience = ContextVar("patience", default=BUSY_SECONDS)
 logger = logging.getLogger("domyn_swarm")
 T = TypeVar("T")
 
@@ -38,6 +47,13 @@ class Entry(NamedTuple):
     name: str
     path: str
     storage: dict[str, Any]
+
+
+class Sent(NamedTuple):
+    """Where this user has started a run (empty: in a terminal), and its handle there."""
+
+    place: str
+    handle: dict[str, Any]
 
 
 class IndexUnavailableError(CheckpointError):
@@ -60,8 +76,22 @@ def homes() -> Path:
 
 def entries() -> list[Entry]:
     """All runs that are known, by name."""
-    rows = _asked("SELECT name, path, storage FROM runs ORDER BY name")
-    return [Entry(name, path, json.loads(storage)) for name, path, storage in rows]
+    rows = _asked("runs", "SELECT name, path, storage FROM runs ORDER BY name")
+    return [
+        Entry(name, path, _object(storage)) for name, path, storage in rows if isinstance(name, str) and _is_path(path)
+    ]
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value != "" and "\0" not in value
+
+
+def _object(text: Any) -> dict[str, Any]:
+    """A JSON object; an empty one where the file has been tampered with."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
+        if isinstance(found := json.loads(text), dict):
+            return found
+    return {}
 
 
 def entry_of(name: str) -> Entry | None:
@@ -71,8 +101,25 @@ def entry_of(name: str) -> Entry | None:
 
 def name_of(path: str) -> str | None:
     """What the run in the folder `path` is called."""
-    found = _asked("SELECT name FROM runs WHERE path = ?", path)
-    return found[0][0] if found else None
+    found = _asked("runs", "SELECT name FROM runs WHERE path = ?", path)
+    return str(found[0][0]) if found else None
+
+
+def remember(path: str, sent: Sent) -> None:
+    """Note that this user has started the run in the folder `path` there: its handle may be acted on."""
+    handle = json.dumps(sent.handle, sort_keys=True)
+    _changed("INSERT OR REPLACE INTO sent VALUES (?, ?, ?)", path, sent.place, handle)
+
+
+def sent(path: str) -> Sent | None:
+    """Where this user has started the run in the folder `path` last."""
+    found = _asked("sent", "SELECT place, handle FROM sent WHERE path = ?", path)
+    return Sent(str(found[0][0]), _object(found[0][1])) if found else None
+
+
+def handles(place: str) -> list[dict[str, Any]]:
+    """The handles of this user's runs there."""
+    return [_object(handle) for (handle,) in _asked("sent", "SELECT handle FROM sent WHERE place = ?", place)]
 
 
 def register(path: str, storage: Mapping[str, Any], base: str, wanted: str | None = None) -> str:
@@ -114,17 +161,19 @@ def _check(known: Mapping[str, str], path: str, wanted: str) -> None:
     if other := next((other for other, name in known.items() if name == wanted and other != path), None):
         raise ConfigurationError(
             f"--job-name: {wanted!r} is the run in {other}.",
-            f"Free is {free_name(wanted, known.values())!r}. Or: domyn-swarm job rm {wanted}",
+            f"Free is {free_name(wanted, known.values())!r}. Or: domyn-swarm job rm {quote(wanted)}",
         )
 
 
 def moved(name: str, path: str) -> None:
     """The folder of the run `name` is at `path` now."""
+    _changed("UPDATE OR REPLACE sent SET path = ? WHERE path = (SELECT path FROM runs WHERE name = ?)", path, name)
     _changed("UPDATE OR IGNORE runs SET path = ? WHERE name = ?", path, name)
 
 
 def forget(name: str) -> None:
     """Drop the run `name`; its folder is somebody else's business."""
+    _changed("DELETE FROM sent WHERE path = (SELECT path FROM runs WHERE name = ?)", name)
     _changed("DELETE FROM runs WHERE name = ?", name)
 
 
@@ -133,15 +182,26 @@ def names_at_a_glance(prefix: str) -> list[str]:
     with contextlib.suppress(Exception):
         uri = f"{index_path().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=GLANCE_SECONDS)) as db:
-            return [name for (name,) in db.execute("SELECT name FROM runs ORDER BY name") if name.startswith(prefix)]
+            names = [name for (name,) in db.execute("SELECT name FROM runs ORDER BY name")]
+            return [name for name in names if is_plain(name) and name.startswith(prefix)]
     return []
 
 
-def _asked(query: str, *values: str) -> list[tuple[Any, ...]]:
+@contextlib.contextmanager
+def hurried() -> Iterator[None]:
+    """In here an index that somebody holds is waited for a few seconds, once: a run is not kept from its start."""
+    before = _patience.set(START_SECONDS)
+    try:
+        yield
+    finally:
+        _patience.reset(before)
+
+
+def _asked(table: str, query: str, *values: str) -> list[tuple[Any, ...]]:
     """What the index says; nothing where there is none yet, which nothing is made for."""
 
     def once(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
-        there = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'runs'").fetchall()
+        there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchall()
         return db.execute(query, values).fetchall() if there else []
 
     return _transaction(once, "BEGIN") if index_path().exists() else []
@@ -163,6 +223,7 @@ def _transaction(do: Callable[[sqlite3.Connection], T], begin: str = "BEGIN IMME
             _set_aside(path, error)
             return _once(path, do, begin)
     except (sqlite3.Error, OSError) as error:
+        _patience.set(min(_patience.get(), GLANCE_SECONDS))  # whoever holds it now most likely does for longer
         raise IndexUnavailableError(
             f"The index of runs ({path}) cannot be used: {error}.",
             "Name runs by their folders, or set XDG_DATA_HOME to a directory to write in.",
@@ -170,12 +231,14 @@ def _transaction(do: Callable[[sqlite3.Connection], T], begin: str = "BEGIN IMME
 
 
 def _once(path: Path, do: Callable[[sqlite3.Connection], T], begin: str) -> T:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as db:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite's journal gets the same mode
+    with contextlib.closing(sqlite3.connect(path, timeout=_patience.get(), isolation_level=None)) as db:
         db.execute(begin)
         try:
             if begin == "BEGIN IMMEDIATE":
-                db.execute(_TABLE)
+                for table in _TABLES:
+                    db.execute(table)
             done = do(db)
         except BaseException:
             db.rollback()

@@ -30,13 +30,18 @@ def free_name(base: str, taken: Collection[str]) -> str:
     return next(name for name in itertools.chain([base], numbered) if name not in taken)
 
 
+def is_plain(name: str) -> bool:
+    """Whether no shell, scheduler or file takes the name for something else."""
+    return bool(_NAME.fullmatch(name))
+
+
 def check_name(name: str) -> None:
     """Refuse what shells, schedulers or files would take for something else.
 
     Raises:
         ConfigurationError: it is no such name.
     """
-    if not _NAME.fullmatch(name):
+    if not is_plain(name):
         raise ConfigurationError(
             f"--job-name: {name!r} is not a plain name.",
             f"Use letters, digits and . _ + - only, up to {MOST_CHARS}, a letter or digit first.",

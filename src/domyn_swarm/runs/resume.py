@@ -12,6 +12,7 @@ from domyn_swarm.checkpoint.submission import Placement, Submission
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.record import origin_of
 from domyn_swarm.jobs.spec import make_spec
+from domyn_swarm.runs import trust
 from domyn_swarm.runs.control import refuse_if_on
 from domyn_swarm.runs.state import Status, status_of
 from domyn_swarm.runs.submit import checked, send
@@ -38,13 +39,22 @@ def resumed(run: Run, changes: Mapping[str, Any]) -> Status:
         raise ConfigurationError(f"The folder of {run.name} is gone: {run.folder.path}.", "Submit the job again.")
     submission = Submission.load(run.folder)
     given = {name: value for name, value in changes.items() if value is not None}
-    placement = msgspec.structs.replace(submission.placement if submission else Placement(), **given)
+    placement = msgspec.structs.replace(_placement(run, submission), **given)
     spec, home = _spec_of(run, given)
     where = submission.folder if submission else home
     # Modules are looked for, and relative paths meant, from where the command was given.
     with contextlib.chdir(where) if Path(where).is_dir() else contextlib.nullcontext():
         ready = checked(spec, placement)
         return status if ready.nothing_to_do else status_of(send(ready))
+
+
+def _placement(run: Run, submission: Submission | None) -> Placement:
+    """Where it was. A server that somebody else's folder names would get this user's token, and is left out."""
+    if submission is None:
+        return Placement()
+    if submission.placement.ray_address and not trust.may_act(run, submission):
+        return msgspec.structs.replace(submission.placement, ray_address=None)
+    return submission.placement
 
 
 def _spec_of(run: Run, given: Mapping[str, Any]) -> tuple[JobSpec, str]:

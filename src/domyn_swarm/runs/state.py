@@ -8,21 +8,24 @@ import re
 import threading
 import time
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from shlex import quote
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from domyn_swarm.checkpoint.lock import SENDING, living_holder
+from domyn_swarm.checkpoint.records import UnreadableRecordError
+from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.checkpoint.submission import Submission
 from domyn_swarm.errors import SwarmError
+from domyn_swarm.runs import trust
 from domyn_swarm.runs.launchers.base import Answer
 from domyn_swarm.runs.launchers.registry import load_launcher
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from domyn_swarm.checkpoint.lock import Holder
+    from domyn_swarm.checkpoint.process import Holder
     from domyn_swarm.runs.find import Run
 
 State = Literal[
@@ -38,32 +41,6 @@ AT_ONCE = 16
 LAST_LINES = 3
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d ")
 _END = re.compile(r"exit status \d+$")
-
-
-class Broken(msgspec.Struct):
-    """What ended a run."""
-
-    message: str
-    hint: str = ""
-
-
-class Record(msgspec.Struct):
-    """What of `run.json` is told here."""
-
-    state: str
-    number: int
-    started: str
-    as_of: str
-    host: str
-    total: int
-    done_before: int
-    rows: int
-    failed: int
-    seconds: float
-    ended: str | None = None
-    output: str = ""
-    errors_path: str = ""
-    broken: Broken | None = None
 
 
 class Status(msgspec.Struct, kw_only=True):
@@ -104,61 +81,93 @@ def status_of(run: Run) -> Status:
     """What is true of the run now. Never raises: what cannot be told is unknown."""
     try:
         return _told(run)
-    except (SwarmError, OSError) as error:
-        reason = error.message if isinstance(error, SwarmError) else str(error)
-        return Status(name=run.name, state="unknown", detail=reason, path=run.folder.path, where="")
+    except SwarmError as error:
+        reason = error.message
+    except Exception as error:  # noqa: BLE001 - whatever a filesystem or a place throws: it must not end a listing
+        reason = f"{type(error).__name__}: {error}"
+    return Status(name=run.name, state="unknown", detail=reason.rstrip("."), path=run.folder.path, where="")
 
 
 def _told(run: Run) -> Status:
     folder = run.folder
     if not folder.fs.exists(folder.root):
         return Status(name=run.name, state="gone", detail="its folder is gone", path=folder.path, where="")
-    submission = Submission.load(folder)
+    submission = Submission.read(folder)
     record, own = _recorded(run, submission)
     answer = _asked(run, submission, record if own else None)
     if answer.state == "gone":  # it may have had its last word since the record was read
         record, own = _recorded(run, submission)
     state, detail = _judged(answer, submission, record if own else None)
+    detail = detail or (_why_no_record(run) if record is None and state == "lost" else "")
     status = Status(name=run.name, state=state, detail=detail, path=folder.path, where=TERMINAL)
     if record is not None:
         _add_record(status, record, is_own=own)
     if submission is not None:
         status.where, status.host = submission.placement.run_on, submission.host
-        status.submitted, status.log = submission.submitted, submission.log if Path(submission.log).is_file() else None
+        log = trust.log_of(run)
+        status.submitted, status.log = submission.submitted, str(log) if log and log.is_file() else None
     if state == "failed" and not own and submission is not None:
-        status.error = _last_words(submission)
+        status.error = _last_words(run, submission)
     if state in RESUMABLE:
-        status.resume = f"domyn-swarm job resume {run.name}"
+        status.resume = f"domyn-swarm job resume {quote(run.name)}"
     status.exit_status = _exit_status(state, answer)
     return status
 
 
-def _recorded(run: Run, submission: Submission | None) -> tuple[Record | None, bool]:
+def _recorded(run: Run, submission: Submission | None) -> tuple[RunRecord | None, bool]:
     """The newest record of the folder, and whether it is that of the run that was sent last."""
-    with contextlib.suppress(msgspec.ValidationError):
-        if (found := run.folder.load("run.json")) is not None:
-            record = msgspec.convert(found, Record)
-            return record, submission is None or record.number >= submission.number
-    return None, False
+    record = RunRecord.load(run.folder)
+    if record is None or not record.has_begun:
+        return None, False
+    return record, submission is None or record.number >= submission.number
 
 
-def _asked(run: Run, submission: Submission | None, record: Record | None) -> Answer:
+def _why_no_record(run: Run) -> str:
+    try:
+        RunRecord.read(run.folder)
+    except UnreadableRecordError as error:
+        return f"run.json cannot be read: {error.reason}"
+    return "it left no record"
+
+
+def _asked(run: Run, submission: Submission | None, record: RunRecord | None) -> Answer:
     """What the place says; where it was never sent, or is gone from there, what the folder's lock says."""
-    if submission is not None and submission.handle is not None:
-        if record is not None and record.state == "done":
-            return Answer("gone")  # its own last word, after which nothing comes
-        answer = load_launcher(submission.placement.run_on).ask(submission.handle)
-        if answer.state == "unknown" and record is not None:
-            return _by_lock(run, submission, answer)
-        if answer.state != "gone":
-            return answer
-    elif submission is not None and (sender := _sender(run)):
-        return Answer("pending", f"being sent by {sender}")
+    if submission is None:
+        answer = Answer("gone")
+    elif submission.handle is not None:
+        answer = _by_launcher(run, submission, submission.handle, record)
+    elif sender := _sender(run):
+        answer = Answer("pending", f"being sent by {sender}")
     else:
-        answer = Answer("gone", "" if submission is None else "it was never sent: who did is gone")
-    if holder := living_holder(run.folder):
+        answer = Answer("gone", "it was never sent: who did is gone")
+    if answer.state == "gone" and not _is_over(submission, record) and (holder := living_holder(run.folder)):
         return Answer("running", str(holder))
     return answer
+
+
+def _is_over(submission: Submission | None, record: RunRecord | None) -> bool:
+    """Whether a run that was sent has had its last word, after which nothing comes."""
+    return submission is not None and submission.handle is not None and record is not None and record.state == "done"
+
+
+def _by_launcher(run: Run, submission: Submission, handle: Mapping[str, Any], record: RunRecord | None) -> Answer:
+    if _is_over(submission, record):
+        return Answer("gone")
+    if not trust.may_act(run, submission):
+        return _of_another_user(run, record)
+    answer = load_launcher(submission.placement.run_on).ask(handle)
+    if answer.state == "unknown" and record is not None:
+        return _by_lock(run, submission, answer)
+    return answer
+
+
+def _of_another_user(run: Run, record: RunRecord | None) -> Answer:
+    """What the lock and the record say of a run whose handle is not this user's to act on."""
+    if holder := living_holder(run.folder):
+        return Answer("running", str(holder))
+    if record is not None and record.state != "running":
+        return Answer("gone")
+    return Answer("unknown", "it was not submitted by you, so its launcher is not asked")
 
 
 def _by_lock(run: Run, submission: Submission, answer: Answer) -> Answer:
@@ -174,12 +183,12 @@ def _sender(run: Run) -> Holder | None:
     return None if holder is None or (holder.is_near and holder.pid == os.getpid()) else holder
 
 
-def _judged(answer: Answer, submission: Submission | None, record: Record | None) -> tuple[State, str]:
+def _judged(answer: Answer, submission: Submission | None, record: RunRecord | None) -> tuple[State, str]:
     """State and detail. `record` is the run's own, None when it left none."""
     if answer.state != "gone":
         return answer.state, answer.detail
     if record is not None and record.state != "running":
-        ended: dict[str, State] = {"failed": "failed", "interrupted": "cancelled"}
+        ended: dict[str | None, State] = {"failed": "failed", "interrupted": "cancelled", "lost": "lost"}
         done: State = "done with failures" if record.failed else "done"
         return ended.get(record.state, done), answer.detail if record.state == "interrupted" else ""
     if submission is not None and submission.cancelled and _is_after(submission.cancelled, record):
@@ -188,11 +197,11 @@ def _judged(answer: Answer, submission: Submission | None, record: Record | None
         ends: dict[int, State] = {0: "done", 3: "done with failures", 130: "cancelled"}
         return ends.get(answer.exit_status, "failed"), answer.detail
     if record is None and submission is None:
-        return "lost", "it left no record"
+        return "lost", ""
     return "lost", answer.detail or "its process is gone without a word"
 
 
-def _is_after(moment: str, record: Record | None) -> bool:
+def _is_after(moment: str, record: RunRecord | None) -> bool:
     return record is None or datetime.fromisoformat(moment) >= datetime.fromisoformat(record.started)
 
 
@@ -203,22 +212,25 @@ def _exit_status(state: State, answer: Answer) -> int | None:
     return known or ends.get(state)
 
 
-def _add_record(status: Status, record: Record, *, is_own: bool) -> None:
+def _add_record(status: Status, record: RunRecord, *, is_own: bool) -> None:
     """Rows are those of the newest run, or where that has not begun those of the one before."""
     status.rows, status.total, status.failed = record.done_before + record.rows, record.total, record.failed
     status.output, status.errors_path = record.output, record.errors_path
     if is_own:
         status.host, status.started, status.ended = record.host, record.started, record.ended
-        status.rows_per_second = round(record.rows / max(record.seconds, 1e-3), 1)
+        status.rows_per_second = round(record.rows / max(record.seconds or 0.0, 1e-3), 1)
         if record.broken is not None and status.state == "failed":
             status.error = f"{record.broken.message}\n{record.broken.hint}".strip()
 
 
-def _last_words(submission: Submission) -> str:
+def _last_words(run: Run, submission: Submission) -> str:
     """The end of the log of a run that refused to begin: there it says why."""
+    path = trust.log_of(run) if submission.handle and trust.may_act(run, submission) else None
+    if path is None:
+        return ""
     with contextlib.suppress(SwarmError, OSError):
         launcher = load_launcher(submission.placement.run_on)
-        text = "".join(launcher.log(submission.handle or {}, submission.log, follow=False))
+        text = "".join(launcher.log(submission.handle or {}, str(path), follow=False))
         lines = [line for line in text.strip().splitlines() if not _END.search(line)]
         return "\n".join(_TIME.sub("", line) for line in lines[-LAST_LINES:])
     return ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +14,7 @@ import msgspec
 
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import SENDING, locked
+from domyn_swarm.checkpoint.process import Process
 from domyn_swarm.checkpoint.submission import FILE, LOG, Submission
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.helpers.io import is_local
@@ -20,7 +23,7 @@ from domyn_swarm.jobs.finalize import is_current
 from domyn_swarm.jobs.planning import make_plan
 from domyn_swarm.jobs.record import without_secrets
 from domyn_swarm.jobs.spec import anchored, flag_of
-from domyn_swarm.runs import index
+from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.control import refuse_if_on
 from domyn_swarm.runs.find import Run, canonical
 from domyn_swarm.runs.launchers.base import Launch
@@ -77,7 +80,11 @@ def check_name_for(spec: JobSpec, wanted: str) -> None:
         ConfigurationError: it is none, it is another run's, or the run has one.
     """
     check_name(wanted)
-    index.check_free(canonical(spec.run_dir), wanted)
+    with index.hurried():
+        try:
+            index.check_free(canonical(spec.run_dir), wanted)
+        except index.IndexUnavailableError as error:
+            logger.warning("%s", error)
 
 
 def shown(ready: Ready, wanted: str | None = None) -> str:
@@ -99,19 +106,25 @@ def send(ready: Ready, wanted: str | None = None) -> Run:
     plan, folder = ready.plan, ready.plan.store.folder
     missing = _missing(folder)
     try:
-        with locked(folder, kind=SENDING):
+        with locked(folder, kind=SENDING), index.hurried():
             refuse_if_on(Run(_known_name(plan) or base_name(plan.spec.output), folder))
             with _taken_back(folder):
                 name = _registered(plan, wanted)
                 submission = _written(plan, _launch(ready, name))
                 handle = ready.launcher.start(_launch(ready, name))
             msgspec.structs.replace(submission, handle=handle).save(folder)
+            _remember(plan, index.Sent(submission.placement.run_on, dict(handle)))
     except BaseException:
         for home in missing:
             with contextlib.suppress(OSError):  # somebody has put something there, or it was not made
                 home.rmdir()
         raise
     return Run(name, folder)
+
+
+def _remember(plan: RunPlan, sent: index.Sent) -> None:
+    with contextlib.suppress(index.IndexUnavailableError):
+        index.remember(canonical(plan.store.path), sent)
 
 
 def _written(plan: RunPlan, launch: Launch) -> Submission:
@@ -125,7 +138,7 @@ def _written(plan: RunPlan, launch: Launch) -> Submission:
     folder.save("spec.json", spec)
     if not is_local(folder.fs):
         home = RunFolder(launch.spec.rpartition("/")[0])
-        home.fs.makedirs(home.root, exist_ok=True)
+        Path(home.root).mkdir(mode=0o700, parents=True, exist_ok=True)
         home.save("spec.json", spec)
     submission.save(folder)
     return submission
@@ -220,16 +233,22 @@ class Registering:
         self._progress = progress
         self._spec = spec
         self._wanted = wanted
+        self._thread: threading.Thread | None = None
 
     def started(self, total: int, done: int) -> None:
-        """It has begun: its folder is there."""
+        """It has begun: its folder is there. The index is written beside the run, which it must not keep waiting."""
         if self._spec.checkpointing:
-            try:
-                path, base = canonical(self._spec.run_dir), base_name(self._spec.output)
-                index.register(path, without_secrets(self._spec).run_storage, base, self._wanted)
-            except Exception as error:  # noqa: BLE001 - the run is what matters
-                logger.debug("the run is not in the index: %s", error)
+            self._thread = threading.Thread(target=self._register, name="domyn-swarm-index", daemon=True)
+            self._thread.start()
         self._progress.started(total, done)
+
+    def _register(self) -> None:
+        try:
+            path, base = canonical(self._spec.run_dir), base_name(self._spec.output)
+            index.register(path, without_secrets(self._spec).run_storage, base, self._wanted)
+            index.remember(path, trust.started_here(Process.of(os.getpid())))
+        except Exception as error:  # noqa: BLE001 - the run is what matters
+            logger.debug("the run is not in the index: %s", error)
 
     def advanced(self, more: Counts) -> None:
         """As before."""
@@ -237,4 +256,6 @@ class Registering:
 
     def finished(self) -> None:
         """As before."""
+        if self._thread is not None:
+            self._thread.join(index.START_SECONDS)
         self._progress.finished()

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -16,7 +17,6 @@ from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.survey import at_rest, marks_of, open_run
 from domyn_swarm.data.arrow import RowReader, scan_files, scan_groups
 from domyn_swarm.data.columns import ROW_ID
-from domyn_swarm.data.input_files import list_files
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
 from domyn_swarm.helpers.io import reaching
@@ -24,6 +24,7 @@ from domyn_swarm.view import compare_records as records
 from domyn_swarm.view.compare_records import Recorded
 from domyn_swarm.view.compare_rows import KEY, Side, matched, rows_of, text_of
 from domyn_swarm.view.comparison import Column, Comparison
+from domyn_swarm.view.inputs import files_of
 from domyn_swarm.view.row import replaced_before
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def compare(run_a: Any, run_b: Any, on: str | None = None, *, examples: int = EX
             return at_rest(a, lambda: at_rest(b, lambda: _compared(Recorded("A", a), Recorded("B", b), on, examples)))
     except DamagedPartError as error:
         path = next(folder.path for folder in (a, b) if error.part.startswith(folder.root))
-        raise CheckpointError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {path}") from None
+        raise CheckpointError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {quote(path)}") from None
 
 
 def _path(run: Any) -> str:
@@ -177,10 +178,9 @@ def _output_with(run: Recorded, column: str) -> InputFiles:
 
 def _output_of(run: Recorded) -> InputFiles | None:
     """The files of a run's output, if they are where it wrote them: their footer says whose they are."""
-    storage = run.spec.get("backend_write_kwargs", {}).get("storage_options")
     for path in _output_paths(run):
         with contextlib.suppress(SwarmError, OSError):
-            files = list_files(path, storage)
+            files = files_of(run.folder, path, run.spec.backend_write_kwargs)
             if files.schema is not None and (files.schema.metadata or {}).get(RUN_KEY.encode()) == run.run_id.encode():
                 return files
     return None
@@ -191,10 +191,10 @@ def _output_paths(run: Recorded) -> Iterator[str]:
     if not run.output or "://" in run.output or Path(run.output).is_absolute():
         yield run.output
         return
-    folder, recorded = str(Path(run.path).absolute()), f"/{run.record.get('path', '')}"
+    folder, recorded = str(Path(run.path).absolute()), f"/{run.entry('path', str, '')}"
     if folder.endswith(recorded):
         yield f"{folder.removesuffix(recorded)}/{run.output}"
-    typed = f"/{run.spec.get('input', '')}"
+    typed = f"/{run.spec.input}"
     if run.input.endswith(typed):
         yield f"{run.input.removesuffix(typed)}/{run.output}"
     yield run.output
@@ -209,11 +209,11 @@ def _counts(run: Recorded) -> tuple[int, int]:
 def _add_inputs(tally: Tally, run: Recorded) -> None:
     """Tell of each example what the job was given, as far as the input is still what the run read."""
     names = run.entry("input_columns", list[str], [])
-    read = run.spec.get("backend_read_kwargs", {})
+    read = run.spec.backend_read_kwargs
     if not tally.examples or not names or read.get("filters") or replaced_before(run.identity):
         return
     with contextlib.suppress(SwarmError, OSError, pa.ArrowException):
-        files = list_files(run.input, read.get("storage_options"))
+        files = files_of(run.folder, run.input, read)
         if files.digest != run.digest or files.schema is None:
             return
         found = _at(files, set(tally.positions), [name for name in names if name in files.schema.names])

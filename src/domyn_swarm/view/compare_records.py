@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from domyn_swarm.checkpoint.part import JOB_FIELD, NODE
+from domyn_swarm.checkpoint.run_record import FILE, RunRecord, SpecRecord
 from domyn_swarm.checkpoint.survey import aligned
 from domyn_swarm.data.columns import ROW_ID
 from domyn_swarm.errors import ConfigurationError
@@ -46,13 +47,15 @@ class Recorded:
         self.name = name
         self.folder = folder
         self.path = folder.path
-        self.record = folder.load("run.json") or {}
-        self.spec = folder.load("spec.json") or {}
+        self.record = folder.load(FILE) or {}
+        """All that it has written down, for what `told` and `spec` have not."""
+        self.told = RunRecord.load(folder) or RunRecord()
+        self.spec = SpecRecord.load(folder) or SpecRecord()
         self.parts = aligned(folder)
         origin = self.parts[-1].origin if self.parts else None
-        self.id_col: str = origin.id_col if origin else self.record.get("id_column") or ROW_ID
-        self.identity: dict[str, Any] = self.record.get("identity") or (origin.identity if origin else {})
-        self.digest: str | None = origin.input_digest if origin else self.record.get("input_digest")
+        self.id_col: str = origin.id_col if origin else self.told.id_column or ROW_ID
+        self.identity: dict[str, Any] = self.told.identity or (origin.identity if origin else {})
+        self.digest: str | None = origin.input_digest if origin else self.told.input_digest
 
     def entry(self, name: str, kind: type[T], default: T) -> T:
         """An entry of run.json; `default` when it is not there, or of another shape."""
@@ -64,22 +67,22 @@ class Recorded:
     @property
     def run_id(self) -> str:
         """The id that the footer of its output has."""
-        return self.entry("run_id", str, self.parts[-1].origin.run_id if self.parts else "")
+        return self.told.run_id or (self.parts[-1].origin.run_id if self.parts else "")
 
     @property
     def output(self) -> str:
         """Where the output was written, as the run was told."""
-        return self.entry("output", str, "") or str(self.spec.get("output", ""))
+        return self.told.output or self.spec.output
 
     @property
     def total(self) -> int | None:
         """Rows of the input, within the limit."""
-        return self.entry("total", int | None, None)  # type: ignore[arg-type]
+        return self.told.total
 
     @property
     def input(self) -> str:
         """The path or pattern of the input."""
-        return str(self.record.get("input") or self.spec.get("input") or "")
+        return self.told.input or self.spec.input
 
     @property
     def state(self) -> str:
@@ -87,15 +90,15 @@ class Recorded:
         try:
             return report_of(self.folder).state
         except ConfigurationError:
-            return self.entry("state", str, "")
+            return self.told.state or ""
 
     def run(self, rows: int, failed: int) -> Run:
         """The run in few words."""
-        job = self.entry("job", str, "") or str(self.identity.get("job", "")).rpartition(":")[2]
+        job = self.told.job or str(self.identity.get("job", "")).rpartition(":")[2]
         return Run(
-            path=self.path, job=job, state=self.state, started=self.entry("started", str, ""),
-            ended=self.record.get("ended"), output=self.output,
-            id_column=self.id_col, total=self.total, rows=rows, failed=failed, seconds=self.record.get("seconds"),
+            path=self.path, job=job, state=self.state, started=self.told.started,
+            ended=self.told.ended, output=self.output,
+            id_column=self.id_col, total=self.total, rows=rows, failed=failed, seconds=self.told.seconds,
         )  # fmt: skip
 
 
@@ -230,8 +233,8 @@ def _total(name: str, a: float | None, b: float | None) -> Total:
 
 def _figures(run: Recorded) -> dict[str, float]:
     traffic = run.entry("traffic", dict[str, Any], {})
-    figures = {name: traffic[name] for name in TRAFFIC if name in traffic}
-    seconds, rows = run.record.get("seconds"), run.record.get("rows")
+    figures = {name: traffic[name] for name in TRAFFIC if isinstance(traffic.get(name), (int, float))}
+    seconds, rows = run.told.seconds, run.told.rows
     if seconds is not None:
         figures["seconds"] = seconds
         if rows:

@@ -6,8 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from domyn_swarm.checkpoint.records import check_moment
+from domyn_swarm.checkpoint.run_record import RunState  # noqa: TC001 - msgspec evaluates the annotations
+
 NodeState = Literal["waiting", "running", "done", "failed", "stopped"]
-RunState = Literal["running", "done", "failed", "interrupted", "lost"]
 Effect = Literal["reads input", "calls job", "writes parts", "writes output"]
 
 
@@ -160,3 +162,7 @@ class Report(msgspec.Struct):
     versions: dict[str, str] = {}
     warnings: list[str] = []
     resume: str = ""
+
+    def __post_init__(self) -> None:
+        for moment in filter(None, (self.started, self.as_of, self.ended)):
+            check_moment(moment)

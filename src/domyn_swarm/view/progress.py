@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 from domyn_swarm.helpers.counts import Counts
+from domyn_swarm.helpers.terminal import unguarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,7 +175,7 @@ class _Bar(_Watch):
         self._progress = Progress(
             SpinnerColumn(), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[text]}"), TimeRemainingColumn(), TextColumn("left"),
-            console=Console(stderr=True), transient=True,
+            console=Console(file=unguarded(sys.stderr)), transient=True,
         )  # fmt: skip
         self._task: TaskID | None = None
 

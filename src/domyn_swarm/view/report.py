@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import threading
+from shlex import quote
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from domyn_swarm.checkpoint import lock
+from domyn_swarm.checkpoint import records
+from domyn_swarm.checkpoint.lock import Watch, living_holder
+from domyn_swarm.checkpoint.records import UnreadableRecordError
+from domyn_swarm.checkpoint.run_record import FILE
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 from domyn_swarm.helpers.io import whole_file
 from domyn_swarm.view.model import Graph, Report
@@ -17,9 +19,6 @@ from domyn_swarm.view.picture import dot_of, draw
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
 
-QUIET_SECONDS = 60.0
-"""Without a word for so long, a run on another machine is taken to be gone."""
-
 
 def report_of(folder: RunFolder) -> Report:
     """The report of the run in `folder`, as it is now.
@@ -27,27 +26,46 @@ def report_of(folder: RunFolder) -> Report:
     Raises:
         ConfigurationError: the run wrote down too little: it began with an earlier version, or never began.
     """
-    try:
-        report = msgspec.convert(folder.load("run.json"), Report)
-    except msgspec.ValidationError:
-        raise ConfigurationError(
-            f"{folder.path} tells too little of its run for a report.",
-            f"It is there once the run has begun, with this version. What finished: checkpoint inspect {folder.path}",
-        ) from None
-    if report.state == "running" and _is_gone(folder, report):
+    report = recorded(folder)
+    if report.state == "running" and living_holder(folder) is None:
         report.state = "lost"
     return report
 
 
-def _is_gone(folder: RunFolder, report: Report) -> bool:
-    number = lock.newest(folder)
-    holder = lock.read(folder, number) if number else None
-    if holder is None:
-        return True
-    if holder.is_near:
-        return not holder.is_alive
-    quiet = datetime.now(UTC) - datetime.fromisoformat(report.as_of)
-    return quiet.total_seconds() > QUIET_SECONDS
+def recorded(folder: RunFolder) -> Report:
+    """The report as the run wrote it down last, wherever that was.
+
+    Raises:
+        ConfigurationError: as `report_of`.
+    """
+    incomplete = f"run.json is missing or incomplete in {folder.path}"
+    inspect = f"What finished: domyn-swarm checkpoint inspect {quote(folder.path)}"
+    try:
+        report = records.read(folder, FILE, Report)
+    except UnreadableRecordError as error:
+        raise ConfigurationError(f"{incomplete}: {error.reason}.", inspect) from None
+    if report is None:
+        raise ConfigurationError(f"{incomplete}.", f"It is written once the run has begun. {inspect}")
+    return report
+
+
+class LiveReport:
+    """The report of one run, asked for again and again, without a wait for its holder's next heartbeat."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._watch = Watch(folder)
+        self._one_at_a_time = threading.Lock()
+
+    def now(self) -> Report:
+        """As `report_of`. A holder on another machine is alive for as long as others would wait for it."""
+        report = recorded(self._folder)
+        if report.state == "running":
+            with self._one_at_a_time:
+                holder = self._watch.look()
+            if holder is None and self._watch.is_certain:
+                report.state = "lost"
+        return report
 
 
 def picture_of(report: Report) -> str:

@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.folder import PartName, name_of
 from domyn_swarm.checkpoint.part import NODE, reading
+from domyn_swarm.checkpoint.run_record import RunRecord, SpecRecord
 from domyn_swarm.checkpoint.survey import at_rest
 from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
-from domyn_swarm.data.input_files import list_files
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.data.types import comparable, converted
 from domyn_swarm.errors import ConfigurationError, DataError
 from domyn_swarm.helpers.io import open_parquet
 from domyn_swarm.helpers.trace import Attempt, Log, decoded
+from domyn_swarm.view.inputs import files_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -78,13 +79,13 @@ def look_up(folder: RunFolder, id_text: str) -> RowStory:
         ConfigurationError: the run has not written down enough, or its ids are of a kind that cannot be typed.
         DataError: there is no such row.
     """
-    record, spec = folder.load("run.json") or {}, folder.load("spec.json") or {}
-    if not record.get("id_column") or not spec:
+    record, spec = RunRecord.load(folder) or RunRecord(), SpecRecord.load(folder)
+    if not record.id_column or spec is None:
         raise ConfigurationError(f"{folder.path} does not tell what its rows are.", "Is it the folder of a run?")
-    id_col: str = record["id_column"]
+    id_col = record.id_column
     findings, position = _findings(folder, id_col, id_text)
     notes: list[str] = []
-    files = _input_of(record, spec, notes)
+    files = _input_of(folder, record, spec, notes)
     if position is None and files is not None:
         position = _position(files, id_col, id_text, spec)
     if position is None:
@@ -93,18 +94,18 @@ def look_up(folder: RunFolder, id_text: str) -> RowStory:
             "Ids are those of the input" + (", which count its rows from 0." if id_col == ROW_ID else "."),
         )
     place = _place(files, position, spec, notes) if files is not None and position >= 0 else None
-    wanted = record.get("input_columns", [])
+    wanted = record.input_columns
     item = None if place is None else {name: place.columns.get(name) for name in wanted}
     return RowStory(
         id_text, id_col, position, _state(findings, position, spec), place,
-        item[wanted[0]] if item and len(wanted) == 1 else item, findings, spec.get("output", ""), notes,
+        item[wanted[0]] if item and len(wanted) == 1 else item, findings, spec.output, notes,
     )  # fmt: skip
 
 
-def _state(findings: list[Finding], position: int, spec: dict[str, Any]) -> str:
+def _state(findings: list[Finding], position: int, spec: SpecRecord) -> str:
     if findings:
         return "failed" if findings[0].failure else "done"
-    limit = spec.get("limit")
+    limit = spec.limit
     return "left out by --limit" if limit is not None and position >= limit else "not reached yet"
 
 
@@ -173,24 +174,24 @@ def _scalar(text: str, kind: pa.DataType) -> Any:
         raise DataError(f"ID: {text!r} is no {kind}, which the ids are.", "Write it as the input has it.") from None
 
 
-def _input_of(record: dict[str, Any], spec: dict[str, Any], notes: list[str]) -> InputFiles | None:
+def _input_of(folder: RunFolder, record: RunRecord, spec: SpecRecord, notes: list[str]) -> InputFiles | None:
     """The input's files, if they are what the run read."""
-    pattern = record.get("input", spec["input"])
-    if replaced := replaced_before(record.get("identity", {})):
+    pattern = record.input or spec.input
+    if replaced := replaced_before(record.identity):
         notes.append(f"Node {replaced!r} was replaced in this run, so the row is not looked for in {pattern}.")
         return None
     if pattern.startswith(IN_MEMORY):
         notes.append("The input was in memory, so the row is not looked for in it.")
         return None
     try:
-        files = list_files(pattern, spec.get("backend_read_kwargs", {}).get("storage_options"))
+        files = files_of(folder, pattern, spec.backend_read_kwargs)
     except Exception as error:  # noqa: BLE001 - the rest of the story can be told without it
         notes.append(f"The input cannot be read: {str(error).partition(chr(10))[0]}")
         return None
-    if files.digest != record.get("input_digest"):
+    if files.digest != record.input_digest:
         notes.append(f"The input {pattern} has changed since the run, so the row is not looked for in it.")
         return None
-    if files.format != "parquet" or spec.get("backend_read_kwargs", {}).get("filters"):
+    if files.format != "parquet" or spec.backend_read_kwargs.get("filters"):
         notes.append("Rows are looked for in parquet inputs without filters only.")
         return None
     return files
@@ -201,9 +202,9 @@ def replaced_before(identity: Mapping[str, Any]) -> str:
     return next((name for name in ROWS_OF_THE_INPUT if f"{NODE}{name}" in identity), "")
 
 
-def _position(files: InputFiles, id_col: str, id_text: str, spec: dict[str, Any]) -> int | None:
+def _position(files: InputFiles, id_col: str, id_text: str, spec: SpecRecord) -> int | None:
     """The position in the input of a row that is in no part."""
-    if spec.get("id_column") is None:
+    if spec.id_column is None:
         try:
             position = int(id_text)
         except ValueError:
@@ -237,10 +238,10 @@ def _columns(files: InputFiles, path: str, column: str) -> Iterator[tuple[int, A
             start += table.num_rows
 
 
-def _place(files: InputFiles, position: int, spec: dict[str, Any], notes: list[str]) -> Place | None:
+def _place(files: InputFiles, position: int, spec: SpecRecord, notes: list[str]) -> Place | None:
     """The file and the row of a position, and what stands there."""
     row = position
-    kept = spec.get("backend_read_kwargs", {}).get("columns")
+    kept = spec.backend_read_kwargs.get("columns")
     for file in files.files:
         if row >= (file.rows or 0):
             row -= file.rows or 0

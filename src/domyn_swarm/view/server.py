@@ -1,14 +1,17 @@
 """The report of a run over HTTP, for a browser on this machine: live while the run goes, with all rows at hand.
 
-It listens on loopback, answers only to requests that name it so, and takes no path from any of them.
+It listens on loopback, which all users of the machine reach: it answers to requests that name it so and carry its
+token, and takes no path from any of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
 import os
+import secrets
 import signal
 import time
 import traceback
@@ -23,7 +26,7 @@ from domyn_swarm.helpers.io import reaching
 from domyn_swarm.masking import masked
 from domyn_swarm.view.page import render
 from domyn_swarm.view.picture import dot_of
-from domyn_swarm.view.report import picture_of, report_of
+from domyn_swarm.view.report import LiveReport, picture_of, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +44,7 @@ DRAW_SECONDS = 1.0
 PAGE_ROWS = 50
 READERS = 2
 """Threads for reports, and as many for look-ups, which may take long."""
+TOKEN_BYTES = 24
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -57,21 +61,22 @@ logger = logging.getLogger("domyn_swarm")
 
 
 def serve(folder: RunFolder, port: int, announce: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM; `announce` gets the URL of the report once the server listens.
+    """Serve until Ctrl-C or SIGTERM; `announce` gets the report's URL, token included, once the server listens.
 
     Raises:
         ConfigurationError: the run has no report, or the port is taken.
         DataError: the folder cannot be reached.
     """
     with reaching(folder.path):
-        report_of(folder)
+        recorded(folder)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_served(folder, port, announce))
 
 
 async def _served(folder: RunFolder, port: int, announce: Callable[[str], None]) -> None:
-    runner = web.AppRunner(_View(folder).app(), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    view = _View(folder)
+    runner = web.AppRunner(view.app(), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
     await runner.setup()
     try:
         try:
@@ -79,7 +84,7 @@ async def _served(folder: RunFolder, port: int, announce: Callable[[str], None])
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise ConfigurationError(f"--port: {port} cannot be used: {reason}.", "Choose another.") from None
-        announce(f"http://{HOST}:{runner.addresses[0][1]}/")
+        announce(f"http://{HOST}:{runner.addresses[0][1]}/?token={view.token}")
         await asyncio.Event().wait()
     finally:
         await runner.cleanup()
@@ -89,20 +94,31 @@ class _View:
     """The server's routes. Whatever reads or draws does it in a thread."""
 
     def __init__(self, folder: RunFolder) -> None:
+        self.token = secrets.token_urlsafe(TOKEN_BYTES)
         self._folder = folder
+        self._report = LiveReport(folder)
         self._picture = _Picture()
         self._kinds: Sequence[FailureKind] = ()  # of the report that was given last: a page names them by number
         self._reading = ThreadPoolExecutor(READERS, "domyn-swarm-report")
         self._looking = ThreadPoolExecutor(READERS, "domyn-swarm-look-up")
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[_guarded])
+        app = web.Application(middlewares=[_guarded, self._with_token])
         app.router.add_get("/", self._page)
         app.router.add_get("/data.json", self._data)
         app.router.add_get("/row.json", self._row)
         app.router.add_get("/failures.json", self._failures)
         app.on_response_prepare.append(_with_headers)
         return app
+
+    @web.middleware
+    async def _with_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Keep out other users of the machine: the token is in the URL that was printed, and in the page's requests."""
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        given = given if scheme == "Bearer" else request.query.get("token", "")
+        if not hmac.compare_digest(given.encode(errors="replace"), self.token.encode()):
+            return web.Response(status=403, text="The token is missing: open the URL that the command has printed.")
+        return await handler(request)
 
     async def _page(self, _: web.Request) -> web.Response:
         report, picture = await self._now()
@@ -117,7 +133,7 @@ class _View:
     async def _now(self) -> tuple[Report, str]:
         def read() -> Report:
             with reaching(self._folder.path):
-                return report_of(self._folder)
+                return self._report.now()
 
         report = await _in(self._reading, read)
         self._kinds = report.failures
@@ -199,7 +215,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     except SwarmError as error:  # no JSON: the page keeps what it shows, and asks again
         return web.Response(status=503, text=str(error))
     except Exception:  # noqa: BLE001 - whatever it is, the log has it, and the client has not
-        logger.error("%s %s: %s", request.method, request.rel_url, masked(traceback.format_exc()))
+        logger.error("%s %s: %s", request.method, request.path, masked(traceback.format_exc()))
         return web.Response(status=500, text="This went wrong; the server's log says how.")
 
 

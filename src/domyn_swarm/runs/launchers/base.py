@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import msgspec
 
+from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.submission import Placement  # noqa: TC001 - msgspec evaluates the annotations
 
 if TYPE_CHECKING:
@@ -13,6 +14,18 @@ if TYPE_CHECKING:
 
 Handle = dict[str, Any]
 """What a launcher needs to find a run again, as plain data."""
+
+
+T = TypeVar("T")
+
+
+def handle_as(handle: Mapping[str, Any], kind: type[T]) -> T:
+    """A handle as what its launcher has made it: it comes from a file, which may have been changed.
+
+    Raises:
+        UnreadableRecordError: it is not.
+    """
+    return records.converted(dict(handle), kind, "The handle in submission.json")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +85,11 @@ class Launcher(Protocol):
         """
 
     def ask(self, handle: Mapping[str, Any]) -> Answer:
-        """Ask the place what has become of the run. Never raises: silence is an answer, too."""
+        """Ask the place what has become of the run. Silence is an answer, too.
+
+        Raises:
+            UnreadableRecordError: the handle is none of this launcher's (`handle_as`).
+        """
 
     def cancel(self, handle: Mapping[str, Any], grace: float) -> None:
         """Ask the run to flush and end (SIGTERM), wait for it, and end it by force after `grace` seconds.

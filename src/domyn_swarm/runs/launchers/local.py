@@ -18,10 +18,12 @@ import msgspec
 import psutil
 
 from domyn_swarm.checkpoint.folder import RunFolder
-from domyn_swarm.checkpoint.lock import Process, living_holder
+from domyn_swarm.checkpoint.lock import living_holder
+from domyn_swarm.checkpoint.process import Process
+from domyn_swarm.checkpoint.records import Count, Text  # noqa: TC001 - msgspec evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, JobError
-from domyn_swarm.runs.launchers.base import Answer, Handle, Launch
-from domyn_swarm.runs.launchers.tail import followed
+from domyn_swarm.runs.launchers.base import Answer, Handle, Launch, handle_as
+from domyn_swarm.runs.launchers.tail import followed, make_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,9 +41,13 @@ LAST_BYTES = 200
 class _Handle(Process, frozen=True):
     """The driver; where its log is, and where in it this run begins; its spec."""
 
-    log: str
-    begins: int
-    spec: str
+    log: Text
+    begins: Count
+    spec: Text
+
+    def __post_init__(self) -> None:
+        if not (Path(self.log).is_absolute() and Path(self.spec).is_absolute()):  # a URL is not
+            raise ValueError("log and spec are no absolute paths")
 
 
 def check(placement: Placement) -> Placement:
@@ -68,7 +74,7 @@ def start(launch: Launch) -> Handle:
     Raises:
         JobError: it cannot be started.
     """
-    Path(launch.log).parent.mkdir(parents=True, exist_ok=True)
+    make_log(launch.log)
     with Path(launch.log).open("ab") as log, _hangups_ignored():
         begins = log.tell()
         try:
@@ -88,7 +94,7 @@ def start(launch: Launch) -> Handle:
 
 def ask(handle: Mapping[str, Any]) -> Answer:
     """Look into this machine's table of processes; for a run of another machine, at the heartbeat of its lock."""
-    driver = msgspec.convert(handle, _Handle)
+    driver = handle_as(handle, _Handle)
     if not driver.is_near:
         return _from_afar(driver)
     if driver.is_alive:
@@ -103,7 +109,7 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
     Raises:
         JobError: it runs on another machine.
     """
-    driver = msgspec.convert(handle, _Handle)
+    driver = handle_as(handle, _Handle)
     if not driver.is_near:
         raise JobError(
             f"It runs on {driver.host}, and signals do not reach there.", f"Give the same command on {driver.host}."
@@ -115,9 +121,15 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
 
 def asked_to_end(process: Process, grace: float) -> bool:
     """Send SIGTERM, and wait until the process is gone; whether it was within `grace` seconds."""
-    with contextlib.suppress(ProcessLookupError):
+    try:
         if process.is_alive:
             os.kill(process.pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        raise JobError(
+            f"{process} belongs to another user, and takes no signal from this one.", "Ask whoever started it."
+        ) from None
     deadline = time.monotonic() + grace
     while process.is_alive:
         if time.monotonic() >= deadline:
@@ -128,9 +140,7 @@ def asked_to_end(process: Process, grace: float) -> bool:
 
 def log(handle: Mapping[str, Any], path: str, *, follow: bool) -> Iterator[str]:
     """The log from its beginning, earlier runs included."""
-    del path  # where it was asked to be is where it is
-    driver = msgspec.convert(handle, _Handle)
-    return followed(driver.log, lambda: not follow or ask(handle).state == "gone")
+    return followed(path, lambda: not follow or ask(handle).state == "gone")
 
 
 def _command(launch: Launch) -> list[str]:
@@ -164,6 +174,8 @@ def _from_afar(driver: _Handle) -> Answer:
 def _exit_status(driver: _Handle) -> int | None:
     """What the run said at its end; None when it ended without a word."""
     try:
+        if not Path(driver.log).is_file():  # nor a pipe, which would be waited for
+            return None
         with Path(driver.log).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(driver.begins, size - LAST_BYTES))

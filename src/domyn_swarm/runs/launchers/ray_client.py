@@ -21,9 +21,11 @@ for _chatty in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", 
 class Client(JobSubmissionClient):
     """Ray's own client waits for as long as it takes, and lets RAY_ADDRESS say where: it would ask another cluster."""
 
-    def __init__(self, url: str, seconds: float) -> None:
+    def __init__(self, url: str, seconds: float, *, with_token: bool) -> None:
         self._seconds = seconds
         super(JobSubmissionClient, self).__init__(url)
+        if not with_token:
+            self._headers = {}
 
     def _do_request(self, method: str, endpoint: str, **more: Any) -> requests.Response:
         return super()._do_request(method, endpoint, **{"timeout": self._seconds, **more})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import os
 import re
@@ -11,15 +12,16 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from domyn_swarm.errors import ConfigurationError, JobError, MissingDependencyError
 from domyn_swarm.jobs.loading import SENT_ALONG
+from domyn_swarm.runs import index
 from domyn_swarm.runs.launchers import ray_files
-from domyn_swarm.runs.launchers.base import Answer
+from domyn_swarm.runs.launchers.base import Answer, handle_as
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -40,6 +42,17 @@ ADDRESS = "Give the URL of the cluster's dashboard: --ray-address http://head:82
 UP = "Is the cluster up, with its dashboard (pip install 'ray[default]' on its head), and is this its dashboard's URL?"
 
 
+class _Handle(msgspec.Struct, frozen=True):
+    """The URL of the job server, and what the job is called there."""
+
+    address: Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://[\x21-\x7e]{1,2000}\Z")]
+    submission: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9._-]{0,199}\Z")]
+
+    def __post_init__(self) -> None:
+        if not urlsplit(self.address).hostname or urlsplit(self.address).username is not None:
+            raise ValueError("the address is no URL of a job server")
+
+
 def check(placement: Placement) -> Placement:
     """Reach the job server, whose URL is settled with that.
 
@@ -48,7 +61,7 @@ def check(placement: Placement) -> Placement:
     """
     url = _url(placement)
     try:
-        _client(url).reach()
+        _client(url, asked_for=True).reach()
     except _failures() as error:
         raise ConfigurationError(f"--ray-address: {url} cannot be used: {_told(error)}.", UP) from None
     return msgspec.structs.replace(placement, ray_address=url)
@@ -75,23 +88,28 @@ def start(launch: Launch) -> Handle:
     with tempfile.TemporaryDirectory(prefix="domyn-swarm-") as folder:
         ray_files.gather(launch, Path(folder))
         try:
-            _client(url, SEND_SECONDS).submit_job(
+            _client(url, SEND_SECONDS, asked_for=True).submit_job(
                 entrypoint=ENTRYPOINT,
                 submission_id=submission,
                 runtime_env={"working_dir": folder, "env_vars": _variables(launch)},
                 entrypoint_num_cpus=0,
             )
         except _failures() as error:
-            if ask(handle).state not in ("pending", "running"):  # it was the answer that did not come
+            answer = _asked(url, submission, asked_for=True)
+            if answer.state not in ("pending", "running"):  # it was the answer that did not come
                 raise JobError(f"The Ray cluster at {url} has not taken the run: {_told(error)}.", UP) from None
     return handle
 
 
 def ask(handle: Mapping[str, Any]) -> Answer:
     """What the job server says."""
-    address, submission = handle["address"], handle["submission"]
+    job = handle_as(handle, _Handle)
+    return _asked(job.address, job.submission)
+
+
+def _asked(address: str, submission: str, *, asked_for: bool = False) -> Answer:
     try:
-        info = _client(address).info(submission)
+        info = _client(address, asked_for=asked_for).info(submission)
     except MissingDependencyError as error:
         return Answer("unknown", f"{error.message} {error.hint}")
     except _failures() as error:
@@ -109,7 +127,8 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
     Raises:
         JobError: it does not answer, or the run does not end.
     """
-    address, submission = handle["address"], handle["submission"]
+    job = handle_as(handle, _Handle)
+    address, submission = job.address, job.submission
     deadline = time.monotonic() + max(grace, FLUSH_SECONDS) + SEND_SECONDS
     client, told = _client(address), False
     try:
@@ -129,7 +148,8 @@ def log(handle: Mapping[str, Any], path: str, *, follow: bool) -> Iterator[str]:
         JobError: the cluster is silent, or does not know it any more.
     """
     del path  # the cluster keeps it
-    address, submission = handle["address"], handle["submission"]
+    job = handle_as(handle, _Handle)
+    address, submission = job.address, job.submission
     try:
         client = _client(address)
         if client.info(submission) is None:
@@ -226,9 +246,18 @@ def _ray() -> Any:
     return importlib.import_module("domyn_swarm.runs.launchers.ray_client")
 
 
-def _client(url: str, seconds: float = ASK_SECONDS) -> Client:
-    client: Client = _ray().Client(url, seconds)
+def _client(url: str, seconds: float = ASK_SECONDS, *, asked_for: bool = False) -> Client:
+    """`asked_for` says that this user has just given the URL, or the environment did."""
+    client: Client = _ray().Client(url, seconds, with_token=asked_for or _is_known(url))
     return client
+
+
+def _is_known(url: str) -> bool:
+    """Whether this user has submitted to the server, or the environment names it: no other gets the user's token."""
+    with contextlib.suppress(index.IndexUnavailableError):
+        if any(handle.get("address") == url for handle in index.handles(name)):
+            return True
+    return url == (_from_environment() or "").rstrip("/")
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -17,13 +17,13 @@ import shutil
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from domyn_swarm.errors import ConfigurationError, JobError, TimeUp
-from domyn_swarm.runs.launchers.base import Answer, Handle, Launch
-from domyn_swarm.runs.launchers.tail import followed
+from domyn_swarm.runs.launchers.base import Answer, Handle, Launch, handle_as
+from domyn_swarm.runs.launchers.tail import followed, make_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -70,8 +70,8 @@ _OVERRIDING = ("SBATCH_ARRAY_INX", "SBATCH_ERROR", "SBATCH_OPEN_MODE", "SBATCH_O
 class _Handle(msgspec.Struct, frozen=True):
     """The job's number, and its cluster where that is another than this machine's."""
 
-    job: int
-    cluster: str | None = None
+    job: Annotated[int, msgspec.Meta(gt=0, lt=2**32)]
+    cluster: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")] | None = None
 
 
 _ANSWERS: dict[_Handle, tuple[Answer, float]] = {}
@@ -122,6 +122,18 @@ def _command(launch: Launch) -> list[str]:
 
 
 def _script(launch: Launch) -> str:
+    """The batch script.
+
+    Raises:
+        ConfigurationError: a path would not stay within its line.
+    """
+    for path in (launch.log, launch.folder, launch.spec):
+        if not path.isprintable():
+            raise ConfigurationError(
+                f"--run-on slurm: {path!r} holds a line break or a control character, which no line of a batch script "
+                "can hold.",
+                "Rename the folder, or give another --checkpoint-dir.",
+            )
     requeue = launch.placement.requeue
     options = {
         "job-name": launch.name, "output": launch.log.replace("%", "%%"), "open-mode": "append",
@@ -156,9 +168,11 @@ def start(launch: Launch) -> Handle:
     Raises:
         ConfigurationError: sbatch refuses it, and says why.
     """
+    script = _script(launch)
+    make_log(launch.log)
     environment = {variable: value for variable, value in os.environ.items() if variable not in _OVERRIDING}
     environment.pop("SLURM_RESTART_COUNT", None)  # of a job that this is submitted from
-    said = _run(_command(launch), _script(launch), environment, SUBMIT_SECONDS)
+    said = _run(_command(launch), script, environment, SUBMIT_SECONDS)
     job, _, cluster = said.out.strip().rpartition("\n")[2].partition(";")
     if said.status != 0 or not job.isdigit():
         raise ConfigurationError(
@@ -173,7 +187,7 @@ def ask(handle: Mapping[str, Any]) -> Answer:
 
     Whoever waits asks often; the controller is asked only now and then.
     """
-    job = msgspec.convert(handle, _Handle)
+    job = handle_as(handle, _Handle)
     answer, since = _ANSWERS.get(job, (Answer("unknown"), 0.0))
     if answer.state not in ("pending", "running") or time.monotonic() - since > REST_SECONDS:
         answer = _asked(job)
@@ -223,7 +237,7 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
     Raises:
         JobError: Slurm does not answer, or does not do it.
     """
-    job = msgspec.convert(handle, _Handle)
+    job = handle_as(handle, _Handle)
     _scontrol(job, "update", f"JobId={job.job}", "Requeue=0")  # neither its own end nor a node's takes it back
     _scancel(job, "--state=PENDING")
     _scancel(job, "--batch", "--signal=TERM")

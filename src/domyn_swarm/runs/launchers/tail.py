@@ -1,17 +1,27 @@
-"""Reading a log that grows."""
+"""A run's log: a file that grows."""
 
 from __future__ import annotations
 
 import codecs
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from domyn_swarm.checkpoint.folder import is_shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 POLL_SECONDS = 0.1
 PIECE = 2**16
+
+
+def make_log(path: str) -> None:
+    """Make the log, for this user alone unless its folder is shared, before something opens it to append."""
+    folder = Path(path).parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o660 if is_shared(folder) else 0o600))
 
 
 def followed(path: str, over: Callable[[], bool]) -> Iterator[str]:

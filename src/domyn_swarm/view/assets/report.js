@@ -216,7 +216,10 @@ function shapes({ schema, sample }) {
 const NO_ANSWER = "The server does not answer.";
 
 function ask(address, parameters) {
-  return fetch(`${address}?${new URLSearchParams(parameters)}`, { cache: "no-store" }).then((answer) => answer.json());
+  const token = new URLSearchParams(location.search).get("token");
+  const headers = { Authorization: `Bearer ${token}` };
+  const request = fetch(`${address}?${new URLSearchParams(parameters)}`, { cache: "no-store", headers });
+  return request.then((answer) => answer.json());
 }
 
 function oneRow() {

@@ -1,0 +1,78 @@
+"""What of a found run may be acted on: a folder may come from anybody, and a handle in it may name anything.
+
+A handle (a process, a job's number, a server's URL) is acted on when this user's own index has it, or when the folder
+and the file belong to this user. Otherwise nothing is signalled, asked, cancelled, or read beside the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from domyn_swarm.checkpoint.lock import RUNNING, newest
+from domyn_swarm.checkpoint.submission import FILE, LOG
+from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.helpers.io import is_local
+from domyn_swarm.jobs.spec import JobSpec, make_spec
+from domyn_swarm.runs import index
+from domyn_swarm.runs.find import canonical
+
+if TYPE_CHECKING:
+    from domyn_swarm.checkpoint.process import Process
+    from domyn_swarm.checkpoint.submission import Submission
+    from domyn_swarm.runs.find import Run
+
+
+def may_act(run: Run, submission: Submission) -> bool:
+    """Whether the submission's handle is this user's."""
+    sent = index.Sent(submission.placement.run_on, submission.handle or {})
+    return run.folder.is_mine(FILE) or _is_indexed(run, sent)
+
+
+def may_signal(run: Run, holder: Process) -> bool:
+    """Whether the process that holds the run's lock is one that this user started there."""
+    lock = f"{RUNNING}-{newest(run.folder):06d}"
+    return run.folder.is_mine(lock) or _is_indexed(run, started_here(holder))
+
+
+def started_here(process: Process) -> index.Sent:
+    """What the index remembers of a run that a terminal holds."""
+    return index.Sent("", {"pid": process.pid, "machine": process.machine, "started": round(process.started)})
+
+
+def _is_indexed(run: Run, sent: index.Sent) -> bool:
+    with contextlib.suppress(index.IndexUnavailableError):
+        return index.sent(canonical(run.folder.path)) == sent
+    return False
+
+
+def refusal(run: Run) -> CheckpointError:
+    """That the run is somebody else's."""
+    return CheckpointError(
+        f"{run.name} was not submitted by you: {run.folder.path} is not yours, and your index of runs has no handle "
+        "for it.",
+        "Ask whoever submitted it. What its folder says may be shown, but not acted on.",
+    )
+
+
+def log_of(run: Run) -> Path | None:
+    """Where the run's log is, which is worked out and not read from its folder; None when it is not known."""
+    if is_local(run.folder.fs):
+        return Path(run.folder.root) / LOG
+    home = home_of(run)
+    return home / LOG if home else None
+
+
+def home_of(run: Run) -> Path | None:
+    """The folder on this machine of a run on an object store; None when the one of its name is another run's."""
+    home = index.homes() / run.name
+    if home.parent != index.homes() or home.is_symlink():
+        return None
+    try:
+        spec: JobSpec = make_spec(msgspec.json.decode((home / "spec.json").read_bytes()))
+    except (OSError, ConfigurationError, TypeError, ValueError):
+        return None
+    return home if canonical(spec.run_dir) == canonical(run.folder.path) else None
