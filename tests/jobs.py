@@ -157,6 +157,18 @@ def _odd(text: str) -> Any:
     return Mute() if text == "mute" else value
 
 
+class Rows(SwarmJob):
+    """How many columns a row has."""
+
+    output_columns = ("made",)
+
+    async def transform_item(self, item: Any) -> int:
+        return len(item) if isinstance(item, dict) else 1
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[int]:
+        return [len(input_cols)] * len(batch)
+
+
 class Reverse(SwarmJob):
     """A list of rows at a time."""
 

@@ -108,6 +108,8 @@ def scan_window(
         skipped, left = max(0, skipped - batch.num_rows), left - cut.num_rows
         if cut.num_rows:
             yield cut
+        if left <= 0:
+            return
 
 
 def rows_within(files: InputFiles, most_bytes: int) -> int:

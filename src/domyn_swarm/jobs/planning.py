@@ -16,6 +16,7 @@ from domyn_swarm.jobs.graph import OFFERED, driver_for, planning_inputs, types_a
 from domyn_swarm.jobs.identity import check_identity, identity_of
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.overrides import NOTHING, check, planning_values, stream_values
+from domyn_swarm.jobs.rehearsal import rehearse
 from domyn_swarm.jobs.transform import check_method, method_of
 
 if TYPE_CHECKING:
@@ -93,7 +94,10 @@ def make_plan(
         check_output(spec, nodes["files"], nodes["store"], replaced=bool(overrides))
     if spec.resume:
         check_identity(identity, spec, nodes["store"], nodes["files"])
-    return counted(RunPlan(spec, job, identity, nodes, 0, 0, adapters, overrides))
+    plan = counted(RunPlan(spec, job, identity, nodes, 0, 0, adapters, overrides))
+    if plan.pending and not overrides and overrides.held is None:
+        rehearse(backend, nodes["files"], nodes["columns"], spec)
+    return plan
 
 
 def _check_pending(driver: Driver, inputs: Mapping[str, Any], nodes: Mapping[str, Any], overrides: Overrides) -> None:

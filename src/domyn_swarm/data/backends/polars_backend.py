@@ -23,7 +23,7 @@ from domyn_swarm.data import arrow, stream
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.stream import Stream, check_write_kwargs, count, head, schema, with_row_id, write
-from domyn_swarm.data.types import LIST_VIEWS, comparable, conformed, converted, parts
+from domyn_swarm.data.types import LIST_VIEWS, comparable, conformed, converted, parts, rebuilt
 from domyn_swarm.data.values import check_id_texts, job_batch
 from domyn_swarm.helpers.io import is_local
 
@@ -114,7 +114,26 @@ def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_si
     """Data frames."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
     for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
-        yield job_batch(batch, id_col, columns, pl.from_arrow)
+        yield job_batch(batch, id_col, columns, _frame)
+
+
+def _frame(batch: pa.RecordBatch) -> Any:
+    """The batch in polars, moments with a fixed offset in UTC: polars breaks on what it lacks.
+
+    Raises:
+        pa.ArrowNotImplementedError: it lacks a column's type.
+    """
+    for field in batch.schema:
+        if lacking := next((one for one in parts(field.type) if pa.types.is_decimal256(one)), None):
+            raise pa.ArrowNotImplementedError(f"polars has no {lacking}")
+    kinds = [rebuilt(dtype, _with_zone) for dtype in batch.schema.types]
+    fields = [field.with_type(kind) for field, kind in zip(batch.schema, kinds, strict=True)]
+    return pl.from_arrow(batch if kinds == batch.schema.types else conformed(batch, pa.schema(fields)))
+
+
+def _with_zone(dtype: Any) -> pa.DataType:
+    fixed = pa.types.is_timestamp(dtype) and not _is_zone(dtype.tz)
+    return pa.timestamp(dtype.unit, "UTC") if fixed else dtype
 
 
 def to_pandas(frame: Stream, columns: Sequence[str], batch_size: int) -> Iterator[pd.DataFrame]:
