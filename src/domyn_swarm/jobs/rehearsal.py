@@ -41,7 +41,7 @@ def rehearse(backend: DataBackend, files: InputFiles, columns: Columns, spec: Jo
         ConfigurationError: there is one; the message names it with its type, and an engine that can.
         DataError: the first rows cannot be read.
     """
-    if files.schema is None or not files.files:
+    if files.schema is None or not files.rows:
         return
     wanted = dict.fromkeys([*columns.kept, *columns.read])
     sample = sample_of(files, [name for name in wanted if name in files.schema.names])
@@ -65,14 +65,12 @@ _HINT = """Convert the column, or name those to read: --backend-read-kwargs '{"c
 def sample_of(files: InputFiles, columns: Sequence[str]) -> pa.Table:
     """The first rows, and one in which all is null that may be, with the types that the files declare."""
     schema = projected(files.schema, list(columns)).remove_metadata() if files.schema else pa.schema([])
-    file = files.files[0]
+    file = next(one for one in files.files if one.rows)
     try:
         read = [conformed(batch, schema) for batch in scan_window(files, file, 0, ROWS, columns)]
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"--input: {file.path} cannot be read: {error}", "Replace the file, or leave it out.") from None
     table = pa.Table.from_batches(read, schema=schema)
-    if not table.num_rows:
-        return table
     last = [pa.nulls(1, field.type) if _may_be_null(field) else table[field.name].chunk(0)[:1] for field in schema]
     return pa.concat_tables([table, pa.Table.from_arrays(last, schema=schema)])
 
