@@ -71,4 +71,4 @@ def _merge(folder: RunFolder, group: Sequence[Part]) -> None:
     merged = pa.concat_tables([conformed(table, types.names, types) for table in tables])
     write_part(folder.fs, group[-1].path, merged, group[0].origin)
     for part in group[:-1]:
-        folder.fs.rm(part.path)
+        folder.fs.rm_file(part.path)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import stat
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,15 @@ import msgspec
 
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.run_record import RunRecord
-from domyn_swarm.helpers.io import filesystem, is_local, make_folder, remove_leftovers, whole_file
+from domyn_swarm.helpers.io import (
+    filesystem,
+    is_local,
+    make_folder,
+    move_file,
+    remove_folder,
+    remove_leftovers,
+    whole_file,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -146,7 +153,7 @@ class RunFolder:
             aside = {name_of(path) for path in self.files("damaged")}
             names = (f"{name}.{count}" if count else name for count in range(len(aside) + 1))
             free = next(free for free in names if free not in aside)
-            self.fs.mv(f"{self.root}/parts/{name}", f"{self.root}/damaged/{free}")
+            move_file(self.fs, f"{self.root}/parts/{name}", f"{self.root}/damaged/{free}")
 
     def clear(self) -> None:
         """Delete all parts, to compute every row again."""
@@ -160,12 +167,12 @@ class RunFolder:
         """
         path = f"{self.root}/{name}"
         with contextlib.suppress(FileNotFoundError):
-            if not is_local(self.fs):
-                self.fs.rm(path, recursive=True)
-            elif Path(path).is_dir() and not Path(path).is_symlink():
-                shutil.rmtree(path)
-            else:
+            if is_local(self.fs) and (Path(path).is_symlink() or not Path(path).is_dir()):
                 Path(path).unlink()
+            elif self.fs.isdir(path):
+                remove_folder(self.fs, path)
+            else:
+                self.fs.rm_file(path)
 
     def tidy(self) -> None:
         """Remove what processes that were killed had half written."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,8 +19,11 @@ from domyn_swarm.checkpoint.records import UnreadableRecordError
 from domyn_swarm.checkpoint.run_record import FILE, RunRecord
 from domyn_swarm.data.arrow import Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, POSITION
-from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.data.listing import list_paths, would_name
+from domyn_swarm.data.memory import IN_MEMORY
+from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
 from domyn_swarm.helpers.io import filesystem, reaching
+from domyn_swarm.helpers.locations import Location
 from domyn_swarm.helpers.paths import names_directory
 
 if TYPE_CHECKING:
@@ -244,9 +248,13 @@ def _check_apart(folder: RunFolder, output: str) -> None:
             f"OUTPUT: {output!r} is no parquet file.", "Name one, or a directory (no suffix, or /)."
         )
     fs, path = filesystem(output)
-    root, path = folder.root.rstrip("/"), path.rstrip("/")
-    if type(fs) is type(folder.fs) and (f"{root}/".startswith(f"{path}/") or path.startswith(f"{root}/")):
+    path, there, home = path.rstrip("/"), Location.on(fs, path), Location.on(folder.fs, folder.root)
+    if there.lies_in(home) or home.lies_in(there):
         raise ConfigurationError(f"OUTPUT: {output!r} holds the run's folder, or lies in it.", "Write somewhere else.")
+    if _is_input(folder, there, Location.on(fs, f"{path}/part-00000.parquet") if names_directory(output) else there):
+        raise ConfigurationError(
+            f"OUTPUT: {output!r} is the run's input, or among its files.", "Write somewhere else; it is never changed."
+        )
     if names_directory(output) and (
         other := next((file for file in fs.find(path) if not file.endswith(".parquet")), None)
     ):
@@ -254,6 +262,18 @@ def _check_apart(folder: RunFolder, output: str) -> None:
             f"OUTPUT: {output!r} holds {other.removeprefix(path).lstrip('/')!r}, which is no part of an output.",
             "Name a file that ends in .parquet, or a directory for this alone: it is replaced as a whole.",
         )
+
+
+def _is_input(folder: RunFolder, there: Location, file: Location) -> bool:
+    """Whether files of the run's input are or lie `there`, or `file` would be one, as far as the run's record tells."""
+    pattern = (folder.load("run.json") or {}).get("input")
+    if not isinstance(pattern, str) or pattern.startswith(IN_MEMORY):
+        return False
+    options = ((folder.load("spec.json") or {}).get("backend_read_kwargs") or {}).get("storage_options")
+    with contextlib.suppress(SwarmError, OSError):  # it is gone, or cannot be reached
+        listing = list_paths(pattern, options)
+        return there.first_in(listing.fs, listing.sizes) is not None or would_name(pattern, file, options)
+    return False
 
 
 def _export(folder: RunFolder, output: str) -> tuple[int, int]:

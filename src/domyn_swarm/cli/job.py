@@ -68,8 +68,10 @@ def submit(  # noqa: PLR0913, PLR0917 - each is a flag
     be resumed; 130 interrupted, 124 out of time (SIGUSR1), can be resumed.
     """
     from domyn_swarm.jobs.options import spec_for  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.jobs.output_paths import check_outlives  # noqa: PLC0415
 
     spec = spec_for(job, options)
+    check_outlives(spec)
     placement = placement_of(spec, run_on, slurm_args, requeue)
     check_name(spec, job_name)
     if not is_away(placement, detach=detach):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,19 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.utils import glob_translate
 
+from domyn_swarm.data.listing import Skipped, list_paths
 from domyn_swarm.data.uniting import united
 from domyn_swarm.errors import DataError, JobError
-from domyn_swarm.helpers.braces import expanded
-from domyn_swarm.helpers.io import filesystem, reaching
+from domyn_swarm.helpers.io import reaching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Format = Literal["parquet", "csv", "jsonl"]
 DEBUG_FORMATS: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-PARQUET_SUFFIXES = (".parquet", ".pq")
 READERS = 16
 """Files whose footers are read at a time."""
 HASH_BYTES = 2**20
@@ -52,13 +49,17 @@ class InputFile:
 
 @dataclass(frozen=True)
 class InputFiles:
-    """The files that an input pattern names, sorted by path, all of one format; `schema` has the columns of all."""
+    """The files that an input pattern names, sorted by path, all of one format; `schema` has the columns of all.
+
+    `skipped` has what a folder or a pattern left out.
+    """
 
     fs: Any
     files: tuple[InputFile, ...]
     format: Format
     schema: pa.Schema | None
     pattern: str
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def rows(self) -> int | None:
@@ -89,9 +90,8 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
     Raises:
         DataError: nothing matches, a file is no parquet file, or two files have values that no type holds together.
     """
-    patterns = expanded(pattern)
-    fs, _ = filesystem(patterns[0], storage_options)
-    found = {path: size for one in patterns for path, size in _matches(fs, filesystem(one, storage_options)[1], one)}
+    listing = list_paths(pattern, storage_options)
+    fs, found = listing.fs, listing.sizes
     paths = sorted(found)
     formats: set[Format] = {DEBUG_FORMATS.get(PurePosixPath(path).suffix.lower(), "parquet") for path in paths}
     if len(formats) > 1:
@@ -99,49 +99,13 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
             f"--input: {pattern!r} mixes formats ({', '.join(sorted(formats))}).", "Name files of one kind."
         )
     kind = formats.pop()
+    skipped = tuple(listing.skipped)
     if kind != "parquet":
-        return InputFiles(fs, tuple(_hashed(fs, path, found[path]) for path in paths), kind, None, pattern)
+        return InputFiles(fs, tuple(_hashed(fs, path, found[path]) for path in paths), kind, None, pattern, skipped)
     with ThreadPoolExecutor(READERS) as pool:
         footers = list(pool.map(lambda path: _footer(fs, path, found[path]), paths))
     schema = united(paths, [schema for _, schema in footers])
-    return InputFiles(fs, tuple(file for file, _ in footers), kind, schema, pattern)
-
-
-def is_named_by(pattern: str, path: str) -> bool:
-    """Whether a file at `path`, which has no protocol, is or would be among those that `pattern` names."""
-    for one in expanded(pattern):
-        _, on_fs = filesystem(one)
-        if any(char in on_fs for char in "*?["):
-            if re.match(glob_translate(on_fs), path):
-                return True
-        elif path == on_fs or path.startswith(f"{on_fs.rstrip('/')}/"):
-            return True
-    return False
-
-
-def _matches(fs: Any, path: str, pattern: str) -> list[tuple[str, int]]:
-    if any(char in path for char in "*?["):
-        found = fs.glob(path, detail=True)
-        files = [(name, info["size"]) for name, info in found.items() if info["type"] == "file"]
-        if not files:
-            raise DataError(f"--input: no file matches {pattern!r}.", "Check the pattern, and quote it in the shell.")
-        return files
-    if fs.isdir(path):
-        files = [(name, info["size"]) for name, info in fs.find(path, detail=True).items() if _is_data(name, path)]
-        if not files:
-            raise DataError(f"--input: the directory {pattern!r} holds no .parquet file.", "Name another directory.")
-        return files
-    if not fs.exists(path):
-        raise DataError(f"--input: {pattern!r} does not exist.", "Check the path.")
-    return [(path, fs.info(path)["size"])]
-
-
-def _is_data(name: str, root: str) -> bool:
-    """Hidden files and folders, and those that start with an underscore, hold other things than data."""
-    relative = PurePosixPath(name.removeprefix(root).lstrip("/"))
-    return relative.suffix.lower() in PARQUET_SUFFIXES and not any(
-        part.startswith((".", "_")) for part in relative.parts
-    )
+    return InputFiles(fs, tuple(file for file, _ in footers), kind, schema, pattern, skipped)
 
 
 def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:

@@ -102,6 +102,30 @@ def make_folder(fs: Any, path: str) -> None:
             raise FileNotFoundError(f"there is no bucket {bucket!r}")
 
 
+def remove_folder(fs: Any, path: str) -> None:
+    """Remove a folder and all that is in it. fsspec's own `rm` takes a name like `v[1]` for a pattern.
+
+    Raises:
+        OSError: there is none, or it cannot be removed.
+    """
+    if is_local(fs):
+        shutil.rmtree(path)
+    elif not glob.has_magic(path):
+        fs.rm(path, recursive=True)
+    else:
+        for file in fs.find(path):
+            fs.rm_file(file)
+
+
+def move_file(fs: Any, source: str, target: str) -> None:
+    """Give a file another name; fsspec's own `mv` takes names for patterns."""
+    if is_local(fs):
+        Path(source).replace(target)
+    else:
+        fs.cp_file(source, target)
+        fs.rm_file(source)
+
+
 @contextlib.contextmanager
 def whole_file(fs: Any, path: str, *, streamed: bool = False) -> Iterator[IO[bytes]]:
     """A file to write that appears at `path` complete, or not at all.

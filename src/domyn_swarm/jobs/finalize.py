@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import pyarrow as pa
@@ -15,15 +15,15 @@ import pyarrow.compute as pc
 from domyn_swarm.checkpoint.folder import RUN_KEY
 from domyn_swarm.data.arrow import PART_FILE, Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
-from domyn_swarm.data.input_files import is_named_by, verify_unchanged
+from domyn_swarm.data.input_files import verify_unchanged
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, open_parquet
 from domyn_swarm.jobs.identity import run_id_of
+from domyn_swarm.jobs.output_paths import check_places
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from domyn_swarm.checkpoint.folder import RunFolder
     from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.data.backends.base import DataBackend, Frame
     from domyn_swarm.data.input_files import InputFiles
@@ -50,12 +50,9 @@ def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore, *, re
     Raises:
         ConfigurationError: it is the input or lies in it, or something else wrote it and `overwrite` is off.
     """
-    fs, path = filesystem(spec.output, spec.backend_write_kwargs.get("storage_options"))
-    path = path.rstrip("/")
-    if type(fs) is type(files.fs):
-        _check_apart(spec, path, files)
+    check_places(spec, files, store.folder)
     if spec.output_is_directory:
-        _check_directory(spec, fs, path, store.folder)
+        _check_directory(spec)
     if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, store):
         hint = "Give another path, or --overwrite to replace it."
         raise ConfigurationError(
@@ -64,28 +61,10 @@ def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore, *, re
         )
 
 
-def _check_apart(spec: JobSpec, path: str, files: InputFiles) -> None:
-    way_out = "Write somewhere else; an input is never changed."
-    around = any(one.path == path or one.path.startswith(f"{path}/") for one in files.files)
-    written = f"{path}/part-00000.parquet" if spec.output_is_directory else path
-    if around or is_named_by(spec.input, written):
-        raise ConfigurationError(
-            f"--output: {spec.output!r} is the input, or among its files ({spec.input!r}).", way_out
-        )
-    if is_named_by(spec.input, filesystem(spec.errors_path)[1]):
-        raise ConfigurationError(
-            f"--output: {spec.errors_path!r}, the file of failed rows, is among the input's files ({spec.input!r}).",
-            way_out,
-        )
-
-
-def _check_directory(spec: JobSpec, fs: Any, path: str, run: RunFolder) -> None:
+def _check_directory(spec: JobSpec) -> None:
     """A directory is replaced as a whole, with all that is in it."""
-    if type(fs) is type(run.fs) and f"{run.root}/".startswith(f"{path}/"):
-        raise ConfigurationError(
-            f"--checkpoint-dir: the run's folder {run.path!r} lies in the output {spec.output!r}.",
-            "Keep it somewhere else: an output directory is replaced as a whole.",
-        )
+    fs, path = filesystem(spec.output, spec.backend_write_kwargs.get("storage_options"))
+    path = path.rstrip("/")
     ours = re.compile(r".*\.parquet" if spec.overwrite else PART_FILE)
     if other := next((file for file in fs.find(path) if not ours.fullmatch(file.removeprefix(f"{path}/"))), None):
         raise ConfigurationError(
@@ -156,7 +135,7 @@ def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec) -> int:
     first = next(failures, None)
     if first is None:
         if fs.exists(path):
-            fs.rm(path)
+            fs.rm_file(path)
         return 0
     schema = pa.schema([first.schema.field(store.id_col), *FAILURE_TYPE])
     tables = (_flat(table, store.id_col, schema) for table in itertools.chain([first], failures))

@@ -20,6 +20,7 @@ from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.helpers.io import is_local
 from domyn_swarm.helpers.texts import now
 from domyn_swarm.jobs.finalize import is_current
+from domyn_swarm.jobs.output_paths import check_outlives
 from domyn_swarm.jobs.planning import make_plan
 from domyn_swarm.jobs.record import without_secrets
 from domyn_swarm.jobs.spec import anchored, flag_of
@@ -64,6 +65,7 @@ def checked(spec: JobSpec, placement: Placement) -> Ready:
     """
     launcher = load_launcher(placement.run_on)
     _check_travels(spec)
+    check_outlives(spec)
     placement = launcher.check(placement)
     plan = make_plan(spec)
     if launcher.near and plan.pending:
