@@ -57,9 +57,9 @@ def schema(backend: DataBackend, source: Frame) -> dict[str, str]:
     return backend.schema(source)
 
 
-def columns(schema: dict[str, str], spec: JobSpec) -> Columns:
+def columns(schema: dict[str, str], files: InputFiles, spec: JobSpec) -> Columns:
     """Which columns identify a row, make an item, stand in the output: all of them checked to exist."""
-    return choose_columns(schema, spec)
+    return choose_columns(schema, spec, files.hive.names)
 
 
 def store(run_dir: str, run_storage: dict[str, Any], files: InputFiles, columns: Columns) -> CheckpointStore:

@@ -33,6 +33,10 @@ from domyn_swarm.cli.view import view
 from domyn_swarm.jobs.spec import DEFAULT_JOB
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from domyn_swarm.data.input_files import InputFiles
+    from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.planning import RunPlan
     from domyn_swarm.jobs.runner import RunResult
     from domyn_swarm.jobs.spec import JobSpec
@@ -131,6 +135,7 @@ def _described(plan: RunPlan) -> dict[str, str]:
         "job": f"{spec.job} ({plan.method})",
         "backend": f"{spec.data_backend}, {'native' if spec.native_backend else 'compatibility'} mode",
         "input": f"{spec.input} ({len(nodes['files'].files)} file(s))",
+        **_input_notes(nodes["files"], nodes["schema"], nodes["columns"]),
         "items": ", ".join(nodes["columns"].inputs),
         "ids": ids,
         "rows": f"{plan.rows:,}" + (f" (limit {spec.limit:,})" if spec.limit else ""),
@@ -138,6 +143,20 @@ def _described(plan: RunPlan) -> dict[str, str]:
         "checkpoint": plan.store.path if spec.checkpointing else "none",
         "output": f"{spec.output} ({kind}, {spec.output_mode})",
     }
+
+
+def _input_notes(files: InputFiles, schema: Mapping[str, str], columns: Columns) -> dict[str, str]:
+    """What cannot be seen from the input's path: what is left out, what comes from folders or is typed by a rule."""
+    from domyn_swarm.data.file_metadata import carried  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.data.listing import told  # noqa: PLC0415
+
+    typed = schema if files.schema is None else {name: schema[name] for name in files.hive.names if name in schema}
+    notes = {
+        "skipped": told(files.skipped),
+        "types" if files.schema is None else "folders": ", ".join(f"{name} {kind}" for name, kind in typed.items()),
+        "metadata": str(carried(files, columns.kept)),
+    }
+    return {name: note for name, note in notes.items() if note}
 
 
 def _summary(result: RunResult) -> str:

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.damage import check_rows, naming_damage
+from domyn_swarm.data.hive import with_hive_values
 from domyn_swarm.data.types import conformed, converted, empty_table, working_schema
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import (
@@ -41,18 +43,35 @@ PART_FILE = r"part-\d{5,}\.parquet"
 SAMPLE_ROWS = 8192
 
 
+OWN_READ_KWARGS = ("hive", "storage_options")
+"""What no engine's reader needs to know: they say how the files are found."""
+CONVERSIONS = {
+    "csv": "pandas.read_csv({path!r}, dtype=str)",
+    "jsonl": "pandas.read_json({path!r}, lines=True, dtype=False, convert_dates=False)",
+}
+
+
+def conversion(files: InputFiles) -> str:
+    """A command that makes parquet of the first of CSV or JSON Lines files."""
+    path = files.files[0].path
+    read = CONVERSIONS[files.format].format(path=path)
+    return f'python -c "import pandas; {read}.to_parquet({path.rpartition(".")[0] + ".parquet"!r})"'
+
+
 def check_parquet(backend: str, files: InputFiles) -> pa.Schema:
     """The schema of parquet files; raises ConfigurationError for files of another format."""
     if files.schema is None:
         raise ConfigurationError(
-            f"--input: the {backend} backend reads parquet only, not {files.format}.", "Use --data-backend pandas."
+            f"--input: the {backend} backend reads parquet only, not {files.format}.",
+            f"Leave --data-backend out, or convert the files first: {conversion(files)}",
         )
     return files.schema
 
 
 def check_read_kwargs(backend: str, read_kwargs: Mapping[str, Any], known: Iterable[str]) -> None:
     """Raise ConfigurationError for a keyword that the backend's reader does not know."""
-    if unknown := sorted(read_kwargs.keys() - set(known)):
+    known = {*known, *OWN_READ_KWARGS}
+    if unknown := sorted(read_kwargs.keys() - known):
         raise ConfigurationError(
             f"--backend-read-kwargs: the {backend} backend does not know {', '.join(map(repr, unknown))}.",
             f"Known: {', '.join(sorted(known))}.",
@@ -88,11 +107,28 @@ def scan_groups(
     """The same for some row groups of one of the files, whose columns get the working types of all files."""
     size = min(batch_size, rows_within(files, BATCH_BYTES))
     schema = working_schema(projected(check_parquet("", files), list(columns)))
-    with open_parquet(files.fs, file.path) as parquet:
+    found = 0
+    with naming_damage(files, file, columns), open_parquet(files.fs, file.path) as parquet:
         own = parquet.schema_arrow.names
         present = [column for column in columns if column in own] or own[:1]
         for batch in parquet.iter_batches(batch_size=size, row_groups=list(groups), columns=present):
-            yield conformed(batch, schema)
+            found += batch.num_rows
+            yield with_hive_values(conformed(batch, schema), file)
+        check_rows(file, sum(file.groups[group] for group in groups), found)
+
+
+def row_at(files: InputFiles, file: InputFile, row: int, columns: Sequence[str]) -> dict[str, Any]:
+    """A row of a file, counted from 0, by column."""
+    for group, rows in enumerate(file.groups):
+        if row >= rows:
+            row -= rows
+            continue
+        for batch in scan_groups(files, file, [group], columns, ROW_GROUP_ROWS):
+            if row < batch.num_rows:
+                found: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
+                return found
+            row -= batch.num_rows
+    raise IndexError(row)
 
 
 def scan_window(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from domyn_swarm.data.file_metadata import shared
+from domyn_swarm.data.hive import with_hive_columns
 from domyn_swarm.data.listing import Skipped, list_paths
 from domyn_swarm.data.uniting import united
-from domyn_swarm.errors import DataError, JobError
+from domyn_swarm.errors import ConfigurationError, DataError, JobError
 from domyn_swarm.helpers.io import reaching
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class InputFile:
 
     `groups` has the rows of each row group, `decoded_bytes` is about what all rows take in memory; both are empty where
     only reading tells. `version` is what the filesystem calls this version of the file (modification time, ETag); None
-    when no file holds the rows.
+    when no file holds the rows. `hive` has the values of columns that stand in the names of its folders.
     """
 
     path: str
@@ -45,13 +47,16 @@ class InputFile:
     groups: tuple[int, ...] = ()
     decoded_bytes: int = 0
     version: str | None = None
+    hive: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
 class InputFiles:
     """The files that an input pattern names, sorted by path, all of one format; `schema` has the columns of all.
 
-    `skipped` has what a folder or a pattern left out.
+    `skipped` has what a folder or a pattern left out. `hive` are the columns that the names of folders hold (`k=1/`);
+    of parquet files they are the last of `schema`. `metadata` is what the files say of themselves, None where they
+    differ.
     """
 
     fs: Any
@@ -60,6 +65,8 @@ class InputFiles:
     schema: pa.Schema | None
     pattern: str
     skipped: tuple[Skipped, ...] = ()
+    hive: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    metadata: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def rows(self) -> int | None:
@@ -70,7 +77,7 @@ class InputFiles:
     @property
     def digest(self) -> str:
         """Identifies names, order and content of the files, wherever their folder is mounted."""
-        parts = (f"{PurePosixPath(file.path).name}:{file.digest}" for file in self.files)
+        parts = (f"{PurePosixPath(file.path).name}:{file.digest}{file.hive or ''}" for file in self.files)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -78,14 +85,19 @@ def find_input(pattern: str, read_kwargs: Mapping[str, Any]) -> InputFiles:
     """`list_files` for the input of a run.
 
     Raises:
+        ConfigurationError: a keyword has a value that it cannot have.
         DataError: as `list_files`, and when the filesystem cannot be reached.
     """
+    if not isinstance(hive := read_kwargs.get("hive", True), bool):
+        raise ConfigurationError(f"--backend-read-kwargs: hive is {hive!r}.", "Write true or false.")
     with reaching(pattern):
-        return list_files(pattern, read_kwargs.get("storage_options"))
+        return list_files(pattern, read_kwargs.get("storage_options"), hive=hive)
 
 
-def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -> InputFiles:
+def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None, *, hive: bool = True) -> InputFiles:
     """Find the input's files: a file, a directory (searched for parquet), a glob, a brace range, on any filesystem.
+
+    With `hive`, folders called `column=value` below the named one give a column to the files in them.
 
     Raises:
         DataError: nothing matches, a file is no parquet file, or two files have values that no type holds together.
@@ -101,11 +113,13 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None) -
     kind = formats.pop()
     skipped = tuple(listing.skipped)
     if kind != "parquet":
-        return InputFiles(fs, tuple(_hashed(fs, path, found[path]) for path in paths), kind, None, pattern, skipped)
+        files = tuple(_hashed(fs, path, found[path]) for path in paths)
+        return with_hive_columns(InputFiles(fs, files, kind, None, pattern, skipped), listing if hive else None)
     with ThreadPoolExecutor(READERS) as pool:
         footers = list(pool.map(lambda path: _footer(fs, path, found[path]), paths))
-    schema = united(paths, [schema for _, schema in footers])
-    return InputFiles(fs, tuple(file for file, _ in footers), kind, schema, pattern, skipped)
+    schemas, files = [schema for _, schema in footers], tuple(file for file, _ in footers)
+    named = InputFiles(fs, files, kind, united(paths, schemas), pattern, skipped, metadata=shared(schemas))
+    return with_hive_columns(named, listing if hive else None)
 
 
 def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
@@ -132,6 +146,8 @@ def _footer_digest(file: Any, size: int) -> str:
     """The digest of the footer of an open parquet file of `size` bytes."""
     file.seek(max(0, size - 8))
     length, magic = struct.unpack("<I4s", file.read(8)) if size >= 12 else (0, b"")
+    if magic == b"PARE":
+        raise pa.ArrowInvalid("it is encrypted, and no keys are taken; write a copy that is not")
     if magic != b"PAR1" or length + 12 > size:
         raise pa.ArrowInvalid("no parquet footer; the file is of another format, or was cut off")
     file.seek(size - 8 - length)
@@ -139,18 +155,13 @@ def _footer_digest(file: Any, size: int) -> str:
 
 
 def _checked_rows(metadata: pq.FileMetaData, groups: list[pq.RowGroupMetaData]) -> tuple[int, ...]:
-    """The rows of each row group. Engines believe one count or the other, so a footer has to say one thing."""
+    """The rows of each row group. Engines believe one count or the other, so a footer has to say one thing.
+
+    Columns are not asked: pyarrow ends the process when one of them is encrypted.
+    """
     rows = tuple(group.num_rows for group in groups)
     if sum(rows) != metadata.num_rows:
         raise pa.ArrowInvalid(f"its footer says {metadata.num_rows:,} rows, and its row groups {sum(rows):,}")
-    flat = [at for at in range(metadata.num_columns) if metadata.schema.column(at).max_repetition_level == 0]
-    for number, group in enumerate(groups if flat else ()):
-        column = group.column(flat[0])
-        if column.num_values != group.num_rows:
-            raise pa.ArrowInvalid(
-                f"row group {number} says {group.num_rows:,} rows, and its column {column.path_in_schema!r} "
-                f"{column.num_values:,}"
-            )
     return rows
 
 

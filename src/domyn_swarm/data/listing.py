@@ -32,6 +32,7 @@ AMBIGUOUS_SUFFIXES = (".pq", ".parq")
 MAGIC = (b"PAR1", b"PARE")
 NULL_VALUE = "__HIVE_DEFAULT_PARTITION__"
 EXAMPLES = 3
+HIDDEN = "hidden"
 _HIVE = re.compile(r"([^=]+)=(.*)", re.DOTALL)
 _WILD = "*?["
 
@@ -194,7 +195,7 @@ def _files_below(listing: Listing, folder: str) -> Iterator[str]:
         if info["type"] == "directory" or path.endswith("/"):  # stores keep empty objects for folders
             continue
         if any(map(is_hidden, _relative(path, folder))):
-            listing.skipped.append(Skipped("hidden", path))
+            listing.skipped.append(Skipped(HIDDEN, path))
         else:
             yield path
 
@@ -203,14 +204,14 @@ def _local_files_below(listing: Listing, folder: str) -> Iterator[str]:
     for parent, folders, names in os.walk(folder, onerror=_unreadable):
         for name in sorted(folders):
             path = posixpath.join(parent, name)
-            reason = "hidden" if is_hidden(name) else "symlinked folder" if os.path.islink(path) else ""  # noqa: PTH114
+            reason = HIDDEN if is_hidden(name) else "symlinked folder" if os.path.islink(path) else ""  # noqa: PTH114
             if reason:
                 folders.remove(name)
                 listing.skipped.append(Skipped(reason, path))
         for name in names:
             path = posixpath.join(parent, name)
             if is_hidden(name):
-                listing.skipped.append(Skipped("hidden", path))
+                listing.skipped.append(Skipped(HIDDEN, path))
             else:
                 yield path
 
@@ -227,7 +228,7 @@ def _add_matches(listing: Listing, path: str, pattern: str) -> None:
     for match in sorted(_globbed(listing, path)):
         names = _relative(match, base)
         if not explicit and _is_left_out(names):
-            listing.skipped.append(Skipped("hidden", match))
+            listing.skipped.append(Skipped(HIDDEN, match))
         elif listing.fs.isdir(match):
             _add_folder(listing, match)
         else:

@@ -5,9 +5,10 @@ A backend takes the functions that it needs from here; what makes it an engine (
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
@@ -17,13 +18,17 @@ import pyarrow as pa
 from domyn_swarm.data import arrow
 from domyn_swarm.data.backends.base import Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
+from domyn_swarm.data.damage import naming_damage
 from domyn_swarm.data.filters import arrow_expression, parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.types import comparable, conformed, converted, is_stored, working, working_schema
 from domyn_swarm.data.values import check_id_texts
+from domyn_swarm.helpers.io import is_local
 
 if TYPE_CHECKING:
-    from domyn_swarm.data.input_files import InputFiles
+    import pyarrow.compute as pc
+
+    from domyn_swarm.data.input_files import InputFile, InputFiles
 
 Scan: TypeAlias = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 
@@ -222,11 +227,26 @@ def _filtered_scan(files: InputFiles, filters: Any) -> Scan:
 
     def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.dataset as ds  # noqa: PLC0415 - slow to import, and only filters need it
+        import pyarrow.fs as pafs  # noqa: PLC0415
 
-        dataset = ds.dataset([file.path for file in files.files], schema=working_schema(schema), filesystem=files.fs)
-        scanner = dataset.scanner(
-            columns=list(columns), filter=condition, batch_size=batch_size, batch_readahead=2, fragment_readahead=1
-        )
-        return (batch for batch in scanner.to_batches() if batch.num_rows)
+        types = working_schema(schema)
+        handler: Any = pafs.FSSpecHandler  # abstract to the stubs
+        place = pafs.LocalFileSystem() if is_local(files.fs) else pafs.PyFileSystem(handler(files.fs))
+        for file in files.files:
+            fragment = ds.ParquetFileFormat().make_fragment(file.path, place, _guarantee(file))
+            with naming_damage(files, file, [name for name in columns if name not in files.hive.names]):
+                scanner = fragment.scanner(
+                    schema=types, columns=list(columns), filter=condition, batch_size=batch_size, batch_readahead=2,
+                    fragment_readahead=1,
+                )  # fmt: skip
+                yield from (batch for batch in scanner.to_batches() if batch.num_rows)
 
     return scan
+
+
+def _guarantee(file: InputFile) -> pc.Expression | None:
+    """What all rows of a file have in the columns of its folders."""
+    import pyarrow.dataset as ds  # noqa: PLC0415 - as above
+
+    same = (ds.field(name).is_null() if value is None else ds.field(name) == value for name, value in file.hive)
+    return reduce(operator.and_, same) if file.hive else None

@@ -35,15 +35,17 @@ class Columns:
         return list(dict.fromkeys([POSITION, self.id, *self.inputs]))
 
 
-def choose_columns(schema: Mapping[str, str], spec: JobSpec) -> Columns:
+def choose_columns(schema: Mapping[str, str], spec: JobSpec, folders: Sequence[str] = ()) -> Columns:
     """The columns that `spec` asks for, or that are plain from the input's `schema`.
+
+    `folders` are those that stand in the names of folders: they are inputs of the job only if they are asked for.
 
     Raises:
         DataError: a column does not exist, cannot identify a row, or it is not clear which is meant.
         ConfigurationError: output columns clash with one another or with the input's.
     """
     id_col = check_id_column(schema, spec.id_column)
-    inputs = check_input_columns(schema, spec.input_columns, spec.id_column)
+    inputs = check_input_columns(schema, spec.input_columns, spec.id_column, folders)
     kept = check_kept_columns(schema, spec.output_mode, spec.output_columns, id_col, inputs)
     return Columns(id_col, inputs, kept, list(spec.output_columns))
 
@@ -73,8 +75,10 @@ def check_id_column(schema: Mapping[str, str], id_column: str | None) -> str:
     return id_column
 
 
-def check_input_columns(schema: Mapping[str, str], input_columns: Sequence[str], id_column: str | None) -> list[str]:
-    """The columns that make the job's items; without any named, the only one that there is beside the id.
+def check_input_columns(
+    schema: Mapping[str, str], input_columns: Sequence[str], id_column: str | None, folders: Sequence[str] = ()
+) -> list[str]:
+    """The columns that make the job's items; without any named, the only one beside the id and those of `folders`.
 
     Raises:
         DataError: a column does not exist, or it is not clear which to use.
@@ -83,7 +87,7 @@ def check_input_columns(schema: Mapping[str, str], input_columns: Sequence[str],
         _check_exists("--input-column", name, schema)
     if input_columns:
         return list(dict.fromkeys(input_columns))
-    others = [name for name in schema if name != id_column]
+    others = [name for name in schema if name != id_column and name not in folders]
     if len(others) != 1:
         raise DataError(
             "--input-column is missing: the input has several columns.", f"Name one or more of: {', '.join(schema)}."

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from domyn_swarm.checkpoint.folder import RUN_KEY
 from domyn_swarm.data.arrow import PART_FILE, Tables, write_parquet
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
+from domyn_swarm.data.file_metadata import carried
 from domyn_swarm.data.input_files import verify_unchanged
 from domyn_swarm.errors import CheckpointError, ConfigurationError
 from domyn_swarm.helpers.io import filesystem, open_parquet
@@ -118,7 +119,8 @@ def write_artifact(
     failed = _write_errors(store, rows, spec)
     if not is_current(store, spec):
         joined = backend.join(limited, store.outputs(), columns.id, columns.kept)
-        metadata = {RUN_KEY: store.folder.run_id() or "", CONTENT_KEY: key}
+        kept = carried(files, columns.kept).kept
+        metadata = {**kept, RUN_KEY: store.folder.run_id() or "", CONTENT_KEY: key}
         written = backend.write(
             joined, spec.output, directory=spec.output_is_directory, metadata=metadata,
             write_kwargs=spec.backend_write_kwargs,

@@ -14,7 +14,8 @@ from domyn_swarm.checkpoint.locate import locator
 from domyn_swarm.checkpoint.lock import LockLostError, locked
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
-from domyn_swarm.errors import CheckpointError, Interrupted, JobError, SwarmError, TimeUp
+from domyn_swarm.data.listing import HIDDEN, told
+from domyn_swarm.errors import CheckpointError, DataError, Interrupted, JobError, SwarmError, TimeUp
 from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.resources import ExhaustedError, exhausted, raise_file_limit
 from domyn_swarm.helpers.stop import Stop
@@ -79,6 +80,8 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
     with _run_dir(spec) as run_dir, on_time_up(stop):
         flows = Flows()
         plan = make_plan(spec, run_dir, flows, overrides)
+        if left_out := told(one for one in plan.nodes["files"].skipped if one.reason != HIDDEN):
+            logger.warning("--input: %s leaves out %s", spec.input, left_out)
         if plan.pending:
             plan.job.preflight(plan.spec)
         if plan.in_workers:
@@ -261,7 +264,8 @@ def _explained(error: BaseException, plan: RunPlan, meter: Meter) -> BaseExcepti
     if not isinstance(error, SwarmError) and (ran_out := exhausted(error)) is not None:
         return ExhaustedError(ran_out.message, f"{ran_out.hint} {resume}")
     if isinstance(error, SwarmError):
-        return type(error)(error.message, f"{error.hint}\n{resume}".strip())
+        kind = JobError if isinstance(error, DataError) else type(error)  # it is too late to refuse
+        return kind(error.message, f"{error.hint}\n{resume}".strip())
     if isinstance(error, OSError) and error.errno in _FIXES:
         where = error.filename or plan.store.path
         return JobError(f"{where}: {error.strerror}.", f"{_FIXES[error.errno]} {resume}")

@@ -39,4 +39,4 @@ def files_of(folder: RunFolder, pattern: str, kwargs: Mapping[str, Any]) -> Inpu
             raise DataError(f"{pattern!r} is on no plain storage, and is not opened to be shown.", "")
     options = kwargs.get("storage_options")
     may_choose = isinstance(options, dict) and (folder.is_mine("spec.json") or options == folder.storage_options)
-    return list_files(pattern, options if may_choose else None)
+    return list_files(pattern, options if may_choose else None, hive=kwargs.get("hive", True) is True)

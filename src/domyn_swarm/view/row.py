@@ -18,6 +18,7 @@ from domyn_swarm.checkpoint.folder import PartName, name_of
 from domyn_swarm.checkpoint.part import NODE, reading
 from domyn_swarm.checkpoint.run_record import RunRecord, SpecRecord
 from domyn_swarm.checkpoint.survey import at_rest
+from domyn_swarm.data.arrow import row_at, scan_groups
 from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.data.types import comparable, converted
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
     from domyn_swarm.data.input_files import InputFiles
 
+SCAN_ROWS = 65_536
 VALUE_CHARS = 2000
 ROWS_OF_THE_INPUT = ("files", "source", "identified", "limited", "pending")
 """Nodes that hand on the input's rows, in data order."""
@@ -213,11 +215,11 @@ def _position(files: InputFiles, id_col: str, id_text: str, spec: SpecRecord) ->
     wanted = _scalar(id_text, comparable(files.schema.field(id_col).type if files.schema else pa.string()))
     start = 0
     for file in files.files:
-        for at, ids in _columns(files, file.path, id_col):
-            place = pc.index(_storage(ids), wanted).as_py()
+        for batch in scan_groups(files, file, range(len(file.groups)), [id_col], SCAN_ROWS):
+            place = pc.index(_storage(pa.chunked_array([batch.column(0)])), wanted).as_py()
             if place >= 0:
-                return int(start + at + place)
-        start += file.rows or 0
+                return int(start + place)
+            start += batch.num_rows
     return None
 
 
@@ -228,16 +230,6 @@ def _storage(ids: Any) -> Any:
     return converted(ids, comparable(ids.type))
 
 
-def _columns(files: InputFiles, path: str, column: str) -> Iterator[tuple[int, Any]]:
-    """A column, a row group at a time, with the row that it begins at."""
-    start = 0
-    with open_parquet(files.fs, path) as parquet:
-        for group in range(parquet.num_row_groups):
-            table = parquet.read_row_group(group, columns=[column])
-            yield start, table[column]
-            start += table.num_rows
-
-
 def _place(files: InputFiles, position: int, spec: SpecRecord, notes: list[str]) -> Place | None:
     """The file and the row of a position, and what stands there."""
     row = position
@@ -246,13 +238,7 @@ def _place(files: InputFiles, position: int, spec: SpecRecord, notes: list[str])
         if row >= (file.rows or 0):
             row -= file.rows or 0
             continue
-        at = row
-        with open_parquet(files.fs, file.path) as parquet:
-            for group, rows in enumerate(file.groups):
-                if at < rows:
-                    table = parquet.read_row_group(group, columns=kept).slice(at, 1)
-                    return Place(file.path, row, table.to_pylist()[0])
-                at -= rows
+        return Place(file.path, row, row_at(files, file, row, kept or (files.schema or pa.schema([])).names))
     notes.append(f"The input has no row {position:,}.")
     return None
 

@@ -1,6 +1,6 @@
 """The default engine: pandas frames over streams of Arrow batches, so that input larger than memory passes through.
 
-pandas itself reads the debug formats (CSV, JSON Lines), and is what native batches are made of.
+It alone reads the debug formats (CSV, JSON Lines).
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from domyn_swarm.data.stream import (
     write,
 )
 from domyn_swarm.data.stream import from_arrow as arrow_stream
+from domyn_swarm.data.text_files import read_text
 from domyn_swarm.data.values import job_batch
-from domyn_swarm.errors import ConfigurationError, DataError
+from domyn_swarm.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +58,7 @@ class PandasStream(Stream):
 
 
 def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> PandasStream:
-    """Parquet as a stream of its row groups; CSV and JSON Lines through pandas, in memory."""
+    """Parquet as a stream of its row groups; CSV and JSON Lines as streams of blocks."""
     dtype_backend = read_kwargs.get("dtype_backend")
     if dtype_backend not in DTYPE_BACKENDS:
         raise ConfigurationError(
@@ -65,7 +66,7 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> PandasStream:
             f"It takes: {', '.join(filter(None, DTYPE_BACKENDS))}.",
         )
     if files.format != "parquet":
-        stream = _read_with_pandas(files, read_kwargs)
+        stream = read_text(name, files, read_kwargs)
     else:
         arrow.check_read_kwargs(name, read_kwargs, READ_KWARGS)
         stream = read_parquet(files, read_kwargs)
@@ -89,24 +90,6 @@ def iter_batches(frame: PandasStream, id_col: str, input_cols: Sequence[str], ba
     mapper = _types_mapper(frame.dtype_backend)
     for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
         yield job_batch(batch, id_col, columns, lambda part: part.to_pandas(types_mapper=mapper))
-
-
-def _read_with_pandas(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
-    reader = pd.read_csv if files.format == "csv" else pd.read_json
-    lines = {} if files.format == "csv" else {"lines": True}
-    tables = []
-    for file in files.files:
-        try:
-            with files.fs.open(file.path, "rb") as handle:
-                frame = reader(handle, **{**lines, **read_kwargs})
-            tables.append(pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None))
-        except TypeError as error:
-            raise ConfigurationError(
-                f"--backend-read-kwargs: {error}.", f"Use keywords of pandas.read_{files.format}."
-            ) from None
-        except (ValueError, pa.ArrowException) as error:
-            raise DataError(f"--input: {file.path} is not readable as {files.format}: {error}") from None
-    return arrow_stream(pa.concat_tables(tables, promote_options="permissive"))
 
 
 def _types_mapper(dtype_backend: str | None) -> Callable[[pa.DataType], Any] | None:

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from domyn_swarm.data import arrow, stream
 from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.damage import check_rows
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.stream import Stream, check_write_kwargs, count, head, schema, with_row_id, write
 from domyn_swarm.data.types import LIST_VIEWS, comparable, conformed, converted, parts, rebuilt
@@ -45,7 +46,7 @@ name = "polars"
 distributed = False
 
 WINDOW_ROWS = 262_144
-OWN_READ_KWARGS = ("columns", "filters", "storage_options")
+OWN_READ_KWARGS = ("columns", "filters", "hive", "storage_options")
 ENGINE_READ_KWARGS = ("parallel", "use_statistics", "low_memory", "cache", "rechunk")
 
 
@@ -180,11 +181,21 @@ def _scan(
 def _window(
     files: InputFiles, options: Mapping[str, Any], columns: Sequence[str], file: InputFile, start: int, rows: int
 ) -> pl.DataFrame | pa.Table:
+    stored = [column for column in columns if column not in files.hive.names]
     try:
         lazy = pl.scan_parquet(file.path, glob=False, hive_partitioning=False, **options).slice(start, rows)
-        return lazy.select(columns).collect(engine="streaming")
+        window = lazy.select(stored).collect(engine="streaming")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+        window = None
+    if window is None or not stored:  # without a column of the file polars has no rows
         return pa.Table.from_batches(list(arrow.scan_window(files, file, start, rows, columns)))
+    check_rows(file, min(rows, (file.rows or 0) - start), len(window))
+    return window.with_columns(_constant(name, value, files.hive) for name, value in file.hive).select(columns)
+
+
+def _constant(column: str, value: Any, hive: pa.Schema) -> pl.Expr:
+    dtype = cast("pl.Series", pl.from_arrow(pa.array([], hive.field(column).type))).dtype
+    return pl.lit(value, dtype).alias(column)
 
 
 def _cut(window: pl.DataFrame | pa.Table, size: int) -> Iterator[pa.RecordBatch]:

@@ -1,0 +1,72 @@
+"""Pages of an input that cannot be read: which file, which column, and what to do."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from domyn_swarm.errors import DataError
+from domyn_swarm.helpers.io import open_parquet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from domyn_swarm.data.input_files import InputFile, InputFiles
+
+SCAN_ROWS = 65_536
+_HINT = "Restore the file, or write it again, or leave it out of --input."
+_NO_KEYS = "No keys are taken. Write a copy that is not encrypted, or leave the file out of --input."
+
+
+@contextlib.contextmanager
+def naming_damage(files: InputFiles, file: InputFile, columns: Sequence[str]) -> Iterator[None]:
+    """What Arrow cannot read in here is told with the file and the column.
+
+    Raises:
+        DataError: a page is damaged or encrypted, or the file is not what its footer says.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # the filesystem's, not the file's
+            raise
+        raise damaged(files, file, columns, error) from error
+
+
+def damaged(files: InputFiles, file: InputFile, columns: Sequence[str], error: BaseException) -> DataError:
+    """The error for a file that an engine cannot read; its columns are tried one by one."""
+    reason = _told(error)
+    for column in columns:
+        if found := _trouble(files, file, column):
+            if "decrypt" in found.lower():
+                return DataError(f"--input: column {column!r} of {file.path} is encrypted: {found}", _NO_KEYS)
+            return DataError(f"--input: column {column!r} of {file.path} cannot be read: {found}", _HINT)
+    return DataError(f"--input: {file.path} cannot be read: {reason}", _HINT)
+
+
+def _trouble(files: InputFiles, file: InputFile, column: str) -> str:
+    try:
+        with open_parquet(files.fs, file.path) as parquet:
+            for _ in parquet.iter_batches(batch_size=SCAN_ROWS, columns=[column]):
+                pass
+    except (pa.ArrowException, OSError) as error:
+        return _told(error)
+    return ""
+
+
+def _told(error: BaseException) -> str:
+    """The first line of what a library says, which may quote bytes of the file."""
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
+
+
+def check_rows(file: InputFile, expected: int, found: int) -> None:
+    """Refuse a file whose pages hold another number of rows than its footer says: they would go to wrong positions.
+
+    Raises:
+        DataError: the numbers differ.
+    """
+    if found != expected:
+        raise DataError(f"--input: {file.path} holds {found:,} rows where its footer says {expected:,}.", _HINT)
