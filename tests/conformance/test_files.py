@@ -1,4 +1,4 @@
-"""Files and folders."""
+"""Files of the input: what a path names, columns of folders, metadata, damage."""
 
 from __future__ import annotations
 

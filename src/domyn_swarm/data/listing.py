@@ -35,6 +35,7 @@ EXAMPLES = 3
 HIDDEN = "hidden"
 _HIVE = re.compile(r"([^=]+)=(.*)", re.DOTALL)
 _WILD = "*?["
+_SPECIAL = f"{_WILD}{{\\"
 
 
 class Skipped(NamedTuple):
@@ -46,10 +47,14 @@ class Skipped(NamedTuple):
 
 @dataclass
 class Listing:
-    """What a pattern names: the sizes of files by path, and what was left out. `base` is the pattern's fixed part."""
+    """What a pattern names: the sizes of files by path, and what was left out. `base` is the pattern's fixed part.
+
+    `hits` counts files as often as they are named.
+    """
 
     fs: Any
     base: str
+    hits: int = 0
     sizes: dict[str, int] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
 
@@ -67,20 +72,16 @@ def list_paths(pattern: str, storage_options: Mapping[str, Any] | None = None) -
         DataError: nothing matches, or something cannot be read as a file.
     """
     fs, literal = filesystem(pattern, storage_options)
-    if _exists_as_it_is(fs, literal):
-        expanded = [literal]
-        listing = Listing(fs, literal)
-    else:
-        expanded = [filesystem(one, storage_options)[1] for one in expanded(pattern)]
-        listing = Listing(fs, _fixed_part(literal))
-    for path in expanded:
-        folder = path
+    whole = _exists_as_it_is(fs, literal)
+    listing = Listing(fs, literal if whole else _fixed_part(literal))
+    for one in [pattern] if whole else expanded(pattern):
+        folder = literal if whole else filesystem(one, storage_options)[1]
         while folder.endswith("/**"):  # all that is in the folder, as the folder itself
             folder = folder.removesuffix("/**")
         if any(char in folder for char in _WILD) and not _exists_as_it_is(fs, folder):
-            _add_matches(listing, folder, pattern)
+            _add_matches(listing, folder, one)
         else:
-            _add_path(listing, folder, pattern)
+            _add_path(listing, folder, one)
     return listing
 
 
@@ -124,7 +125,7 @@ def is_hidden(name: str) -> bool:
 
 def _exists_as_it_is(fs: Any, path: str) -> bool:
     """Whether a path that looks like a pattern is there."""
-    return any(char in path for char in f"{{{_WILD}") and bool(fs.exists(path))
+    return any(char in path for char in _SPECIAL) and bool(fs.exists(path))
 
 
 def _matches_below(fs: Any, path: str, location: Location) -> list[tuple[str, ...]]:
@@ -149,9 +150,9 @@ def _relative(path: str, base: str) -> list[str]:
 def _add_path(listing: Listing, path: str, pattern: str) -> None:
     fs = listing.fs
     if fs.isdir(path):
-        before = len(listing.sizes)
+        before = listing.hits
         _add_folder(listing, path)
-        if len(listing.sizes) == before:
+        if listing.hits == before:
             there = told(listing.skipped)
             raise DataError(
                 f"--input: the directory {pattern!r} holds no .parquet file.",
@@ -169,6 +170,7 @@ def _add_file(listing: Listing, path: str) -> None:
     if is_local(listing.fs) and not stat.S_ISREG(info["mode"]) and not (info["islink"] and os.path.isfile(path)):  # noqa: PTH113
         raise DataError(f"--input: {path} is not a regular file.", "Write what it holds to a file first.")
     listing.sizes[path] = info["size"]
+    listing.hits += 1
 
 
 def _add_folder(listing: Listing, folder: str) -> None:
@@ -222,7 +224,7 @@ def _unreadable(error: OSError) -> None:
 
 def _add_matches(listing: Listing, path: str, pattern: str) -> None:
     """The files that a glob matches, and those in the folders that it matches."""
-    before = len(listing.sizes)
+    before = listing.hits
     base = _fixed_part(path)
     explicit = any(map(is_hidden, _relative(path, base)))
     for match in sorted(_globbed(listing, path)):
@@ -233,7 +235,7 @@ def _add_matches(listing: Listing, path: str, pattern: str) -> None:
             _add_folder(listing, match)
         else:
             _add_file(listing, match)
-    if len(listing.sizes) == before:
+    if listing.hits == before:
         raise DataError(f"--input: no file matches {pattern!r}.", "Check the pattern, and quote it in the shell.")
 
 

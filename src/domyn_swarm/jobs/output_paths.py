@@ -106,11 +106,11 @@ def _check_writable(path: str, storage: Any, *, directory: bool) -> None:
     if is_local(fs):
         wrong = _wrong_here(Path(on_fs), directory=directory)
     elif directory:
-        wrong = "is a file, not a folder" if fs.isfile(on_fs) else ""
+        wrong = "is a file, not a directory" if fs.isfile(on_fs) else ""
     else:
-        wrong = "is a folder, not a file" if fs.isdir(on_fs) else ""
+        wrong = "is a directory, not a file" if fs.isdir(on_fs) else ""
     if wrong:
-        hint = "Name a folder that can be made" if directory else "Name a file that can be made"
+        hint = "Name a directory that can be made" if directory else "Name a file that can be made"
         raise ConfigurationError(f"--output: {path!r} {wrong}.", f"{hint}, or move what is there.")
 
 
@@ -124,7 +124,7 @@ def _wrong_here(path: Path, *, directory: bool) -> str:
     except OSError as error:
         return f"cannot be written: {error.strerror}"
     if not above.is_dir():
-        return f"cannot be written, because {above} is not a folder"
+        return f"cannot be written, because {above} is not a directory"
     return "" if os.access(above, os.W_OK | os.X_OK) else f"cannot be written, because {above} is not writable"
 
 
@@ -132,8 +132,8 @@ def _wrong_kind(path: Path, *, directory: bool) -> str:
     """How what is there differs from what an output is; nothing when it does not."""
     if directory:
         if path.is_mount():
-            return "is a mount point, which cannot be replaced; name a folder in it"
-        return "" if path.is_dir() else "exists, and is not a folder"
+            return "is a mount point, which cannot be replaced; name a directory in it"
+        return "" if path.is_dir() else "exists, and is not a directory"
     if path.is_dir():
-        return "is a folder, not a file"
+        return "is a directory, not a file"
     return "" if path.is_file() else "exists, and is not a regular file"
