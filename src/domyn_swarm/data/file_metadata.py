@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFiles
 
 OURS = "domyn_swarm."
+_PANDAS = b"pandas".decode()
+"""A key, whichever engine reads the file."""
 _OF_THE_SCHEMA = re.compile(r"^org\.apache\.spark\.|avro|iceberg|schema", re.IGNORECASE)
 """Keys of what describes all columns, which readers believe more than the file: the output has others."""
 
@@ -55,7 +57,7 @@ def _texts(schema: pa.Schema) -> dict[str, str | None]:
         except UnicodeDecodeError:
             texts[name] = None
         else:
-            texts[name] = _without_range(text) if name == "pandas" else text
+            texts[name] = _without_range(text) if name == _PANDAS else text
     return texts
 
 
@@ -143,5 +145,5 @@ def _lost(column: str) -> str:
 
 
 _FITTING: Mapping[str, Callable[[dict[str, Any], frozenset[str]], dict[str, Any] | str]] = {
-    "geo": _geo, "huggingface": _huggingface, "pandas": _pandas,
+    "geo": _geo, "huggingface": _huggingface, _PANDAS: _pandas,
 }  # fmt: skip
