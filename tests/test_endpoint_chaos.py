@@ -29,7 +29,7 @@ TIMER = 0.01  # seconds by which an event loop's timers may come early
 
 FAULTS = ("429", "429-date", "500", "reset", "truncated", "garbage", "hang")
 IN_TROUBLE = (
-    "--latency", "0.02", "--retry-after", "0.2..0.9", *(word for one in FAULTS for word in ("--share", f"{one}=0.043")),
+    "--latency", "0.02", "--retry-after", "0.1..0.3", *(word for one in FAULTS for word in ("--share", f"{one}=0.043")),
 )  # fmt: skip
 REASONS = {
     "429": r"POST chat/completions: status 429: this is a 429, nobody!",
@@ -127,14 +127,15 @@ def most_in(seconds: float, lines: Sequence[dict[str, Any]], what: str | None = 
 def test_each_row_has_its_own_answer_or_its_own_reason_when_three_requests_in_ten_go_wrong(
     retries: int | None, command: Command
 ) -> None:
-    write("in.parquet", {"item": TEXTS})
+    texts = TEXTS[:400]
+    write("in.parquet", {"item": texts})
     options = ["--max-concurrency", "64", "--timeout", "1", *(["--retries", str(retries)] if retries else [])]
     with chaos(*IN_TROUBLE) as server:
         done = command(*submit(server, *options))
         requests = server.requests()
-    check_trouble(TEXTS, requests, done, allowed=5 if retries is None else retries)
-    if retries == 1:  # of 1,000 rows 90 go wrong twice
-        assert len(failures()) > 20
+    check_trouble(texts, requests, done, allowed=5 if retries is None else retries)
+    if retries == 1:  # of 400 rows 18 go wrong twice
+        assert len(failures()) > 4
         assert done.returncode == 3
 
 
@@ -153,6 +154,11 @@ def test_the_same_with_workers_whose_requests_add_up_to_no_more(command: Command
     assert record()["limit"] in (32, 64)  # of the workers that had something to do
 
 
+def failed_in(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The requests of a row that count as its tries: a rate limit is nobody's failure."""
+    return [line for line in lines if line["did"] != "answer" and not line["did"].startswith("429")]
+
+
 def check_trouble(texts: Sequence[str], requests: Sequence[dict[str, Any]], done: Any, allowed: int) -> None:
     """What holds for every row when requests go wrong."""
     lines, failed = by_row(requests), failures()
@@ -162,13 +168,14 @@ def check_trouble(texts: Sequence[str], requests: Sequence[dict[str, Any]], done
     assert {line["did"] for line in requests} == {"answer", *FAULTS}
     for text, row in failed.items():
         assert row["type"] == "EndpointError"
-        assert row["attempts"] == len(lines[text]) == allowed + 1, lines[text]
+        assert row["attempts"] == len(lines[text])
+        assert len(failed_in(lines[text])) == allowed + 1, lines[text]
         # The client's clock is its own: an answer that a busy machine brings late is none.
         reasons = f"{REASONS.get(lines[text][-1]['did'], REASONS['hang'])}|{REASONS['hang']}"
         assert re.fullmatch(reasons, row["message"]), (row, lines[text])
     for text in texts:
         tries = lines[text]
-        assert 1 <= len(tries) <= allowed + 1
+        assert len(failed_in(tries)) <= allowed + (text in failed)
         for before, after in itertools.pairwise(tries):
             assert after["at"] >= before.get("not_before", 0) - TIMER, "it was asked to wait for longer"
     assert max(line["in_flight"] for line in requests) <= 64
@@ -462,7 +469,7 @@ def test_a_run_whose_failures_are_within_its_budget_is_done(budget: str, command
 def test_rows_that_only_wait_when_the_budget_is_spent_have_not_failed(command: Command) -> None:
     texts = [f"{('tired', 'bad', 'good')[number % 3]} {number}" for number in range(300)]
     write("in.parquet", {"item": texts})
-    with chaos("--latency", "0.05", "--when", "bad=400", "--when", "tired=429", "--retry-after", "60") as server:
+    with chaos("--latency", "0.05", "--when", "bad=400", "--when", "tired=429", "--retry-after", "0.3") as server:
         stopped = command(*submit(server, "--max-concurrency", "8", "--max-errors", "5"))
         counts = Counter(line["did"] for line in server.requests())
     assert stopped.returncode == 1
@@ -508,8 +515,8 @@ def test_the_failure_of_a_shared_request_is_that_of_each_of_its_rows(command: Co
 
 
 def sometimes_tired() -> list[str]:
-    """Texts of which every third is told to come back later."""
-    return [f"{'tired' if number % 3 == 0 else 'fresh'} {number}" for number in range(90)]
+    """Texts of which the last third is told to come back later."""
+    return [f"{'fresh' if number < 60 else 'tired'} {number}" for number in range(90)]
 
 
 @pytest.mark.parametrize("options", [[], ["--max-errors", "5"]], ids=["", "with an error budget"])
@@ -520,7 +527,7 @@ def test_a_run_that_is_stopped_while_rows_wait_ends_soon_and_the_same_command_go
     write("in.parquet", {"item": texts})
     with chaos("--when", "tired=429", "--retry-after", "60") as server:
         with running(submit(server, "--max-concurrency", "8", *options)) as process:
-            wait_for_requests([server], 90, process)
+            wait_for_requests([server], 61, process)
             time.sleep(0.5)  # the last answers arrive
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=8)
@@ -543,7 +550,7 @@ def test_rows_that_only_wait_when_a_run_is_stopped_have_not_failed() -> None:
     write("in.parquet", {"item": sometimes_tired()})
     trouble = ("--when", "tired=429", "--retry-after", "60")
     with chaos(*trouble) as server, running(submit(server, "--max-concurrency", "8")) as process:
-        wait_for_requests([server], 90, process)
+        wait_for_requests([server], 61, process)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=8)
     assert record()["failed"] == 0

@@ -21,12 +21,15 @@ from. Errors survive pickling (worker processes).
 from __future__ import annotations
 
 import traceback
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+Condition: TypeAlias = Literal["", "busy", "spent"]
+"""What of a failure is not the request's: a rate limit or an overload, or that there is no credit."""
 
 _OURS = ("domyn_swarm", "domyn_dags", "hamilton")
 
@@ -90,7 +93,8 @@ class EndpointError(SwarmError):
     """A request failed. `status` is the HTTP status, 0 when no answer came; `attempts` is how often it was sent.
 
     `retry_after` is how many seconds the endpoint asked to be left alone, None when it did not say. `overload` tells
-    that it was asked for too much.
+    that it was asked for too much. `condition` is "busy" for a rate limit or an overload, and "spent" where there is no
+    credit: then the failure is not the request's.
     """
 
     attempts = 1
@@ -103,13 +107,15 @@ class EndpointError(SwarmError):
         retryable: bool = True,
         retry_after: float | None = None,
         overload: bool = False,
+        condition: Condition = "",
     ) -> None:
         super().__init__(message, hint)
-        self.args = (self.message, self.hint, status, retryable, retry_after, overload)
+        self.args = (self.message, self.hint, status, retryable, retry_after, overload, condition)
         self.status = status
         self.retryable = retryable
         self.retry_after = retry_after
         self.overload = overload
+        self.condition = condition
 
 
 class JobError(SwarmError):

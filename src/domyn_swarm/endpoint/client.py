@@ -13,10 +13,11 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
+from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.helpers.json_reader import NOT_JSON, read_json
 from domyn_swarm.helpers.resources import exhausted
-from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff, seconds_of, status_is_retryable
+from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff, status_is_retryable
 from domyn_swarm.masking import hide
 
 if TYPE_CHECKING:
@@ -38,6 +39,13 @@ class _Reply(NamedTuple):
     status: int
     headers: Mapping[str, str]
     content: bytes
+
+
+class Reply(NamedTuple):
+    """An answer: the JSON object, and the headers it came with, which are found in any case."""
+
+    body: dict[str, Any]
+    headers: Mapping[str, str]
 
 
 class EndpointClient:
@@ -85,6 +93,10 @@ class EndpointClient:
         Raises:
             EndpointError: no answer, an error's status, or an answer that is no JSON object.
         """
+        return (await self.send(path, body)).body
+
+    async def send(self, path: str, body: bytes) -> Reply:
+        """The same, with the answer's headers."""
         return await self._request("POST", path, body)
 
     async def models(self) -> list[str]:
@@ -93,7 +105,7 @@ class EndpointClient:
         Raises:
             EndpointError: as `post`.
         """
-        answer = await self._request("GET", "models", None, self._timeout_of(PROBE_SECONDS))
+        answer = (await self._request("GET", "models", None, self._timeout_of(PROBE_SECONDS))).body
         entries = answer.get("data")
         if not isinstance(entries, list):
             raise EndpointError("GET models: the answer has no list of models.")
@@ -105,7 +117,7 @@ class EndpointClient:
 
     async def _request(
         self, method: str, path: str, body: bytes | None, patience: aiohttp.ClientTimeout | None = None
-    ) -> dict[str, Any]:
+    ) -> Reply:
         if self._session is None:
             raise RuntimeError("the client is not open: use `async with`")
         what, timeout = f"{method} {path}", patience or self._timeout
@@ -121,7 +133,7 @@ class EndpointClient:
             raise EndpointError(f"{what}: {type(error).__name__}: {error}") from None
         if reply.status >= 300:
             raise _refusal(what, reply)
-        return _object_in(what, reply)
+        return Reply(_object_in(what, reply), reply.headers)
 
     @staticmethod
     async def _follow(
@@ -260,9 +272,10 @@ def _object_in(what: str, reply: _Reply) -> dict[str, Any]:
 
 def _refusal(what: str, reply: _Reply) -> EndpointError:
     """An error's status as an error, with what the server says of it."""
+    error: Any = None
     try:
         said = read_json(reply.content)
-        said = said.get("error", said) if isinstance(said, dict) else said
+        said = error = said.get("error", said) if isinstance(said, dict) else said
         said = said.get("message", said) if isinstance(said, dict) else said
         status = f"status {reply.status}"
     except NOT_JSON:
@@ -271,11 +284,14 @@ def _refusal(what: str, reply: _Reply) -> EndpointError:
         is_message = reply.headers.get("Content-Type", "text/plain").startswith("text/plain")
         if "Location" in reply.headers or (said.strip() and not is_message):
             status = f"{status} ({_described(reply)})"
+    text = _shortened(str(said))
+    retry_after = retry_after_of(reply.headers, text) if status_is_retryable(reply.status) else None
     return EndpointError(
-        f"{what}: {status}: {_shortened(str(said)) or 'no message'}",
+        f"{what}: {status}: {text or 'no message'}",
         status=reply.status,
         retryable=status_is_retryable(reply.status),
-        retry_after=seconds_of(reply.headers.get("Retry-After")),
+        retry_after=retry_after,
+        condition=condition_of(reply.status, error, text, retry_after),
     )
 
 

@@ -61,9 +61,14 @@ class Rates:
         self._tokens_per_byte = FIRST_TOKENS_PER_BYTE
         self._turn = asyncio.Lock()
 
+    @property
+    def unlimited(self) -> bool:
+        """Whether there is nothing to wait for."""
+        return self._requests is None and self._tokens is None
+
     async def admit(self, size: int) -> float:
         """Wait until a request of `size` bytes may be sent; the tokens that it is thought to cost."""
-        if self._requests is None and self._tokens is None:
+        if self.unlimited:
             return 0.0
         async with self._turn:
             while wait := self._wait(size):

@@ -1,7 +1,8 @@
 """Endpoints that serve the same model, as one: a request goes to the least loaded of them, and again if that can help.
 
 An endpoint that fails several times in a row is set aside and asked for its models until it answers; the rows meanwhile
-go to the others, or wait if there are none. Nothing here knows what a request is about.
+go to the others, or wait if there are none. What is no row's fault (a rate limit, no credit, an endpoint that is gone)
+costs no row a try. Nothing here knows what a request is about.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from domyn_swarm.endpoint.answers import fault_of
+from domyn_swarm.endpoint.answers import error_in, fault_of
+from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
+from domyn_swarm.endpoint.ends import Ends
+from domyn_swarm.endpoint.replica import GONE_STATUS, Replica, Spell, next_of
 from domyn_swarm.endpoint.shared import SharedAnswers
-from domyn_swarm.errors import ConditionError, EndpointError, JobError
+from domyn_swarm.endpoint.tries import Tries
+from domyn_swarm.errors import ConditionError, EndpointError
 from domyn_swarm.helpers import places, trace
 from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.retry import backoff, is_overload
@@ -24,18 +29,13 @@ from domyn_swarm.helpers.retry import backoff, is_overload
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from domyn_swarm.endpoint.client import EndpointClient
+    from domyn_swarm.endpoint.client import Reply
     from domyn_swarm.endpoint.rates import Rates
+    from domyn_swarm.endpoint.replica import Transport
+    from domyn_swarm.helpers.pace import Ticket
 
-ASIDE_AFTER = 3
-GONE_STATUS = frozenset({0, 502, 503, 504})
-"""What a request ends with when nobody is there: no answer at all, or a proxy's word for it."""
-REFUSED_AT_FIRST = {401: 1, 403: 10, 404: 1}
-"""After how many of these, and no answer yet, it is plain that no row will fare better. 403 may be about a text."""
-REFUSED_IN_A_ROW = 100
-FIRST_REST_SECONDS, MOST_REST_SECONDS = 0.25, 10.0
 FIRST_PROBE_SECONDS, MOST_PROBE_SECONDS = 0.25, 10.0
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, TURN_SECONDS, JUDGE_SECONDS = 0.5, 0.1, 0.05
 
 Judge: TypeAlias = Callable[[dict[str, Any]], None]
 
@@ -50,49 +50,26 @@ class Answer(msgspec.Struct, frozen=True):
     attempts: int
 
 
-class Replica:
-    """One of the endpoints, and how it does."""
-
-    def __init__(self, client: EndpointClient) -> None:
-        self.client = client
-        self.in_flight = 0
-        self.aside = False
-        self.rests_until = 0.0
-        self._failures = 0  # in a row, of those that another try may mend
-        self._absences = 0  # in a row, of those that say that nobody is there
-
-    def answered(self) -> None:
-        """All is well."""
-        self._failures = self._absences = 0
-        self.rests_until = 0.0
-
-    def failed(self, error: EndpointError) -> bool:
-        """Rest a while, because what fails fast has few requests in flight; whether it seems to be gone."""
-        if error.retryable:
-            self._failures += 1
-            rest = max(error.retry_after or 0.0, FIRST_REST_SECONDS * 2.0 ** min(self._failures - 1, 10))
-            self.rests_until = max(self.rests_until, time.monotonic() + min(rest, MOST_REST_SECONDS))
-        self._absences = self._absences + 1 if error.status in GONE_STATUS else 0
-        return self._absences >= ASIDE_AFTER
-
-
 class Replicas:
     """Requests over `clients`, which are open. `retries` and `retry_timeout` (seconds) bound the tries of one request.
 
-    `counts` tells what happened so far.
+    `counts` tells what happened so far; `clock` is in seconds.
     """
 
     def __init__(
-        self, clients: Sequence[EndpointClient], rates: Rates, *, retries: int, retry_timeout: float, dedupe: bool
-    ) -> None:
+        self, clients: Sequence[Transport], rates: Rates, *, retries: int, retry_timeout: float, dedupe: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         self.counts = Counts()
-        self._replicas = [Replica(client) for client in clients]
+        self._clock = clock
+        self._replicas = [Replica(client, clock) for client in clients]
         self._rates = rates
         self._retries = retries
         self._retry_timeout = retry_timeout
         self._shared = SharedAnswers() if dedupe else None
+        self._line = asyncio.Lock()  # those who may not send yet, in the order in which they came
         self._turn = 0
-        self._refused = 0  # in a row
+        self._ends = Ends(self._replicas, retry_timeout, clock)
         self._probes: set[asyncio.Task[None]] = set()
 
     async def post(self, path: str, payload: dict[str, Any], judge: Judge | None = None) -> Answer:
@@ -104,7 +81,8 @@ class Replicas:
 
         Raises:
             EndpointError: there is none, after as many tries as are allowed and can help.
-            JobError: no request of this run can succeed, or no endpoint is there any more.
+            JobError: no request of this run can succeed.
+            ConditionError: no endpoint is there any more, or lets any request in.
         """
         body = msgspec.json.encode(payload)
         if self._shared is None:
@@ -116,9 +94,11 @@ class Replicas:
         found: Answer = answer
         return found
 
-    def pick(self) -> EndpointClient:
+    def pick(self) -> Transport:
         """An endpoint for a request that somebody else sends: the least loaded, if any is up."""
-        return (self._least_loaded() or self._replicas[0]).client
+        self._turn += 1
+        best, _ = next_of(self._replicas, self._turn, self._clock())
+        return (best or self._replicas[self._turn % len(self._replicas)]).client
 
     async def close(self) -> None:
         """Ask no longer for those that were set aside."""
@@ -127,59 +107,79 @@ class Replicas:
         await asyncio.gather(*self._probes, return_exceptions=True)
 
     async def _persist(self, path: str, body: bytes, judge: Judge | None) -> Answer:
-        deadline = time.monotonic() + self._retry_timeout
+        tries = Tries(self._retries, self._retry_timeout, self._clock)
         exchange = trace.exchange(path, body)
-        attempt = 0
         while True:
-            attempt += 1
-            replica, estimate = await self._admitted(len(body))
-            started = time.monotonic()
+            replica, ticket, estimate = await self._admitted(len(body))
+            tries.sent += 1
             this = trace.Attempt(time.time(), url=replica.client.base_url)
             exchange.attempts.append(this)
             try:
-                answer = await self._send(replica, path, body)
+                reply = await self._send(replica, path, body)
             except EndpointError as error:
-                this.seconds, this.status, this.error = time.monotonic() - started, error.status, error.message
+                this.seconds, this.status, this.error = self._clock() - ticket.at, error.status, error.message
                 self._rates.settle(len(body), estimate, 0)
-                self._failed(replica, error)
-                await self._wait_for_another_try(error, attempt, deadline)
+                await self._failed(replica, ticket, error, tries)
+                self.counts.retries += 1
             else:
-                this.seconds = seconds = time.monotonic() - started
-                exchange.response = msgspec.json.encode(answer)
-                self._rates.settle(len(body), estimate, self._answered(replica, answer, seconds))
-                if (unfit := _judged(judge, answer)) is None:
-                    return Answer(answer, seconds, attempt)
+                this.seconds = seconds = self._clock() - ticket.at
+                exchange.response = msgspec.json.encode(reply.body)
+                used = self._answered(replica, reply.body, seconds)
+                replica.heard(ticket, reply.headers, used)
+                self._rates.settle(len(body), estimate, used)
+                if (unfit := _judged(judge, reply.body)) is None:
+                    return Answer(reply.body, seconds, tries.sent)
                 this.error = unfit.message
-                await self._wait_for_another_try(unfit, attempt, deadline)
+                tries.charge(Spell(), seconds)
+                await self._wait_for_another_try(replica, unfit, tries)
+                self.counts.retries += 1
 
-    async def _admitted(self, size: int) -> tuple[Replica, float]:
-        """A replica for a request of `size` bytes that may be sent now; an outage keeps no request waiting in line."""
-        while True:
-            await self._until_one_is_back()
-            estimate = await self._rates.admit(size)
-            if (replica := self._least_loaded()) is not None:
-                return replica, estimate
-            self._rates.settle(size, estimate, 0)
+    async def _admitted(self, size: int) -> tuple[Replica, Ticket, float]:
+        """A replica for a request of `size` bytes that may be sent now, and the tokens that it is thought to cost."""
+        self._turn += 1
+        if self._rates.unlimited and not self._line.locked():
+            replica, _ = next_of(self._replicas, self._turn, self._clock())
+            if replica is not None:
+                return replica, replica.pace.sent(), 0.0
+        async with self._line:
+            estimate: float | None = None
+            since = self._clock()
+            while True:
+                await self._until_one_is_back()
+                replica, wait = next_of(self._replicas, self._turn, self._clock())
+                if replica is None:
+                    self._ends.check_hold()
+                    self._ends.check_silence(since)
+                    await places.pause(min(wait, TURN_SECONDS), keeping=True)  # it may be sooner after all
+                elif estimate is None:  # takes time, after which another replica may be the next
+                    estimate = await self._rates.admit(size)
+                else:
+                    return replica, replica.pace.sent(), estimate
 
-    async def _send(self, replica: Replica, path: str, body: bytes) -> dict[str, Any]:
+    async def _send(self, replica: Replica, path: str, body: bytes) -> Reply:
         counts = self.counts
         counts.requests += 1
         counts.in_flight += 1
         replica.in_flight += 1
         try:
-            answer = await replica.client.post(path, body)
+            reply = await replica.client.send(path, body)
         finally:
             replica.in_flight -= 1
             counts.in_flight -= 1
-        if (fault := fault_of(path, answer)) is not None:
-            raise EndpointError(fault, status=200)
-        return answer
+        if (fault := fault_of(path, reply.body)) is not None:
+            error = error_in(reply.body)
+            asked = retry_after_of(reply.headers, fault) if error else None
+            raise EndpointError(
+                fault, status=200, retry_after=asked, condition=condition_of(200, error, fault, asked) if error else ""
+            )
+        return reply
 
     def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
         """Count an answer; the tokens that it says it used, None when it does not say."""
         counts = self.counts
+        replica.pace.admitted()
         replica.answered()
-        self._refused = 0
+        self._ends.answered()
         counts.answers += 1
         counts.latencies.record(seconds)
         used = [usage_of(answer, name) for name in ("prompt_tokens", "completion_tokens")]
@@ -187,58 +187,92 @@ class Replicas:
         counts.tokens_out += used[1] or 0
         return None if used == [None, None] else sum(filter(None, used))
 
-    def _failed(self, replica: Replica, error: EndpointError) -> None:
-        if error.status in REFUSED_AT_FIRST:
-            self._refused += 1
-            few = REFUSED_AT_FIRST[error.status] if self.counts.answers == 0 else REFUSED_IN_A_ROW
-            if self._refused >= few:
-                raise JobError(
-                    f"{replica.client.base_url} refuses every request: {error.message}",
-                    "Look at the key, the model and the address; no other row would fare better.",
-                )
-        if replica.failed(error) and not replica.aside:
-            replica.aside = True
+    async def _failed(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
+        """Return when it is time for another try. Raises `error` when there will be none, or what ends the run."""
+        if error.condition == "spent":
+            replica.spent = error
+            self._ends.check_credit()
+        elif error.condition == "busy":
+            await self._busy(replica, ticket, error, tries)
+        else:
+            replica.pace.admitted()
+            self._ends.check_refusal(replica.client.base_url, error)
+            tries.charge(replica.spell, self._clock() - ticket.at)
+            await self._judge(replica, error, tries)
+            await self._wait_for_another_try(replica, error, tries)
+
+    async def _judge(self, replica: Replica, error: EndpointError, tries: Tries) -> None:
+        """Find out whether a failure is the replica's, whatever it is asked, before it counts as the request's."""
+        gone = replica.failed(error)
+        if replica.troubled and any(one.may_recover for one in self._replicas if one is not replica):
+            replica.spell.is_replicas = True
+        if gone or (error.status in GONE_STATUS and error.retryable and tries.are_used_up):
+            await self._set_aside(replica, error)
+
+    def _another_is_good(self, replica: Replica) -> bool:
+        now = self._clock()
+        return any(one is not replica and one.is_good(now) for one in self._replicas)
+
+    async def _set_aside(self, replica: Replica, error: EndpointError) -> None:
+        """Ask it for its models until it answers; returns when it is known whether it is there."""
+        if replica.aside is None:
+            replica.aside = asyncio.Event()
             probe = asyncio.get_running_loop().create_task(self._probe(replica, error))
             self._probes.add(probe)
             probe.add_done_callback(self._probes.discard)
+        judged = replica.aside
+        while not judged.is_set():
+            await places.pause(JUDGE_SECONDS, keeping=True)
 
-    async def _wait_for_another_try(self, error: EndpointError, attempt: int, deadline: float) -> None:
+    async def _busy(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
+        """Hold the endpoint, or let the limit of calls in flight see to it where that adapts.
+
+        Raises:
+            ConditionError: no endpoint has let anything in for as long as a request may be tried.
+            EndpointError: others were let in, and this request was not, for as long.
+        """
+        replica.busy_with = error
+        tries.refused()
+        crowd = places.current()
+        if error.retry_after is None and crowd is not None and crowd.adaptive and not replica.pace.is_needed(
+            ticket, replica.in_flight
+        ):  # fmt: skip
+            crowd.rejected()
+            await places.pause(backoff(tries.refusals, error))
+        else:
+            replica.pace.refused(ticket, error.retry_after)
+        self._ends.check_dry()
+        if tries.is_singled_out:
+            raise self._final(error, tries)
+
+    async def _wait_for_another_try(self, replica: Replica, error: EndpointError, tries: Tries) -> None:
         """Return when it is time for it. Raises `error` when there will be none, Halted when the run ends before."""
-        wait = backoff(attempt, error)
-        in_time = time.monotonic() + wait <= deadline
+        wait = 0.0 if self._another_is_good(replica) else backoff(max(tries.charged, 1), error)
+        in_time = tries.take(wait)
         if is_overload(error):
             places.rejected()
-        if error.retryable and attempt <= self._retries and in_time:
-            self.counts.retries += 1
-            await places.pause(wait)
+        if error.retryable and not tries.are_used_up and in_time:
+            await places.pause(wait, keeping=not wait)
             return
         if error.retryable and not in_time:
             error = _too_late(error, wait, self._retry_timeout)
-        error.retryable = False  # whoever makes the calls need not try on
-        error.attempts = attempt
-        raise error
+        raise self._final(error, tries)
 
-    def _least_loaded(self) -> Replica | None:
-        """The next in turn of those with the fewest requests in flight; those that failed lately rest meanwhile."""
-        self._turn += 1
-        at, now = self._turn % len(self._replicas), time.monotonic()
-        up = [one for one in (*self._replicas[at:], *self._replicas[:at]) if not one.aside]
-        rested = [one for one in up if one.rests_until <= now]
-        return min(rested or up, key=lambda one: one.in_flight, default=None)
+    def _final(self, error: EndpointError, tries: Tries) -> EndpointError:
+        error.retryable = False  # whoever makes the calls need not try on
+        error.attempts = tries.sent
+        return error
 
     async def _until_one_is_back(self) -> None:
-        gone_since = time.monotonic()
-        while all(one.aside for one in self._replicas):
-            if time.monotonic() - gone_since >= self._retry_timeout:
-                urls = ", ".join(one.client.base_url for one in self._replicas)
-                raise JobError(
-                    f"No endpoint has answered for {self._retry_timeout:g} s: {urls}.", "Bring it back, then go on."
-                )
+        gone_since = self._clock()
+        while all(one.aside or one.spent for one in self._replicas):
+            self._ends.check_absence(gone_since)
             await places.pause(min(LOOK_SECONDS, self._retry_timeout / 10), keeping=True)
 
     async def _probe(self, replica: Replica, error: EndpointError) -> None:
-        """Take `replica` back when it answers, whatever it says."""
+        """Take `replica` back when it answers, whatever it says. If it does not at once, its failures are its own."""
         url, wait, told = replica.client.base_url, FIRST_PROBE_SECONDS, False
+        judged = replica.aside
         while True:
             try:
                 await replica.client.models()
@@ -248,15 +282,21 @@ class Replicas:
                     break
             except ConditionError:  # our own resources, which say nothing about the endpoint
                 pass
+            replica.spell.is_replicas = True
+            if judged is not None:
+                judged.set()
             if not told:
                 logger.warning("%s is set aside until it answers: %s", url, error.message)
                 told = True
             await asyncio.sleep(wait)
             wait = min(2 * wait, MOST_PROBE_SECONDS)
-        replica.answered()
-        replica.aside = False
         if told:
             logger.info("%s is back", url)
+            replica.pace.restart()
+            replica.answered()
+        replica.is_there()
+        if judged is not None:
+            judged.set()
 
 
 def _judged(judge: Judge | None, answer: dict[str, Any]) -> EndpointError | None:

@@ -15,22 +15,26 @@ import inspect
 import itertools
 import os
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from domyn_swarm.endpoint.tries import Tries
 from domyn_swarm.errors import JobError
 from domyn_swarm.helpers import trace
 from domyn_swarm.helpers.adaptive import MOST
 from domyn_swarm.helpers.places import Halted, Places
 from domyn_swarm.helpers.resources import exhausted
 from domyn_swarm.helpers.retry import backoff, is_overload, is_retryable
+from domyn_swarm.jobs.call_pace import CallPace
 from domyn_swarm.jobs.grace import Grace
 from domyn_swarm.jobs.outputs import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 
+    from domyn_swarm.helpers.pace import Ticket
     from domyn_swarm.helpers.stop import Stop
     from domyn_swarm.helpers.trace import Log
 
@@ -87,7 +91,8 @@ class Limits:
     """How calls are made. `concurrency` counts calls in flight; None, for async calls, finds out how many are good.
 
     `most` bounds what is found out. `timeout` is in seconds for one call, `grace` for those in flight when the run has
-    to end. With `trace` it is kept what happened in each.
+    to end. With `trace` it is kept what happened in each. Rate limits that last longer than `patience` (seconds) end
+    the run.
     """
 
     concurrency: int | None
@@ -96,6 +101,7 @@ class Limits:
     trace: bool = True
     grace: float = 5.0
     most: int = MOST
+    patience: float = 600.0
 
 
 def concurrency_for(call: Callable[..., Any], wanted: int | Literal["auto"] | None) -> int | None:
@@ -167,6 +173,7 @@ class _Crew:
         self._more_for_threads = threading.Condition()
         self._hurry = asyncio.Event()  # the same as `_halted`, for those who wait to try again
         self._places = Places(limits.concurrency, self._hire, self._hurry, limits.most)
+        self._pace = CallPace(self._places, limits.patience)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._opening = True
         self._starving = 0  # workers that wait for a chunk
@@ -389,29 +396,58 @@ class _Crew:
             raise
 
     async def _output(self, call: Callable[[Any], Awaitable[Any]], payload: Any, log: Log | None) -> Any:
+        ticket = await self._pace.wait_for_turn() if self._pace.engaged else None
         try:
-            return await call(payload)
+            output = await call(payload)
         except BaseException as error:  # noqa: BLE001 - a row's error is its failure, whatever it is
-            return await self._again(call, payload, error, log)
+            return await self._again(call, payload, error, log, ticket)
+        if ticket is not None:
+            self._pace.admitted()
+        return output
 
     async def _again(
-        self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: BaseException, log: Log | None
-    ) -> Any:
-        attempts = 1
-        while not self._is_final(error, attempts, log):
-            if is_overload(error):
-                self._places.rejected()
-            await self._places.pause(backoff(attempts, error))
+        self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: BaseException, log: Log | None,
+        ticket: Ticket | None,
+    ) -> Any:  # fmt: skip
+        attempts, tries = 1, self._tries()
+        while True:
+            if self._is_condition(error, ticket, tries, log):
+                await self._pace.pause(error, tries)
+            elif self._is_final(error, attempts, tries, log):
+                return Failure.of(error, attempts)
+            else:
+                if is_overload(error):
+                    self._places.rejected()
+                await self._places.pause(backoff(attempts - tries.refusals, error))
             if self._stop.is_set():
                 raise Halted
+            ticket = await self._pace.wait_for_turn() if self._pace.engaged else None
             attempts += 1
             try:
-                return await call(payload)
+                output = await call(payload)
             except BaseException as next_error:  # noqa: BLE001
                 error = next_error
-        return Failure.of(error, attempts)
+            else:
+                if ticket is not None:
+                    self._pace.admitted()
+                return output
 
-    def _is_final(self, error: BaseException, attempts: int, log: Log | None) -> bool:
+    def _tries(self) -> Tries:
+        return Tries(self._limits.retries, self._limits.patience, time.monotonic)
+
+    def _is_condition(self, error: BaseException, ticket: Ticket | None, tries: Tries, log: Log | None) -> bool:
+        """Whether it is everybody's, so that it costs the row no try. Raises what ends the run."""
+        if (
+            not isinstance(error, Exception)
+            or isinstance(error, JobError)
+            or not self._pace.meets(error, ticket, tries)
+        ):
+            return False
+        if log is not None:
+            trace.failed(log, error)
+        return True
+
+    def _is_final(self, error: BaseException, attempts: int, tries: Tries, log: Log | None) -> bool:
         """Whether the row has failed for good. Raises one that is not the row's own: no further call starts."""
         if isinstance(error, Halted):
             raise error
@@ -423,7 +459,7 @@ class _Crew:
             raise ran_out from error
         if log is not None:
             trace.failed(log, error)
-        return attempts > self._limits.retries or not is_retryable(error)
+        return tries.is_singled_out or attempts - tries.refusals > self._limits.retries or not is_retryable(error)
 
     async def _work_in_thread(self) -> None:
         done = self._loop.create_future()
@@ -479,16 +515,30 @@ class _Crew:
         return self._chunk
 
     def _call_blocking(self, payload: Any, log: Log | None) -> Any:
-        attempts = 0
+        attempts, tries = 0, self._tries()
         while True:
+            ticket = self._turn_blocking() if self._pace.engaged else None
             attempts += 1
             try:
-                return self._call(payload)
+                output = self._call(payload)
             except BaseException as error:  # noqa: BLE001
-                if self._is_final(error, attempts, log):
-                    return Failure.of(error, attempts)
-                if self._halted.wait(backoff(attempts, error)) or self._stop.is_set():
+                wait = 0.0
+                if not self._is_condition(error, ticket, tries, log):
+                    if self._is_final(error, attempts, tries, log):
+                        return Failure.of(error, attempts)
+                    wait = backoff(attempts - tries.refusals, error)
+                if self._halted.wait(wait) or self._stop.is_set():
                     raise Halted from None
+            else:
+                if ticket is not None:
+                    self._pace.admitted()
+                return output
+
+    def _turn_blocking(self) -> Ticket:
+        while isinstance(turn := self._pace.turn(), float):
+            if self._halted.wait(turn) or self._stop.is_set():
+                raise Halted
+        return turn
 
 
 def _finished(underway: deque[Chunk]) -> Iterator[Finished]:

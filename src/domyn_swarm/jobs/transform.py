@@ -107,7 +107,7 @@ def transform(
     timeout = None if job.times_itself else spec.timeout
     concurrency, sockets = concurrency_for(call, spec.max_concurrency), 2 if len(spec.endpoints) > 1 else 1
     fitting = calls_that_fit(concurrency, sockets)
-    limits = Limits(concurrency and fitting, spec.retries, timeout, spec.trace, spec.grace, fitting)
+    limits = Limits(concurrency and fitting, spec.retries, timeout, spec.trace, spec.grace, fitting, spec.retry_timeout)
     results = run_calls(
         _chunks(batches, chunk_of), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
     )
