@@ -183,7 +183,7 @@ def names_at_a_glance(prefix: str) -> list[str]:
         uri = f"{index_path().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=GLANCE_SECONDS)) as db:
             names = [name for (name,) in db.execute("SELECT name FROM runs ORDER BY name")]
-            return [name for name in names if is_plain(name) and name.startswith(prefix)]
+            return [name for name in names if isinstance(name, str) and is_plain(name) and name.startswith(prefix)]
     return []
 
 
