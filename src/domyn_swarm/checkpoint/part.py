@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from domyn_swarm.checkpoint.part_file import open_parquet, seal
 from domyn_swarm.data.columns import FAILURE, POSITION, TRACE
 from domyn_swarm.errors import CheckpointError, JobError
-from domyn_swarm.helpers.io import open_parquet, whole_file
+from domyn_swarm.helpers.io import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -184,12 +185,14 @@ def write_part(fs: Any, path: str, table: pa.Table, origin: Origin) -> None:
         table = latest(table, gone=True)
     table = table.replace_schema_metadata({_FOOTER_KEY: msgspec.json.encode(origin)})
     counting = [name for name in (POSITION, origin.id_col) if pa.types.is_int64(table.schema.field(name).type)]
+    encoded = pa.BufferOutputStream()
+    pq.write_table(
+        table, encoded, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=False,
+        column_encoding=dict.fromkeys(counting, "DELTA_BINARY_PACKED"),
+        write_statistics=[POSITION, origin.id_col, _FAILED], write_page_checksum=True,
+    )  # fmt: skip
     with whole_file(fs, path) as file:
-        pq.write_table(
-            table, file, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=False,
-            column_encoding=dict.fromkeys(counting, "DELTA_BINARY_PACKED"),
-            write_statistics=[POSITION, origin.id_col, _FAILED], write_page_checksum=True,
-        )  # fmt: skip
+        file.writelines(seal(encoded.getvalue()))
 
 
 def latest(table: pa.Table, *, gone: bool) -> pa.Table:

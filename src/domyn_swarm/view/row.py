@@ -7,6 +7,7 @@ what cannot hold it. Its position leads to the file and the row group of the inp
 from __future__ import annotations
 
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.folder import PartName, name_of
 from domyn_swarm.checkpoint.part import NODE, reading
+from domyn_swarm.checkpoint.part_file import open_parquet as open_part
 from domyn_swarm.checkpoint.run_record import RunRecord, SpecRecord
+from domyn_swarm.checkpoint.store import READERS
 from domyn_swarm.checkpoint.survey import at_rest
 from domyn_swarm.data.arrow import row_at, scan_groups
 from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
@@ -113,41 +116,45 @@ def _state(findings: list[Finding], position: int, spec: SpecRecord) -> str:
 
 def _findings(folder: RunFolder, id_col: str, id_text: str) -> tuple[list[Finding], int | None]:
     """What the parts hold of the row, and its position there."""
-    rows = at_rest(
-        folder,
-        lambda: [
-            (path, row) for path in _holding(folder, id_col, id_text) for row in _rows(folder, path, id_col, id_text)
-        ],
-    )
+
+    def look() -> list[tuple[str, dict[str, Any]]]:
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(lambda path: _rows(folder, path, id_col, id_text), paths := folder.parts())
+            return [(path, row) for path, rows in zip(paths, found, strict=True) for row in rows]
+
+    rows = at_rest(folder, look)
     rows.sort(key=lambda hit: (hit[1][FAILURE] is None, PartName.of(hit[0])), reverse=True)
     return [_finding(path, row, id_col) for path, row in rows], rows[0][1][POSITION] if rows else None
 
 
-def _holding(folder: RunFolder, id_col: str, id_text: str) -> list[str]:
-    """Paths of the parts that hold the id."""
-    import pyarrow.dataset as ds  # noqa: PLC0415 - slow to import
-
-    paths = {name_of(path): path for path in folder.parts()}
-    if not paths:
-        return []
-    with reading(folder.path):
-        parts = ds.dataset(list(paths.values()), format="parquet", filesystem=folder.fs)
-        kind = parts.schema.field(id_col).type
-        wanted = _scalar(id_text, kind)
-        if kind != wanted.type:  # UUIDs and views, which filters cannot compare
-            return list(paths.values())
-        found = parts.to_table(columns=["__filename"], filter=ds.field(id_col) == wanted)
-    return [paths[name_of(str(file))] for file in dict.fromkeys(found["__filename"].to_pylist())]
-
-
-def _rows(folder: RunFolder, path: str, id_col: str, id_text: str) -> Iterator[dict[str, Any]]:
+def _rows(folder: RunFolder, path: str, id_col: str, id_text: str) -> list[dict[str, Any]]:
     """The rows of a part with that id."""
-    with reading(path), open_parquet(folder.fs, path) as parquet:
+    found: list[dict[str, Any]] = []
+    with reading(path), open_part(folder.fs, path) as parquet:
+        column = parquet.schema_arrow.get_field_index(id_col)
+        if column < 0:
+            return []
+        wanted = _scalar(id_text, parquet.schema_arrow.field(column).type)
         for group in range(parquet.num_row_groups):
+            if not _may_hold(parquet.metadata.row_group(group), id_col, wanted.as_py()):
+                continue
             ids = parquet.read_row_group(group, columns=[id_col])[id_col]
-            at = pc.index(_storage(ids), _scalar(id_text, ids.type)).as_py()
+            at = pc.index(_storage(ids), wanted).as_py()
             if at >= 0:
-                yield parquet.read_row_group(group).slice(at, 1).to_pylist()[0]
+                found += parquet.read_row_group(group).slice(at, 1).to_pylist()
+    return found
+
+
+def _may_hold(group: Any, column: str, value: Any) -> bool:
+    """Whether `value` is between the least and the greatest of the column, where that is known."""
+    chunks = (group.column(number) for number in range(group.num_columns))
+    statistics = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
+    if statistics is None or not statistics.has_min_max:
+        return True
+    try:
+        return bool(statistics.min <= value <= statistics.max)
+    except TypeError:  # values that Python holds in another way than parquet
+        return True
 
 
 def _finding(path: str, row: dict[str, Any], id_col: str) -> Finding:
