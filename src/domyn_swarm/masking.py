@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import re
+import traceback
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -16,7 +18,10 @@ from urllib.parse import quote
 
 PIECE = 8
 MASK = "***"
+SHORT = 6
 _known: set[str] = set()
+_words: set[str] = set()
+_USER_INFO = re.compile(r"\b((?:https?|ftps?|webdav|davs?)://)[^/\s@'\"<>]+@")
 
 
 _PLACEHOLDER = re.compile(
@@ -42,8 +47,19 @@ def _is_placeholder(secret: str) -> bool:
     return len(secret) <= PLACEHOLDER_CHARS and _PLACEHOLDER.fullmatch(secret) is not None
 
 
+def hide_word(secret: str) -> None:
+    """Mask a password that is shorter than a key from now on, where it stands as a word of its own."""
+    if SHORT <= len(secret) < PIECE and not _is_placeholder(secret):
+        _words.add(secret)
+
+
 def masked(text: str) -> str:
-    """`text` with `***` for each stretch that is made of pieces of a secret."""
+    """`text` with `***` for each stretch that is made of pieces of a secret, and for user info in URLs."""
+    if "://" in text and "@" in text:
+        text = _USER_INFO.sub(rf"\1{MASK}@", text)
+    for word in _words:
+        if word in text:
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", MASK, text)
     for secret in _known:
         pieces = _pieces(secret)
         hidden = bytearray(len(text))
@@ -54,6 +70,14 @@ def masked(text: str) -> str:
             stretches = groupby(zip(hidden, text, strict=True), key=lambda pair: pair[0])
             text = "".join(MASK if hide else "".join(char for _, char in chars) for hide, chars in stretches)
     return text
+
+
+def holds(text: str, secret: str) -> bool:
+    """Whether `text` holds a piece of `secret`."""
+    if len(secret) < PIECE or _is_placeholder(secret):
+        return False
+    pieces = _pieces(secret)
+    return any(text[at : at + PIECE] in pieces for at in range(len(text) - PIECE + 1))
 
 
 def masked_json(text: str) -> str:
@@ -94,3 +118,16 @@ def _forms(secret: str) -> tuple[str, ...]:
     """How `secret` may be told, base64 at any offset among them."""
     encoded = (base64.b64encode(b" " * pad + secret.encode()).decode()[pad + (pad > 0) : -4] for pad in range(3))
     return (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode(), *encoded)
+
+
+class _Masking(logging.Filter):
+    """Log lines and their tracebacks without secrets."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = masked(record.getMessage()), ()
+        if record.exc_info and record.exc_info[0] is not None:
+            record.exc_text = masked("".join(traceback.format_exception(*record.exc_info)).rstrip())
+        return True
+
+
+logging.getLogger("domyn_swarm").addFilter(_Masking())

@@ -8,6 +8,7 @@ import msgspec
 
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.records import PlainName, Text, check_moment
+from domyn_swarm.redaction import public_text, public_words
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
@@ -23,6 +24,13 @@ class Placement(msgspec.Struct, frozen=True, kw_only=True):
     slurm_args: Text = ""
     requeue: bool = False
     ray_address: Annotated[str, msgspec.Meta(pattern=r"\A[\x21-\x7e]{1,2000}\Z")] | None = None
+
+    @property
+    def public(self) -> Placement:
+        """The same, as it is written down."""
+        return msgspec.structs.replace(
+            self, slurm_args=public_words(self.slurm_args), ray_address=public_text(self.ray_address)
+        )
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from domyn_swarm.helpers.json_reader import NOT_JSON, read_json
 from domyn_swarm.helpers.resources import exhausted
 from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff, status_is_retryable
 from domyn_swarm.masking import hide
+from domyn_swarm.redaction import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -66,7 +67,7 @@ class EndpointClient:
         timeout: float = REQUEST_SECONDS,
         connect_timeout: float = CONNECT_SECONDS,
     ) -> None:
-        self.base_url = normalised(base_url)
+        self.base_url = normalised(resolved(base_url))
         self._api_key = api_key
         hide(api_key or "")
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)

@@ -15,6 +15,7 @@ from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
 from domyn_swarm.helpers.fingerprint import code_digest
 from domyn_swarm.jobs.loading import stands_in_no_file
 from domyn_swarm.jobs.overrides import NOTHING
+from domyn_swarm.redaction import holds_reference, public_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,7 +50,9 @@ def identity_of(spec: JobSpec, job: SwarmJob, overrides: Overrides = NOTHING) ->
     identity |= {CODE: code_digest(type(job))} if stands_in_no_file(type(job)) else {}
     identity |= {f"{NODE}{name}": f"replaced by {digest}" for name, digest in overrides.identity.items()}
     try:
-        identity |= {f"{JOB_FIELD}{name}": value for name, value in {**kwargs, **job.identity()}.items()}
+        own = {**kwargs, **job.identity()}
+        own |= {name: value for name, value in spec.job_kwargs.items() if name in own and holds_reference(value)}
+        identity |= {f"{JOB_FIELD}{name}": value for name, value in public_fields(_plain(own)).items()}
         return {name: _plain(value) for name, value in identity.items()}
     except SwarmError:
         raise
@@ -80,7 +83,7 @@ def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore
         return
     record = store.folder.load("run.json") or _record_in_parts(store)
     ways_out = "Run with --no-resume to compute every row again, or with another --checkpoint-tag to keep both."
-    before = record.get("identity", {})
+    before = _public(record.get("identity", {}))
     if changed := _changed(before, now, spec):
         lines = [_difference(name, before, now) for name in changed]
         raise CheckpointError(
@@ -96,6 +99,13 @@ def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore
             "\n".join([why, *lines]),
             f"{ways_out} With --id-column, a run follows its rows through changes of the input.",
         )
+
+
+def _public(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity as it is written down now; earlier versions kept more of a job's fields."""
+    fields = {name: value for name, value in identity.items() if name.startswith(JOB_FIELD)}
+    public = public_fields({name.removeprefix(JOB_FIELD): value for name, value in fields.items()})
+    return {**identity, **{f"{JOB_FIELD}{name}": value for name, value in public.items()}}
 
 
 def _check_id_type(store: CheckpointStore, files: InputFiles, ways_out: str) -> None:

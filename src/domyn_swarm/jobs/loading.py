@@ -18,6 +18,7 @@ import msgspec
 
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.base import SwarmJob
+from domyn_swarm.redaction import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,6 +117,7 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
             raise ConfigurationError(
                 f"--job-kwargs: {name} has no field {key!r}.", f"{meant}Fields: {_listed(sorted(fields))}."
             )
+    kwargs = resolved(kwargs)
     try:
         if "__dataclass_fields__" in vars(job_class):
             return msgspec.convert(dict(kwargs), job_class)

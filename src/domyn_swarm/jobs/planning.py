@@ -17,7 +17,9 @@ from domyn_swarm.jobs.identity import check_identity, identity_of
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.overrides import NOTHING, check, planning_values, stream_values
 from domyn_swarm.jobs.rehearsal import rehearse
+from domyn_swarm.jobs.spec import flag_of
 from domyn_swarm.jobs.transform import check_method, method_of
+from domyn_swarm.redaction import missing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -76,6 +78,11 @@ def make_plan(
     Raises:
         SwarmError: with exit status 2, when the job cannot run as it is.
     """
+    if hidden := missing(msgspec.structs.asdict(spec)):
+        raise ConfigurationError(
+            f"{flag_of(hidden[0])}: it held a secret, which the run did not write down.",
+            "Submit the job again with the whole command; or give secrets as env:NAME, which is kept as it is.",
+        )
     job = build_job(load_job_class(spec.job), spec.job_kwargs)
     spec = with_columns_of(job, spec)
     check_method(job, spec)

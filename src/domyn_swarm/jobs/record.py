@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import socket
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from domyn_swarm.helpers.texts import now
 from domyn_swarm.jobs.identity import listed_files, run_id_of
 from domyn_swarm.jobs.spec import anchored
 from domyn_swarm.masking import masked
+from domyn_swarm.redaction import public_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.jobs.spec import JobSpec
     from domyn_swarm.view.model import Report
-
-_SECRET = re.compile(r"key|secret|token|password|connection_string|credential", re.IGNORECASE)
-"""Names of storage options whose values are kept nowhere."""
 
 
 class Record:
@@ -58,7 +55,7 @@ class Record:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "id_column": store.id_col,
-            "input": anchored(spec).input,
+            "input": anchored(without_secrets(spec)).input,
             "input_columns": input_columns,
             "input_digest": store.input_digest,
             "input_files": listed_files(files),
@@ -98,18 +95,7 @@ def origin_of(folder: RunFolder, spec: JobSpec) -> str:
 
 def without_secrets(spec: JobSpec) -> JobSpec:
     """`spec` as others may read it; whoever runs it gives the credentials by the environment."""
-    return msgspec.structs.replace(
-        spec,
-        backend_read_kwargs=_public(spec.backend_read_kwargs),
-        backend_write_kwargs=_public(spec.backend_write_kwargs),
-    )
-
-
-def _public(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    options = kwargs.get("storage_options")
-    if not options:
-        return dict(kwargs)
-    return {**kwargs, "storage_options": {name: options[name] for name in options if not _SECRET.search(name)}}
+    return msgspec.structs.replace(spec, **public_options(msgspec.structs.asdict(spec)))
 
 
 def ids_are_known(spec: JobSpec, store: CheckpointStore) -> bool:

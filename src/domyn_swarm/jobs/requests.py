@@ -17,7 +17,7 @@ from domyn_swarm.endpoint.replicas import Answer, Replicas
 from domyn_swarm.errors import ConfigurationError, EndpointError, JobError
 from domyn_swarm.helpers import places
 from domyn_swarm.jobs.base import SwarmJob
-from domyn_swarm.masking import masked
+from domyn_swarm.masking import holds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ class EndpointJob(SwarmJob):
                 "Give its URL, set ENDPOINT, or try --endpoint demo.",
             )
         key = read_key(spec.api_key_file)
-        if masked(spoken := " ".join(_texts(msgspec.to_builtins(spec)))) != spoken:
+        if holds(" ".join(_texts(msgspec.to_builtins(spec))), key or ""):
             raise ConfigurationError(
                 "The key stands in an option, which would be written down with the run.",
                 "Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file alone.",

@@ -17,6 +17,7 @@ import msgspec
 from domyn_swarm.data.backends.registry import canonical
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.helpers.paths import names_directory, split
+from domyn_swarm.redaction import public_options
 
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
 OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
@@ -231,6 +232,7 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
     Raises:
         ConfigurationError: an option is unknown, of the wrong type, out of bounds, or contradicts another one.
     """
+    public_options(options)  # what it hides is masked from here on, in refusals, too
     try:
         spec = msgspec.convert(dict(options), JobSpec)
     except msgspec.ValidationError as error:

@@ -24,6 +24,7 @@ from domyn_swarm.jobs.output_paths import check_outlives
 from domyn_swarm.jobs.planning import make_plan
 from domyn_swarm.jobs.record import without_secrets
 from domyn_swarm.jobs.spec import anchored, flag_of
+from domyn_swarm.redaction import HIDDEN
 from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.control import refuse_if_on
 from domyn_swarm.runs.find import Run, canonical
@@ -66,6 +67,10 @@ def checked(spec: JobSpec, placement: Placement) -> Ready:
     launcher = load_launcher(placement.run_on)
     _check_travels(spec)
     check_outlives(spec)
+    if HIDDEN in placement.slurm_args:
+        raise ConfigurationError(
+            "--slurm-args: they held secrets, which the run did not write down.", "Give --slurm-args again."
+        )
     placement = launcher.check(placement)
     plan = make_plan(spec)
     if launcher.near and plan.pending:
@@ -133,7 +138,7 @@ def _written(plan: RunPlan, launch: Launch) -> Submission:
     """Write down what is asked for, as it has to be there when the run begins."""
     folder = plan.store.folder
     submission = Submission(
-        name=launch.name, placement=launch.placement, number=folder.newest_run() + 1, submitted=now(),
+        name=launch.name, placement=launch.placement.public, number=folder.newest_run() + 1, submitted=now(),
         host=socket.gethostname(), folder=launch.folder, log=launch.log,
     )  # fmt: skip
     spec = msgspec.to_builtins(anchored(without_secrets(plan.spec)))
@@ -164,11 +169,12 @@ def _check_travels(spec: JobSpec) -> None:
             "Drop --no-checkpointing, or run it here.",
         )
     public = without_secrets(spec)
-    for name in ("backend_read_kwargs", "backend_write_kwargs"):
+    for name in spec.__struct_fields__:
         if getattr(public, name) != getattr(spec, name):
+            what = "its storage_options hold" if name.startswith("backend_") else "it holds"
             raise ConfigurationError(
-                f"{flag_of(name)}: its storage_options hold secrets, which are written down nowhere, and not sent.",
-                "Give them by the environment, or name a profile of your credentials file.",
+                f"{flag_of(name)}: {what} secrets, which are written down nowhere, and not sent.",
+                "Give them by the environment: env:NAME in their place, or a profile of your credentials file.",
             )
 
 

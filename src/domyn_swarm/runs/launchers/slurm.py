@@ -113,7 +113,8 @@ def _arguments(placement: Placement) -> list[str]:
 
 def shown(launch: Launch) -> str:
     """The command with its script, as one could type it."""
-    return f"{shlex.join(_command(launch))} <<'END'\n{_script(launch)}END\n"
+    public = msgspec.structs.replace(launch, placement=launch.placement.public)
+    return f"{shlex.join(_command(public))} <<'END'\n{_script(public)}END\n"
 
 
 def _command(launch: Launch) -> list[str]:
