@@ -9,8 +9,9 @@
     ├── JobError                the run broke in mid-way; what was flushed stays and a resume goes on from there
     │   ├── DamagedPartError    a part cannot be read; defined, and mostly mended, in `checkpoint.part`
     │   ├── LockLostError       another process has taken over the run's folder; defined in `checkpoint.lock`
-    │   └── ConditionError      what every row would meet: no credit, an endpoint gone
-    │       └── ExhaustedError      the process has run out of files, memory or disk; defined in `helpers.resources`
+    │   ├── ConditionError      what every row would meet: no credit, an endpoint gone
+    │   │   └── ExhaustedError      the process has run out of files, memory or disk; defined in `helpers.resources`
+    │   └── OutputConflictError what was checked before the run is not true any more; the output is kept beside
     └── Interrupted             the run was asked to stop; same promise as JobError
         └── TimeUp              by a batch system, because its time is up
 
@@ -128,6 +129,23 @@ class ConditionError(JobError):
     It is never a row's failure and never counts as one of its tries. Whatever was flushed is kept; once the condition
     is over, the same command resumes the run.
     """
+
+
+class OutputConflictError(JobError):
+    """The output cannot take its place: what was checked before the run is not true any more, at `path`.
+
+    `run` names the run, and `beside` is where its output is kept; nothing until it is.
+    """
+
+    def __init__(self, message: str, hint: str = "", path: str = "", run: str = "", beside: str = "") -> None:
+        super().__init__(message, hint)
+        self.args = (self.message, self.hint, path, run, beside)
+        self.path, self.run, self.beside = path, run, beside
+
+    def keeping(self, beside: str) -> OutputConflictError:
+        """The same, now that the output is kept at `beside`."""
+        message = f"{self.message} What this run made is in {beside}."
+        return OutputConflictError(message, self.hint, self.path, self.run, beside)
 
 
 class Interrupted(SwarmError):  # noqa: N818 - named for what happened, like KeyboardInterrupt

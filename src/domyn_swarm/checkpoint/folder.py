@@ -38,8 +38,6 @@ from domyn_swarm.helpers.io import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-RUN_KEY = "domyn_swarm.run"
-"""Where an output's footer says which run wrote it."""
 _PART_NAME = re.compile(r"(\d{4,})-(?:(\w+)-)?(\d{6,})\.parquet")
 
 

@@ -74,6 +74,20 @@ class Fence(NamedTuple):
             "What finished is kept. Run the same command to resume, and leave the locks of running runs alone.",
         )
 
+    def renew(self, folder: RunFolder) -> None:
+        """Give a sign of life now, so that nobody takes the lock over during the next heartbeats.
+
+        Whoever stood still for long, or cannot write, stops here, before what cannot be taken back.
+
+        Raises:
+            LockLostError: another process has taken it over.
+        """
+        self.check(folder)
+        if (mine := read(folder, self.number, self.kind)) is not None:
+            with whole_file(folder.fs, _path(folder, self.number, self.kind)) as file:
+                file.write(msgspec.json.encode(msgspec.structs.replace(mine, beat=mine.beat + 1)))
+        self.check(folder)
+
 
 class Lock:
     """The lock of one folder, while it is held."""

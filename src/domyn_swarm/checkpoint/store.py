@@ -66,7 +66,7 @@ class CheckpointStore:
         self._declared = tuple(output_columns)
         self._origin = Origin("", input_digest, id_col)
         self._first = PartName(0, "", 1)
-        self._fence: Fence | None = None
+        self.fence: Fence | None = None
 
     @property
     def path(self) -> str:
@@ -78,7 +78,7 @@ class CheckpointStore:
 
         With a `fence` none is written once its lock has been taken over.
         """
-        self._fence = fence
+        self.fence = fence
         self._origin = Origin(run_id, self.input_digest, self.id_col, dict(identity))
         self._first = PartName(number, "", 1)
 
@@ -174,7 +174,7 @@ class CheckpointStore:
             Exception: why a part could not be written, or whatever the stream raises.
         """
         self.folder.make()
-        with PartWriter(self.folder, self._origin, self._next_name(), interval, self._fence, stop) as writer:
+        with PartWriter(self.folder, self._origin, self._next_name(), interval, self.fence, stop) as writer:
             for table in tables:
                 writer.add(table)
         return writer.report

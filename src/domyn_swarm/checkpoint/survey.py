@@ -292,6 +292,12 @@ def _export(folder: RunFolder, output: str) -> tuple[int, int]:
         if not sizes.items() <= _sizes(folder).items():  # before the file is there: parts grow when they are merged
             raise _MergedError
 
+    def guard(_written: int) -> bool:
+        _check_apart(folder, output)
+        fs, path = filesystem(output)
+        return bool(fs.exists(path))
+
     tables = Tables(pa.schema([id_type, *types]), rows)
-    written = write_parquet(tables, output, directory=names_directory(output), metadata={}, write_kwargs={})
+    options: dict[str, Any] = {"directory": names_directory(output), "metadata": {}, "write_kwargs": {}}
+    written = write_parquet(tables, output, **options, guard=guard)
     return written, _counted(parts)[1]

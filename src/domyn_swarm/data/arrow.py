@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.columns import POSITION, RUN_KEY
 from domyn_swarm.data.damage import check_rows, naming_damage
 from domyn_swarm.data.hive import with_hive_values
 from domyn_swarm.data.types import conformed, converted, empty_table, working_schema
-from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, OutputConflictError
 from domyn_swarm.helpers.io import (
     filesystem,
     make_folder,
@@ -261,27 +261,65 @@ def check_writer_kwargs(write_kwargs: Mapping[str, Any]) -> None:
         ) from None
 
 
+Guard: TypeAlias = "Callable[[int], bool]"
+"""See `domyn_swarm.helpers.io.Guard`; it gets the number of rows that were written."""
+
+
 def write_parquet(
-    stream: Tables, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
-) -> int:
-    """Write one file, or a directory of files of FILE_ROWS rows, whole or not at all; returns the rows written."""
+    stream: Tables, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any],
+    guard: Guard | None = None,
+) -> int:  # fmt: skip
+    """Write one file, or a directory of files of FILE_ROWS rows, whole or not at all; returns the rows written.
+
+    What the run that RUN_KEY names in `metadata` left half written when it was killed is removed.
+
+    Raises:
+        OutputConflictError: `guard` refused; what was written is kept at the error's `beside`.
+    """
     fs, target = filesystem(path, write_kwargs.get("storage_options"))
-    schema = stream.schema.with_metadata({key.encode(): value.encode() for key, value in metadata.items()})
-    reader = RowReader(stream.tables(), schema)
-    parent, _, name = target.rstrip("/").rpartition("/")
+    target = target.rstrip("/")
+    parent, _, name = target.rpartition("/")
     make_folder(fs, parent or ".")
-    remove_leftovers(fs, parent or ".", name)
-    if not directory:
-        with whole_file(fs, target, streamed=True) as file:
-            return _write_file(file, reader, schema, None, write_kwargs)
-    written = 0
-    with whole_directory(fs, target.rstrip("/")) as make:
-        number = 0
-        while number == 0 or not reader.is_empty():
-            with make(f"part-{number:05d}.parquet") as file:
-                written += _write_file(file, reader, schema, FILE_ROWS, write_kwargs)
-            number += 1
-    return written
+    owner = metadata.get(RUN_KEY, "")
+    remove_leftovers(fs, parent or ".", name, owner)
+    schema = stream.schema.with_metadata({key.encode(): value.encode() for key, value in metadata.items()})
+    writing = _Writing(fs, stream, schema, directory, write_kwargs, owner)
+    try:
+        return writing.to(target, guard)
+    except OutputConflictError as error:
+        if error.beside:
+            raise
+        ending = f".conflict-{error.run}"  # an upload cannot be given another name
+        writing.to(f"{target}{ending}", None)
+        raise error.keeping(f"{path.rstrip('/')}{ending}") from None
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """Rows to write, and how."""
+
+    fs: Any
+    stream: Tables
+    schema: pa.Schema
+    directory: bool
+    write_kwargs: Mapping[str, Any]
+    owner: str
+
+    def to(self, target: str, guard: Guard | None) -> int:
+        """Write them there, if `guard` allows it; returns their number."""
+        reader = RowReader(self.stream.tables(), self.schema)
+        written = number = 0
+        asked = None if guard is None else (lambda: guard(written))
+        if not self.directory:
+            with whole_file(self.fs, target, streamed=True, guard=asked, owner=self.owner) as file:
+                written = _write_file(file, reader, self.schema, None, self.write_kwargs)
+            return written
+        with whole_directory(self.fs, target, guard=asked, owner=self.owner) as make:
+            while number == 0 or not reader.is_empty():
+                with make(f"part-{number:05d}.parquet") as file:
+                    written += _write_file(file, reader, self.schema, FILE_ROWS, self.write_kwargs)
+                number += 1
+        return written
 
 
 def _write_file(

@@ -20,3 +20,6 @@ TRACE = "__trace__"
 
 DEFAULT_COLUMN = "result"
 """The output column of a job that names none."""
+
+RUN_KEY = "domyn_swarm.run"
+"""Where an output's footer says which run wrote it."""

@@ -215,10 +215,13 @@ def check_write_kwargs(write_kwargs: Mapping[str, Any]) -> None:
 
 
 def write(
-    frame: arrow.Tables, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
-) -> int:
+    frame: arrow.Tables, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any],
+    guard: arrow.Guard | None = None,
+) -> int:  # fmt: skip
     """Stream to parquet, row group by row group."""
-    return arrow.write_parquet(frame, path, directory=directory, metadata=metadata, write_kwargs=write_kwargs)
+    return arrow.write_parquet(
+        frame, path, directory=directory, metadata=metadata, write_kwargs=write_kwargs, guard=guard
+    )
 
 
 def _filtered_scan(files: InputFiles, filters: Any) -> Scan:

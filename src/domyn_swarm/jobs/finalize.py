@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import itertools
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.checkpoint.folder import RUN_KEY
+from domyn_swarm.checkpoint.lock import LockLostError
+from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.data.arrow import PART_FILE, Tables, write_parquet
-from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE
+from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, RUN_KEY
 from domyn_swarm.data.file_metadata import carried
 from domyn_swarm.data.input_files import verify_unchanged
-from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, JobError, OutputConflictError
 from domyn_swarm.helpers.io import filesystem, open_parquet
 from domyn_swarm.jobs.identity import run_id_of
 from domyn_swarm.jobs.output_paths import check_places
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.columns import Columns
     from domyn_swarm.jobs.spec import JobSpec
 
+
 CONTENT_KEY = "domyn_swarm.content"
+RUN_CHARS = 12
+"""Of a run's id in names of files."""
 _SHAPING = ("output_mode", "limit", "input_columns", "output_columns", "backend_write_kwargs")
 
 
@@ -111,40 +115,133 @@ def write_artifact(
     Raises:
         CheckpointError: the parts do not cover the input.
         DamagedPartError: a part turned out to be damaged; it has been set aside.
-        JobError: the input changed since it was planned.
+        OutputConflictError: something changed during the run, so that the output cannot take its place.
+        LockLostError: another process has taken over the run.
     """
-    verify_unchanged(files)
     rows = backend.count(limited)
     key = content_key(store, spec)
-    failed = _write_errors(store, rows, spec)
+    last_check = LastCheck(spec, files, store, rows)
     if not is_current(store, spec):
         joined = backend.join(limited, store.outputs(), columns.id, columns.kept)
         kept = carried(files, columns.kept).kept
         metadata = {**kept, RUN_KEY: store.folder.run_id() or "", CONTENT_KEY: key}
-        written = backend.write(
-            joined, spec.output, directory=spec.output_is_directory, metadata=metadata,
-            write_kwargs=spec.backend_write_kwargs,
-        )  # fmt: skip
-        if written != rows:
-            raise CheckpointError(f"{written:,} rows were written for {rows:,} of the input.", "This is a bug.")
-    return Artifact(spec.output, rows, failed, key)
+        with last_check.explaining():
+            backend.write(
+                joined, spec.output, directory=spec.output_is_directory, metadata=metadata,
+                write_kwargs=spec.backend_write_kwargs, guard=last_check,
+            )  # fmt: skip
+    return Artifact(spec.output, rows, _write_errors(store, rows, spec, last_check), key)
 
 
-def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec) -> int:
+@dataclass(frozen=True)
+class LastCheck:
+    """What was checked before the run, checked again immediately before the output takes its place.
+
+    That is: the input, the output, the number of rows, and the lock.
+    """
+
+    spec: JobSpec
+    files: InputFiles
+    store: CheckpointStore
+    rows: int
+
+    def __call__(self, written: int) -> bool:
+        """Whether there is an output which `written` rows may replace; False says that there is none.
+
+        Raises:
+            OutputConflictError: the input has changed, or the output is not this run's any more.
+            CheckpointError: rows are missing.
+            LockLostError: another process has taken over the run.
+        """
+        self._check_input()
+        if written != self.rows:
+            raise CheckpointError(f"{written:,} rows were written for {self.rows:,} of the input.", "This is a bug.")
+        self.check_lock()
+        try:
+            check_output(self.spec, self.files, self.store)
+        except ConfigurationError as error:
+            raise self._conflict(
+                f"{self.spec.output} was not written: {error.message.removeprefix('--output: ')}",
+                f"Move {self.spec.output} out of the way, or give another --output.",
+            ) from None
+        fs, path = filesystem(self.spec.output, self.spec.backend_write_kwargs.get("storage_options"))
+        return bool(fs.exists(path))
+
+    def errors(self, _written: int) -> bool:
+        """The same for the file of failed rows, which replaces only its like.
+
+        Raises:
+            OutputConflictError: something else is there.
+            LockLostError: another process has taken over the run.
+        """
+        self.check_lock()
+        fs, path = filesystem(self.spec.errors_path, self.spec.backend_write_kwargs.get("storage_options"))
+        if not fs.exists(path):
+            return False
+        if not _holds_failures(fs, path):
+            place = self.spec.errors_path
+            raise self._conflict(
+                f"The failed rows were not written to {place}: something else is there.", f"Move {place} away."
+            )
+        return True
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[None]:
+        """Where the input has changed, whatever breaks in here is explained by that."""
+        try:
+            yield
+        except (OutputConflictError, DamagedPartError, LockLostError):
+            raise
+        except Exception:
+            self._check_input()
+            raise
+
+    def check_lock(self) -> None:
+        """Make sure that nobody has taken over the run, and that nobody will for some seconds."""
+        if self.store.fence is not None:
+            self.store.fence.renew(self.store.folder)
+
+    def _check_input(self) -> None:
+        try:
+            verify_unchanged(self.files)
+        except (DataError, JobError) as error:
+            raise self._conflict(f"{self.spec.output} was not written: {error.message}", error.hint) from None
+
+    def _conflict(self, message: str, hint: str) -> OutputConflictError:
+        run = (self.store.folder.run_id() or "run")[:RUN_CHARS]
+        return OutputConflictError(message, hint, path=self.spec.output, run=run)
+
+
+def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec, last_check: LastCheck) -> int:
     """Write down the failed rows beside the output, or remove what an earlier run wrote; returns their number."""
     fs, path = filesystem(spec.errors_path, spec.backend_write_kwargs.get("storage_options"))
-    failures = (table for table in _first_rows(store.failures(), rows) if table.num_rows)
-    first = next(failures, None)
+
+    def failures() -> Iterator[pa.Table]:
+        return (table for table in _first_rows(store.failures(), rows) if table.num_rows)
+
+    first = next(failures(), None)
     if first is None:
-        if fs.exists(path):
+        if _holds_failures(fs, path):
+            last_check.check_lock()
             fs.rm_file(path)
         return 0
     schema = pa.schema([first.schema.field(store.id_col), *FAILURE_TYPE])
-    tables = (_flat(table, store.id_col, schema) for table in itertools.chain([first], failures))
+    tables = Tables(schema, lambda: (_flat(table, store.id_col, schema) for table in failures()))
     options = {"storage_options": spec.backend_write_kwargs.get("storage_options")}
+    metadata = {RUN_KEY: store.folder.run_id() or ""}
     return write_parquet(
-        Tables(schema, lambda: tables), spec.errors_path, directory=False, metadata={}, write_kwargs=options
-    )
+        tables, spec.errors_path, directory=False, metadata=metadata, write_kwargs=options, guard=last_check.errors
+    )  # fmt: skip
+
+
+def _holds_failures(fs: Any, path: str) -> bool:
+    """Whether the file at `path` has the columns of those that runs write their failed rows to."""
+    names = [field.name for field in FAILURE_TYPE]
+    try:
+        with open_parquet(fs, path) as parquet:
+            return bool(parquet.schema_arrow.names[1:] == names)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
 
 
 def _first_rows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from domyn_swarm import masking
-from domyn_swarm.checkpoint.folder import RUN_KEY
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.survey import at_rest, marks_of, open_run
 from domyn_swarm.data.arrow import RowReader, scan_files, scan_groups
-from domyn_swarm.data.columns import ROW_ID
+from domyn_swarm.data.columns import ROW_ID, RUN_KEY
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
 from domyn_swarm.helpers.io import reaching

@@ -26,7 +26,6 @@ from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.data.types import comparable, converted
 from domyn_swarm.errors import ConfigurationError, DataError
-from domyn_swarm.helpers.io import open_parquet
 from domyn_swarm.helpers.trace import Attempt, Log, decoded
 from domyn_swarm.view.inputs import files_of
 

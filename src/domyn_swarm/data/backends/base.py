@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from domyn_swarm.data.arrow import Guard
     from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.helpers.stop import Stop
@@ -110,9 +111,13 @@ class DataBackend(Protocol):
         """Raise ConfigurationError for a keyword that the engine's parquet writer does not know."""
 
     def write(
-        self, frame: Frame, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any]
-    ) -> int:
-        """Write parquet, whole or not at all, with `metadata` in the footers; returns the number of rows."""
+        self, frame: Frame, path: str, *, directory: bool, metadata: Mapping[str, str],
+        write_kwargs: Mapping[str, Any], guard: Guard | None = None,
+    ) -> int:  # fmt: skip
+        """Write parquet, whole or not at all, with `metadata` in the footers; returns the number of rows.
+
+        `guard` is asked with that number when all is written, immediately before it appears at `path`.
+        """
 
 
 class BlockWorker(Protocol):
