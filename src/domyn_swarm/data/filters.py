@@ -1,26 +1,133 @@
-"""Filters of the input as JSON: the one form that all backends read, whatever their engines call it."""
+"""Filters of the input as JSON. This module alone decides which rows pass, whatever engine reads them.
+
+Comparisons are exact: a value is compared as what it is, and never rounded to the column's type first. A row without a
+value passes no comparison; `in` and `not in` take null for a value like any other, as Arrow does. NaN equals nothing,
+but `in` finds it.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from domyn_swarm.data.comparable import Bounds, Incomparable, bounds_of, comparable, comparable_type
 from domyn_swarm.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pyarrow.compute as pc
-
-Condition: TypeAlias = tuple[str, str, Any]
+    from collections.abc import Callable, Sequence
 
 OPERATORS = ("==", "!=", "<", ">", "<=", ">=", "in", "not in")
+_FLAG = "--backend-read-kwargs: filters"
 _HINT = f'Write [["column", "op", value], ...] with op one of {", ".join(OPERATORS)}; a list of such lists means "or".'
+SKIPPABLE = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
+"""Types whose statistics in parquet files tell which row groups hold nothing that passes."""
 
 
-def parse_filters(filters: Any, schema: pa.Schema) -> list[list[Condition]]:
+@dataclass(frozen=True)
+class Condition:
+    """`column` compared with what lies at `bounds`; for `in` and `not in` several, and null if `has_null`."""
+
+    column: str
+    operator: str
+    bounds: tuple[Bounds, ...]
+    has_null: bool
+    dtype: pa.DataType
+
+    def mask(self, values: Any) -> Any:
+        """Of each of `values`, an Arrow array of the column, whether it passes; never null."""
+        if self.operator in ("in", "not in"):
+            found = self._among(comparable(values))
+            return found if self.operator == "in" else pc.invert(found)
+        return pc.fill_null(self._compared(comparable(values), self.bounds[0]), False)
+
+    def _among(self, values: Any) -> Any:
+        exact = [bounds.low for bounds in self.bounds if bounds.is_exact]
+        if not exact:  # of a type that Arrow has no sets of, too
+            return values.is_null() if self.has_null else _all(values, False)
+        value_set = pa.array([*exact, None] if self.has_null else exact, comparable_type(self.dtype))
+        return pc.is_in(values, value_set=value_set)
+
+    def _compared(self, values: Any, bounds: Bounds) -> Any:
+        if bounds.is_nan:
+            return values.is_valid() if self.operator == "!=" else _all(values, False)
+        if self.operator in ("==", "!=") and not bounds.is_exact:
+            return values.is_valid() if self.operator == "!=" else _all(values, False)
+        kernel, side, beyond = _COMPARISONS[self.operator]
+        limit = getattr(bounds, side)
+        if limit is None:  # all values of the column's type lie on one side of it
+            return values.is_valid() if beyond else _all(values, False)
+        return kernel(values, pa.scalar(limit, comparable_type(self.dtype)))
+
+    def may_hold(self, least: Any, most: Any) -> bool:
+        """Whether any value from `least` to `most` may pass; none of them is NaN, and there may be nulls besides."""
+        if self.operator in ("!=", "not in") or self.has_null:
+            return True
+        if self.operator in ("in", "=="):
+            return any(bounds.is_exact and least <= bounds.low <= most for bounds in self.bounds)
+        (bounds,) = self.bounds
+        if bounds.is_nan:
+            return False
+        _, side, beyond = _COMPARISONS[self.operator]
+        limit = getattr(bounds, side)
+        if limit is None:
+            return beyond
+        tests = {"<": least < limit, "<=": least <= limit, ">": most > limit, ">=": most >= limit}
+        return bool(tests[self.operator])
+
+
+_COMPARISONS: dict[str, tuple[Callable[[Any, Any], Any], str, bool]] = {
+    "==": (pc.equal, "low", False),
+    "!=": (pc.not_equal, "low", True),
+    "<": (pc.less, "high", True),
+    "<=": (pc.less_equal, "low", False),
+    ">": (pc.greater, "low", True),
+    ">=": (pc.greater_equal, "high", False),
+}
+"""Of each operator: Arrow's kernel, the bound that decides for all values that the column's type has, and what is true
+of them where there is none."""
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Alternatives, each of conditions that hold together."""
+
+    alternatives: tuple[tuple[Condition, ...], ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that decide, each once."""
+        return list(dict.fromkeys(one.column for alternative in self.alternatives for one in alternative))
+
+    def mask(self, rows: Any) -> Any:
+        """Which of `rows`, a batch or a table with `columns`, pass: an Arrow array of booleans without nulls."""
+        groups = [
+            reduce(pc.and_, [one.mask(rows.column(rows.schema.names.index(one.column))) for one in alternative])
+            for alternative in self.alternatives
+        ]
+        return reduce(pc.or_, groups)
+
+    def may_pass(self, group: Any) -> bool:
+        """Whether any row of a row group may pass, by its metadata."""
+        found = (group.column(number) for number in range(group.num_columns))
+        statistics = {column.path_in_schema: column.statistics for column in found}
+        return any(all(_may_hold(one, statistics) for one in alternative) for alternative in self.alternatives)
+
+
+def _may_hold(condition: Condition, statistics: dict[str, Any]) -> bool:
+    known = statistics.get(condition.column)
+    # The path `a.b` may be that of a field of a struct, too.
+    if known is None or not known.has_min_max or "." in condition.column:
+        return True
+    if not any(is_one(condition.dtype) for is_one in SKIPPABLE) or type(known.min) not in (int, str):
+        return True
+    return condition.may_hold(known.min, known.max)
+
+
+def parse_filters(filters: Any, schema: pa.Schema) -> Filters:
     """Alternatives, each a list of conditions that hold together, as in `pandas.read_parquet(filters=...)`.
 
     JSON has no tuples: `[["a", ">", 1]]` is a list of conditions, `[[["a", ">", 1]], ...]` a list of alternatives.
@@ -29,30 +136,44 @@ def parse_filters(filters: Any, schema: pa.Schema) -> list[list[Condition]]:
         ConfigurationError: they are of another form, name what does not exist, or compare what does not compare.
     """
     if not isinstance(filters, list) or not filters or not all(isinstance(one, list) and one for one in filters):
-        raise ConfigurationError(f"--backend-read-kwargs: filters are not valid: {filters!r}.", _HINT)
-    alternatives = filters if isinstance(filters[0][0], list) else [filters]
-    parsed = [[_condition(one, schema.names) for one in alternative] for alternative in alternatives]
-    try:
-        schema.empty_table().filter(arrow_expression(parsed))
-    except pa.ArrowException as error:
-        raise ConfigurationError(f"--backend-read-kwargs: filters do not fit the input: {error}.", _HINT) from None
-    return parsed
+        raise ConfigurationError(f"{_FLAG} are not valid: {filters!r}.", _HINT)
+    alternatives = filters if isinstance(filters[0][0], (list, tuple)) else [filters]
+    return Filters(tuple(tuple(_condition(one, schema) for one in alternative) for alternative in alternatives))
 
 
-def arrow_expression(alternatives: list[list[Condition]]) -> pc.Expression:
-    """The filters as pyarrow takes them."""
-    return pq.filters_to_expression(alternatives)  # type: ignore[arg-type]  # the stubs want literal operators
-
-
-def _condition(value: Any, columns: Sequence[str]) -> Condition:
+def _condition(value: Any, schema: pa.Schema) -> Condition:
     match value:
         case [str() as column, str() as operator, operand] if operator in OPERATORS:
-            if column not in columns:
+            if column not in schema.names:
                 raise ConfigurationError(
-                    f"--backend-read-kwargs: filters: the input has no column {column!r}.",
-                    f"Its columns are: {', '.join(columns)}.",
+                    f"{_FLAG}: the input has no column {column!r}.", f"Its columns are: {', '.join(schema.names)}."
                 )
-            if operator in ("in", "not in") and not isinstance(operand, list):
-                raise ConfigurationError(f"--backend-read-kwargs: filters: {value!r} needs a list of values.", _HINT)
-            return column, operator, operand
-    raise ConfigurationError(f"--backend-read-kwargs: filters: {value!r} is no condition.", _HINT)
+            several = operator in ("in", "not in")
+            if several and not isinstance(operand, (list, tuple)):
+                raise ConfigurationError(f"{_FLAG}: {value!r} needs a list of values.", _HINT)
+            return _typed(column, operator, operand if several else [operand], schema.field(column).type)
+    raise ConfigurationError(f"{_FLAG}: {value!r} is no condition.", _HINT)
+
+
+def _typed(column: str, operator: str, operands: Sequence[Any], dtype: pa.DataType) -> Condition:
+    given = [operand for operand in operands if operand is not None]
+    if operator not in ("in", "not in") and not given:
+        raise ConfigurationError(
+            f"{_FLAG}: {column!r} {operator} null holds for no row.",
+            f'Use ["{column}", "in", [null]] for the rows without a value, or "not in" for those with one.',
+        )
+    bounds = []
+    for operand in given:
+        try:
+            bounds.append(bounds_of(operand, dtype))
+        except Incomparable as wrong:
+            raise ConfigurationError(
+                f"{_FLAG}: column {column!r} is {dtype}, which is not compared with {operand!r} "
+                f"({type(operand).__name__}).",
+                wrong.hint,
+            ) from None
+    return Condition(column, operator, tuple(bounds), len(given) < len(operands), dtype)
+
+
+def _all(values: Any, answer: bool) -> Any:
+    return pa.repeat(answer, len(values))

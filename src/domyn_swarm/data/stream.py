@@ -18,17 +18,14 @@ import pyarrow as pa
 from domyn_swarm.data import arrow
 from domyn_swarm.data.backends.base import Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
-from domyn_swarm.data.damage import naming_damage
-from domyn_swarm.data.filters import arrow_expression, parse_filters
+from domyn_swarm.data.filters import parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.types import comparable, conformed, converted, is_stored, working, working_schema
 from domyn_swarm.data.values import check_id_texts
-from domyn_swarm.helpers.io import is_local
+from domyn_swarm.helpers.io import open_parquet
 
 if TYPE_CHECKING:
-    import pyarrow.compute as pc
-
-    from domyn_swarm.data.input_files import InputFile, InputFiles
+    from domyn_swarm.data.input_files import InputFiles
 
 Scan: TypeAlias = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 
@@ -51,7 +48,7 @@ class Stream:
 
 
 def read_parquet(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
-    """The files' row groups, with `columns` and `filters` of `read_kwargs` pushed down."""
+    """The files' row groups with `columns` of `read_kwargs`, and of their rows those that pass `filters`."""
     kept = arrow.projected(cast("pa.Schema", files.schema), read_kwargs.get("columns"))
     types = working_schema(kept)
     if not read_kwargs.get("filters"):
@@ -225,31 +222,17 @@ def write(
 
 
 def _filtered_scan(files: InputFiles, filters: Any) -> Scan:
-    schema = cast("pa.Schema", files.schema)
-    condition = arrow_expression(parse_filters(filters, schema))
+    wanted = parse_filters(filters, cast("pa.Schema", files.schema))
 
     def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
-        import pyarrow.dataset as ds  # noqa: PLC0415 - slow to import, and only filters need it
-        import pyarrow.fs as pafs  # noqa: PLC0415
-
-        types = working_schema(schema)
-        handler: Any = pafs.FSSpecHandler  # abstract to the stubs
-        place = pafs.LocalFileSystem() if is_local(files.fs) else pafs.PyFileSystem(handler(files.fs))
+        needed = list(dict.fromkeys([*columns, *wanted.columns]))
         for file in files.files:
-            fragment = ds.ParquetFileFormat().make_fragment(file.path, place, _guarantee(file))
-            with naming_damage(files, file, [name for name in columns if name not in files.hive.names]):
-                scanner = fragment.scanner(
-                    schema=types, columns=list(columns), filter=condition, batch_size=batch_size, batch_readahead=2,
-                    fragment_readahead=1,
-                )  # fmt: skip
-                yield from (batch for batch in scanner.to_batches() if batch.num_rows)
+            with open_parquet(files.fs, file.path) as parquet:
+                metadata = parquet.metadata
+            groups = [group for group in range(len(file.groups)) if wanted.may_pass(metadata.row_group(group))]
+            for batch in arrow.scan_groups(files, file, groups, needed, batch_size):
+                kept = batch.filter(wanted.mask(batch))
+                if kept.num_rows:
+                    yield kept.select(list(columns))
 
     return scan
-
-
-def _guarantee(file: InputFile) -> pc.Expression | None:
-    """What all rows of a file have in the columns of its folders."""
-    import pyarrow.dataset as ds  # noqa: PLC0415 - as above
-
-    same = (ds.field(name).is_null() if value is None else ds.field(name) == value for name, value in file.hive)
-    return reduce(operator.and_, same) if file.hive else None
