@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domyn_swarm import JobSpec, make_spec, run
-from domyn_swarm.checkpoint import compact, part, writer
+from domyn_swarm.checkpoint import compact, encode, part, writer
 from domyn_swarm.checkpoint.folder import PartName, RunFolder
 from domyn_swarm.checkpoint.part import DamagedPartError, Origin, Part, write_part
 from domyn_swarm.checkpoint.store import CheckpointStore
@@ -80,7 +80,7 @@ def outputs(store: CheckpointStore) -> dict[int, int]:
 )
 def test_statistics_tell_the_same_as_reading(positions: set[int], failed: set[int], group: int) -> None:
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(part, "ROW_GROUP_ROWS", group)
+        patches.setattr(encode, "ROW_GROUP_ROWS", group)
         one = written(sorted(positions), sorted(failed))
     table = one.read()
     fine = np.array(table[FAILURE].combine_chunks().is_null())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from domyn_swarm.checkpoint.encode import UnstorableError
 from domyn_swarm.checkpoint.part import Part, conformed, united, write_part
 
 if TYPE_CHECKING:
@@ -35,9 +36,7 @@ def compact(folder: RunFolder, paths: Sequence[str]) -> list[str]:
     """
     left: list[str] = []
     for group in _groups([Part(folder.fs, path) for path in paths]):
-        left.append(group[-1].path)
-        if len(group) > 1:
-            _merge(folder, group)
+        left += _merged(folder, group) if len(group) > 1 else [group[0].path]
     return left
 
 
@@ -65,10 +64,15 @@ def _worth(group: list[Part]) -> Iterator[list[Part]]:
         yield from ([part] for part in group)
 
 
-def _merge(folder: RunFolder, group: Sequence[Part]) -> None:
+def _merged(folder: RunFolder, group: Sequence[Part]) -> list[str]:
+    """The path of the part that `group` became; their own paths where parquet cannot hold their rows together."""
     tables = [part.read() for part in group]
     types = united([table.schema for table in tables])
     merged = pa.concat_tables([conformed(table, types.names, types) for table in tables])
-    write_part(folder.fs, group[-1].path, merged, group[0].origin)
+    try:
+        write_part(folder.fs, group[-1].path, merged, group[0].origin)
+    except UnstorableError:
+        return [part.path for part in group]
     for part in group[:-1]:
         folder.fs.rm_file(part.path)
+    return [group[-1].path]

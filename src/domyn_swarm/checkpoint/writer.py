@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
+from domyn_swarm.checkpoint.encode import UnstorableError, storable
 from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.part import DamagedPartError, conformed, united, write_part
 from domyn_swarm.data.columns import FAILURE
@@ -174,12 +175,21 @@ class PartWriter:
         path = self._folder.part_path(name)
         if self._fence is not None:
             self._fence.check(self._folder)
-        write_part(self._folder.fs, path, table, self._origin)
+        table = self._stored(path, table)
         self._recent.append(path)
         if len(self._recent) > COMPACT_EVERY:
             self._compact()
         failed = table.num_rows - table[FAILURE].null_count
         return FlushReport(report.rows + table.num_rows, report.failed + failed, report.parts + 1)
+
+    def _stored(self, path: str, table: pa.Table) -> pa.Table:
+        """`table` as it was written: what parquet cannot hold has become its rows' failure."""
+        try:
+            write_part(self._folder.fs, path, table, self._origin)
+        except UnstorableError:
+            table = storable(table, self._origin.id_col)
+            write_part(self._folder.fs, path, table, self._origin)
+        return table
 
     def _compact(self) -> None:
         """Only the last part can grow any more: the others are full, or would be with the one that follows."""

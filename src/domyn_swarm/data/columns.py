@@ -18,6 +18,12 @@ FAILURE_TYPE = pa.struct([("type", pa.string()), ("message", pa.string()), ("att
 TRACE = "__trace__"
 """What happened to a row on its way (`helpers.trace`), as JSON; null or absent where nothing is known."""
 
+INPUTS = "__inputs__"
+"""A digest of what a row's input columns held (`digests.row_digests`): uint64, null or absent where nobody took it."""
+
+MADE = (POSITION, FAILURE, TRACE, INPUTS)
+"""Columns of a part that are neither the id nor outputs."""
+
 DEFAULT_COLUMN = "result"
 """The output column of a job that names none."""
 

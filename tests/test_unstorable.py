@@ -1,0 +1,147 @@
+"""What parquet cannot hold: found before a part is written, and the failure of the rows that hold it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+
+from domyn_swarm import SwarmJob, make_spec, run
+from domyn_swarm.checkpoint import compact as compaction
+from domyn_swarm.checkpoint import part
+from domyn_swarm.checkpoint.encode import UnstorableError, encode, storable
+from domyn_swarm.checkpoint.folder import RunFolder
+from domyn_swarm.checkpoint.part import DamagedPartError, Origin, Part, write_part
+from domyn_swarm.checkpoint.store import CheckpointStore
+from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
+from domyn_swarm.errors import CheckpointError
+from tests.chaos.damages import truncated
+from tests.conftest import rows, write
+
+FS = LocalFileSystem()
+EMPTY_LISTS = pa.list_(pa.int64(), 0)
+"""Arrow writes the empty list of this type, and cannot read it; null it can."""
+
+
+class Deep(SwarmJob):
+    """Nests as deep as the row says."""
+
+    input_columns = ("levels",)
+
+    def transform_item(self, levels: int) -> Any:
+        with Path("calls.txt").open("a") as calls:
+            calls.write("x")
+        value: Any = 1
+        for _ in range(levels):
+            value = {"a": [value]}
+        return {"made": value, "levels_made": levels}
+
+
+class OfType(SwarmJob):
+    """Values of a type that only Arrow can name."""
+
+    kind: str
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> pa.Table:
+        values: list[Any] = [[], None, []] if self.kind == "empty lists" else [None, None, (1, 2, 3)]
+        return pa.table({"made": pa.array(values[: len(batch)], KINDS[self.kind])})
+
+
+KINDS: dict[str, pa.DataType] = {"empty lists": EMPTY_LISTS, "intervals": pa.month_day_nano_interval()}
+
+
+def here(job_class: type[SwarmJob]) -> str:
+    return f"{Path(__file__).absolute()}:{job_class.__name__}"
+
+
+def test_a_value_that_nests_too_deep_is_its_rows_failure_after_one_call() -> None:
+    write("in.parquet", {"levels": [2, 45, 2, 2]})
+    result = run(make_spec({"job": here(Deep), "input": "in.parquet", "output": "out.parquet", "retries": 0}))
+    assert (result.rows, result.failed) == (4, 1)
+    assert [row["levels_made"] for row in rows("out.parquet")] == [2, None, 2, 2]
+    assert rows("out.parquet")[3]["made"] == {"a": [{"a": [1]}]}
+    (failed,) = rows("out.errors.parquet")
+    assert (failed["_row_id"], failed["type"]) == (1, "OutputError")
+    assert "JSON text" in failed["message"]
+    assert Path("calls.txt").read_text() == "xxxx"
+
+
+@pytest.mark.parametrize(("kind", "failed"), [("empty lists", [0, 2]), ("intervals", [2])])
+def test_what_cannot_be_read_back_is_its_rows_failure(kind: str, failed: list[int]) -> None:
+    write("in.parquet", {"n": [1, 2, 3]})
+    options = {"job": here(OfType), "job_kwargs": {"kind": kind}, "native_backend": True, "input": "in.parquet"}
+    result = run(make_spec({**options, "output": "out.parquet"}))
+    assert (result.rows, result.failed) == (3, len(failed))
+    assert [row["_row_id"] for row in rows("out.errors.parquet")] == failed
+    assert {row["type"] for row in rows("out.errors.parquet")} == {"OutputError"}
+    assert [row["made"] for row in rows("out.parquet")] == [None] * 3
+
+
+def values(*made: Any, kind: pa.DataType) -> pa.Table:
+    numbers = pa.array(range(len(made)), pa.int64())
+    columns = [numbers, numbers, pa.array(made, kind), pa.nulls(len(made), FAILURE_TYPE)]
+    return pa.table(columns, names=[POSITION, "id", "made", FAILURE])
+
+
+def test_only_the_rows_that_hold_it_fail() -> None:
+    table = values(*[None] * 500, [], *[None] * 300, [], kind=EMPTY_LISTS)
+    with pytest.raises(UnstorableError):
+        encode(table)
+    failures = storable(table, "id")[FAILURE].to_pylist()
+    assert [row for row, failure in enumerate(failures) if failure] == [500, 801]
+    assert "column 'made' (fixed_size_list<item: int64>[0]) cannot be stored" in failures[500]["message"]
+
+
+def test_nothing_is_written_of_what_cannot_be_read_back() -> None:
+    with pytest.raises(UnstorableError):
+        write_part(FS, "0001-000001.parquet", values([], kind=EMPTY_LISTS), Origin("run", "digest", "id"))
+    assert [*Path().iterdir()] == []
+
+
+def test_parts_that_cannot_be_stored_together_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder("run")
+    folder.make()
+    for number in (1, 2):
+        write_part(FS, f"run/parts/0001-00000{number}.parquet", values(number, kind=pa.int64()), Origin("r", "d", "id"))
+    monkeypatch.setattr(compaction, "write_part", lambda *_: (_ for _ in ()).throw(UnstorableError("together")))
+    paths = folder.parts()
+    assert compaction.compact(folder, paths) == paths
+    assert [Part(FS, path).read()["made"].to_pylist() for path in folder.parts()] == [[1], [2]]
+
+
+def test_parts_that_go_bad_after_they_were_written_are_computed_again_so_many_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A disk that loses what it took: each time the rows are computed again, to an end."""
+    write("in.parquet", {"levels": [1]})
+    original = part.whole_file
+    written: list[str] = []
+
+    def losing(fs: Any, path: str, **options: Any) -> Any:
+        written.append(path)
+        return original(fs, path, **options)
+
+    opened = CheckpointStore.outputs
+
+    def damaged(store: CheckpointStore) -> Any:
+        truncated(Path(written[-1]))
+        return opened(store)
+
+    spec = make_spec({"job": here(Deep), "input": "in.parquet", "output": "out.parquet", "retries": 0})
+    with monkeypatch.context() as patches:
+        patches.setattr(part, "whole_file", losing)
+        patches.setattr(CheckpointStore, "outputs", damaged)
+        with pytest.raises(CheckpointError, match="3 parts that this run wrote"):
+            run(spec)
+    assert Path("calls.txt").read_text() == "xxx"
+    assert len([*Path(".domyn-swarm/out.parquet/damaged").iterdir()]) == 3
+    assert run(spec).exit_status == 0
+    assert pq.read_table("out.parquet")["levels_made"].to_pylist() == [1]
+
+
+def test_damage_is_told_from_what_cannot_be_stored() -> None:
+    assert not issubclass(UnstorableError, DamagedPartError)
