@@ -82,6 +82,19 @@ class Letters(SwarmJob):
         return [(count, int(text) if text.isdigit() else None) for count, text in zip(counts, texts, strict=True)]
 
 
+class Named(SwarmJob):
+    """A dict with one key: the job's field."""
+
+    input_columns = ("text",)
+    key: str
+
+    async def transform_item(self, text: str) -> dict[str, Any]:
+        return {self.key: text.upper()}
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> list[Any]:
+        return [{self.key: text.upper()} for text in pa.table(batch).column(input_cols[0]).to_pylist()]
+
+
 class Joined(SwarmJob):
     """Several input columns: the item is a dict."""
 

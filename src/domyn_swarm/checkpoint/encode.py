@@ -40,6 +40,8 @@ def encode(table: pa.Table, **options: Any) -> pa.Buffer:
         pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=False, **options)
         encoded = sink.getvalue()
         _read_back(encoded, table.schema)
+    except MemoryError:  # Arrow's own among them
+        raise
     except _REFUSALS as error:
         raise UnstorableError(str(error)) from error
     return encoded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION, ROW_ID, TRACE
+from domyn_swarm.data.columns import DEFAULT_COLUMN, MADE, POSITION, ROW_ID
 from domyn_swarm.errors import ConfigurationError, DataError
 
 if TYPE_CHECKING:
@@ -13,26 +13,31 @@ if TYPE_CHECKING:
 
     from domyn_swarm.jobs.spec import JobSpec
 
-INTERNAL = (POSITION, FAILURE, TRACE)
-
 
 @dataclass(frozen=True)
 class Columns:
     """The columns of one job, by what they are for.
 
     `id` identifies a row, `inputs` make an item, `kept` stand in the output before `outputs`, which the job makes
-    (empty when they are gathered from what it returns).
+    (empty when they are gathered from what it returns). With `follows` rows are known by an id that the input has, so
+    that a digest of their inputs is kept: such a row may change and be the same row.
     """
 
     id: str
     inputs: list[str]
     kept: list[str]
     outputs: list[str]
+    follows: bool = False
 
     @property
     def read(self) -> list[str]:
         """What is read for the job: the position, the id and the inputs, each once."""
         return list(dict.fromkeys([POSITION, self.id, *self.inputs]))
+
+    @property
+    def reserved(self) -> list[str]:
+        """Names that no output may have: the output has them already, or the parts."""
+        return list(dict.fromkeys([self.id, *self.kept]))
 
 
 def choose_columns(schema: Mapping[str, str], spec: JobSpec, folders: Sequence[str] = ()) -> Columns:
@@ -44,10 +49,30 @@ def choose_columns(schema: Mapping[str, str], spec: JobSpec, folders: Sequence[s
         DataError: a column does not exist, cannot identify a row, or it is not clear which is meant.
         ConfigurationError: output columns clash with one another or with the input's.
     """
+    check_names(schema)
     id_col = check_id_column(schema, spec.id_column)
     inputs = check_input_columns(schema, spec.input_columns, spec.id_column, folders)
     kept = check_kept_columns(schema, spec.output_mode, spec.output_columns, id_col, inputs)
-    return Columns(id_col, inputs, kept, list(spec.output_columns))
+    return Columns(id_col, inputs, kept, list(spec.output_columns), follows=spec.id_column is not None)
+
+
+def check_names(schema: Mapping[str, str]) -> None:
+    """Refuse names of the input's columns that cannot be kept apart from this program's own, or on every engine.
+
+    Raises:
+        DataError: a column has such a name.
+    """
+    way_out = "Rename it, or leave it out: --backend-read-kwargs '{\"columns\": [...]}' names those to read."
+    for name in schema:
+        if wrong := wrong_with(name):
+            raise DataError(f"--input has a column {name!r}, {wrong}.", way_out)
+
+
+def wrong_with(name: str) -> str:
+    """Why no column may be called `name`; empty when one may. Parquet calls fields of ours `__failure__.type`, too."""
+    if any(name == made or name.startswith(f"{made}.") for made in MADE):
+        return "a name that this program uses"
+    return "a name with a NUL character, which not every engine takes" if "\0" in name else ""
 
 
 def check_id_column(schema: Mapping[str, str], id_column: str | None) -> str:
@@ -56,8 +81,6 @@ def check_id_column(schema: Mapping[str, str], id_column: str | None) -> str:
     Raises:
         DataError: the column does not exist, is of a type that cannot identify a row, or would be shadowed.
     """
-    if taken := [name for name in INTERNAL if name in schema]:
-        raise DataError(f"--input has a column {taken[0]!r}, a name that this program uses.", "Rename the column.")
     if id_column is None:
         if ROW_ID in schema:
             raise DataError(
@@ -107,8 +130,10 @@ def check_kept_columns(
     outputs = output_columns or (DEFAULT_COLUMN,)
     if twice := [name for name in outputs if list(outputs).count(name) > 1]:
         raise ConfigurationError(f"--output-column: {twice[0]!r} is given twice.", "Give each column its own name.")
-    if clash := [name for name in outputs if name in (*kept, id_col, *INTERNAL)]:
-        whose = "a column of the input already" if clash[0] in schema else "a name that this program uses"
+    if clash := [name for name in outputs if name in (*kept, id_col) or wrong_with(name)]:
+        whose = wrong_with(clash[0]) or (
+            "a column of the input already" if clash[0] in schema else "a name that this program uses"
+        )
         raise ConfigurationError(
             f"--output-column: {clash[0]!r} is {whose}.",
             "Choose another name with --output-column, or leave the input's out with --output-mode replace.",

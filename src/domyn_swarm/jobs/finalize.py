@@ -225,7 +225,7 @@ def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec, last_check: 
             last_check.check_lock()
             fs.rm_file(path)
         return 0
-    schema = pa.schema([first.schema.field(store.id_col), *FAILURE_TYPE])
+    schema = errors_schema(first.schema.field(store.id_col))
     tables = Tables(schema, lambda: (_flat(table, store.id_col, schema) for table in failures()))
     options = {"storage_options": spec.backend_write_kwargs.get("storage_options")}
     metadata = {RUN_KEY: store.folder.run_id() or ""}
@@ -236,12 +236,18 @@ def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec, last_check: 
 
 def _holds_failures(fs: Any, path: str) -> bool:
     """Whether the file at `path` has the columns of those that runs write their failed rows to."""
-    names = [field.name for field in FAILURE_TYPE]
     try:
         with open_parquet(fs, path) as parquet:
-            return bool(parquet.schema_arrow.names[1:] == names)
+            schema = parquet.schema_arrow
+            return len(schema) > 0 and schema.names == errors_schema(schema.field(0)).names
     except (pa.ArrowException, OSError, ValueError):
         return False
+
+
+def errors_schema(id_field: pa.Field[Any]) -> pa.Schema:
+    """The id, `type`, `message` and `attempts`; `error_type` and so on where the id has one of these names."""
+    prefix = "error_" if id_field.name in FAILURE_TYPE.names else ""
+    return pa.schema([id_field, *(field.with_name(f"{prefix}{field.name}") for field in FAILURE_TYPE)])
 
 
 def _first_rows(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:

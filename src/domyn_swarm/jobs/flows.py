@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psutil
 import pyarrow as pa
 
-from domyn_swarm.data.columns import TRACE
+from domyn_swarm.data.backends.base import JobBatch
+from domyn_swarm.data.columns import INPUTS, TRACE
 from domyn_swarm.data.values import python_values
 from domyn_swarm.helpers.counts import Flow
 from domyn_swarm.helpers.texts import safe_repr, storable
@@ -22,8 +23,6 @@ from domyn_swarm.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
-
-    from domyn_swarm.data.backends.base import JobBatch
 
 T = TypeVar("T")
 SAMPLE_ROWS = 3
@@ -129,20 +128,19 @@ def _count(flow: Flow, batch: Any) -> None:
 
 
 def _rows_of(batch: Any) -> int:
-    ids = getattr(batch, "ids", None)
-    return len(batch if ids is None else ids)
+    return len(batch.ids if isinstance(batch, JobBatch) else batch)
 
 
 def _shown(batch: Any) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Names and types of the columns of the first rows, and these rows as text."""
-    if hasattr(batch, "ids"):
+    if isinstance(batch, JobBatch):
         return _batch_shown(batch)
     is_table = isinstance(batch, pa.Table)
     table = batch if is_table else pa.Table.from_pandas(batch.head(SAMPLE_ROWS), preserve_index=False)
-    table = table.drop_columns([TRACE]) if TRACE in table.column_names else table  # `job row` tells it better
-    head = table.slice(0, SAMPLE_ROWS)
+    hidden = [name for name in (TRACE, INPUTS) if name in table.column_names]  # `job row` shows the trace better
+    head = table.drop_columns(hidden).slice(0, SAMPLE_ROWS)
     columns = [_column_shown(column) for column in head.columns]
-    schema = {field.name: str(field.type) for field in table.schema}
+    schema = {field.name: str(field.type) for field in head.schema}
     return schema, [dict(zip(schema, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
@@ -155,7 +153,8 @@ def _batch_shown(batch: JobBatch) -> tuple[dict[str, str], list[dict[str, str]]]
     ids = [{"id": text} for text in _column_shown(batch.ids.slice(0, SAMPLE_ROWS))]
     if batch.items is None:
         kind = type(batch.batch)
-        columns = [str(name) for name in getattr(batch.batch, "column_names", getattr(batch.batch, "columns", ()))]
+        is_table = isinstance(batch.batch, pa.Table)
+        columns = map(str, batch.batch.column_names if is_table else getattr(batch.batch, "columns", ()))
         return {"id": str(batch.ids.type), "batch": f"{kind.__module__}.{kind.__name__}: {', '.join(columns)}"}, ids
     items: list[Mapping[str, Any]] = [
         item if isinstance(item, dict) else {"item": item} for item in batch.items[:SAMPLE_ROWS]

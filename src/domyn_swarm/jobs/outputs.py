@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE
+from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE, ROW_ID
 from domyn_swarm.data.types import is_stored, rebuilt
 from domyn_swarm.data.values import python_values, reason
 from domyn_swarm.helpers.texts import safe_repr, storable
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 MESSAGE_CHARS = 2000
+MOST_LEVELS = 97
+"""Levels of a value that parquet's readers take: they refuse a file whose schema has 100."""
 
 _ARROW_REFUSALS = (Exception,)
 """What converting values may raise: they may be objects of anybody's, whose methods raise anything."""
@@ -160,9 +162,10 @@ class OutputColumns:
     def _wrong_with(self, name: Any) -> str:
         """Why `name` cannot be an output column; empty when it can."""
         if name in self._reserved:
-            return f"{name!r}, which the input has; choose another, or --output-mode replace"
+            who = "the generated ids have" if name == ROW_ID else "the input has"
+            return f"{name!r}, which {who}; choose another, or --output-mode replace"
         with contextlib.suppress(UnicodeEncodeError):
-            if isinstance(name, str) and not name.startswith("__") and name.encode():
+            if isinstance(name, str) and not name.startswith("__") and "\0" not in name and name.encode():
                 return ""
         return f"{name!r}, which is no name for a column"
 
@@ -213,8 +216,7 @@ class OutputColumns:
             elif fits[row] and (bare := _bare(dtype, value)):
                 kept += bare
             else:
-                wanted = self._types.get(name, "anything that Arrow can hold")
-                failures[row] = _misfit(f"column {name!r} is {wanted}, the output is {_shown(value)}").failure
+                failures[row] = self._why_not(name, value).failure
                 kept.append(None)
         return pa.array(kept, type=dtype, from_pandas=False)
 
@@ -229,6 +231,13 @@ class OutputColumns:
         except _ARROW_REFUSALS:
             return False
         return True
+
+    def _why_not(self, name: str, value: Any) -> _Unfit:
+        with contextlib.suppress(*_ARROW_REFUSALS):
+            if _depth(pa.array([value], from_pandas=False).type) > MOST_LEVELS:
+                return _misfit(f"a value for column {name!r} that nests too deep to be stored; return it as JSON text")
+        wanted = self._types.get(name, "anything that Arrow can hold")
+        return _misfit(f"column {name!r} is {wanted}, the output is {_shown(value)}")
 
 
 class _Unfit(Exception):  # noqa: N818 - control flow within this module
@@ -304,10 +313,19 @@ def _union(one: pa.DataType, other: pa.DataType) -> pa.DataType:
         other = pa.timestamp(other.unit, one.tz)  # the same moments
     schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
     united: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    if _depth(united) > MOST_LEVELS:
+        raise pa.ArrowTypeError(f"more than {MOST_LEVELS} levels")
     kinds = {_kind(one), _kind(other)} - {"null"}
     if kinds in ({"text", "bytes"}, {"decimal", "float"}):
         raise pa.ArrowTypeError(f"{one} and {other}")
     return _storable(united)
+
+
+def _depth(dtype: pa.DataType) -> int:
+    """Levels that `dtype` has in parquet: a list or a map is two."""
+    own = 1 if pa.types.is_struct(dtype) else 2
+    inner = (dtype.field(number).type for number in range(dtype.num_fields))
+    return own + max(map(_depth, inner)) if dtype.num_fields else 1
 
 
 def _kind(dtype: pa.DataType) -> str:

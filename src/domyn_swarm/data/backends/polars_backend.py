@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 
 from domyn_swarm.data import arrow, stream
@@ -70,7 +71,15 @@ def from_arrow(table: pa.Table) -> Stream:
 
 def in_memory(table: pa.Table) -> pl.DataFrame:
     """A data frame."""
-    return cast("pl.DataFrame", pl.from_arrow(table))
+    return _framed(table)
+
+
+def _framed(rows: pa.Table | pa.RecordBatch) -> pl.DataFrame:
+    """`rows` as a data frame with their very names: polars makes one up for a column whose name is empty."""
+    frame = cast("pl.DataFrame", pl.from_arrow(rows))
+    if "" in rows.schema.names:
+        frame.columns = rows.schema.names
+    return frame
 
 
 def check_ids(frame: Stream, id_col: str) -> None:
@@ -96,12 +105,12 @@ def _ids(frame: Stream, id_col: str) -> Iterator[pl.Series]:
         check_id_texts(batch.column(0), id_col, position)
         position += batch.num_rows
         ids: Any = pl.from_arrow(converted(batch.column(0), dtype))
-        yield ids.alias(id_col)
+        yield ids.alias("id")
 
 
 def _refuse_duplicates(frame: Stream, id_col: str, hashes: pl.Series) -> None:
     suspects = pl.concat(ids.filter(ids.hash().is_in(hashes.implode())) for ids in _ids(frame, id_col)).to_frame()
-    counts = suspects.group_by(id_col, maintain_order=True).len("times").filter(pl.col("times") > 1)
+    counts = suspects.group_by("id", maintain_order=True).len("times").filter(pl.col("times") > 1)
     if len(counts):
         raise duplicate_ids(id_col, len(counts), dict(counts.head(EXAMPLES).iter_rows()))
 
@@ -129,7 +138,7 @@ def _frame(batch: pa.RecordBatch) -> Any:
             raise pa.ArrowNotImplementedError(f"polars has no {lacking}")
     kinds = [rebuilt(dtype, _with_zone) for dtype in batch.schema.types]
     fields = [field.with_type(kind) for field, kind in zip(batch.schema, kinds, strict=True)]
-    return pl.from_arrow(batch if kinds == batch.schema.types else conformed(batch, pa.schema(fields)))
+    return _framed(batch if kinds == batch.schema.types else conformed(batch, pa.schema(fields)))
 
 
 def _with_zone(dtype: Any) -> pa.DataType:
@@ -184,13 +193,14 @@ def _window(
     stored = [column for column in columns if column not in files.hive.names]
     try:
         lazy = pl.scan_parquet(file.path, glob=False, hive_partitioning=False, **options).slice(start, rows)
-        window = lazy.select(stored).collect(engine="streaming")
+        # By their very names: `select` takes `*` and `^a.*$` for patterns.
+        window = lazy.select(cs.by_name(*stored)).collect(engine="streaming")
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
         window = None
     if window is None or not stored:  # without a column of the file polars has no rows
         return pa.Table.from_batches(list(arrow.scan_window(files, file, start, rows, columns)))
     check_rows(file, min(rows, (file.rows or 0) - start), len(window))
-    return window.with_columns(_constant(name, value, files.hive) for name, value in file.hive).select(columns)
+    return window.with_columns(_constant(name, value, files.hive) for name, value in file.hive)[list(columns)]
 
 
 def _constant(column: str, value: Any, hive: pa.Schema) -> pl.Expr:
