@@ -15,7 +15,7 @@ from hamilton.function_modifiers import config, tag
 from hamilton.function_modifiers.metadata import ray_remote_options
 
 from domyn_swarm.checkpoint.folder import RunFolder
-from domyn_swarm.checkpoint.locate import locator
+from domyn_swarm.checkpoint.locate import InputsNow, locator
 from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
@@ -64,7 +64,7 @@ def columns(schema: dict[str, str], files: InputFiles, spec: JobSpec) -> Columns
 
 def store(run_dir: str, run_storage: dict[str, Any], files: InputFiles, columns: Columns) -> CheckpointStore:
     """The run's folder, where finished rows become parquet parts. Nothing is written yet."""
-    return CheckpointStore(RunFolder(run_dir, run_storage), columns.id, files.digest, columns.outputs)
+    return CheckpointStore(RunFolder(run_dir, run_storage), columns.id, files.digest, columns.outputs, columns.inputs)
 
 
 @config.when(ids="generated")
@@ -90,9 +90,10 @@ def limited(backend: DataBackend, identified: Frame, limit: int | None) -> Frame
 
 
 @config.when(checkpoints="resumed")
-def done__resumed(store: CheckpointStore, backend: DataBackend, identified: Frame) -> DoneRows:
-    """The rows that earlier runs finished, those that failed, and parts that are damaged."""
-    return store.done(locator(backend, identified, store.id_col))
+def done__resumed(store: CheckpointStore, backend: DataBackend, identified: Frame, spec: JobSpec) -> DoneRows:
+    """The rows that earlier runs finished, those that failed, those whose inputs changed since, and damaged parts."""
+    inputs = InputsNow(backend, identified, store.inputs, keep_changed=spec.keep_changed)
+    return store.done(locator(backend, identified, store.id_col), inputs)
 
 
 @config.when(checkpoints="anew")

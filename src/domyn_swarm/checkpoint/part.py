@@ -1,7 +1,8 @@
 """A part: finished rows in one parquet file, which says in its footer what it belongs to.
 
-A part has POSITION, the id column, the output columns, FAILURE, and TRACE where there is any, sorted by POSITION, each
-position once; rows whose id is gone from the input stand first, at position -1.
+A part has POSITION, the id column, the output columns, FAILURE, and INPUTS and TRACE where there are any, sorted by
+POSITION, each position once; rows whose id is gone from the input, or stands beside other inputs, come first, at
+position -1.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from domyn_swarm.checkpoint.encode import encode
 from domyn_swarm.checkpoint.part_file import open_parquet, seal
-from domyn_swarm.data.columns import FAILURE, POSITION, TRACE
+from domyn_swarm.data.columns import FAILURE, INPUTS, MADE, POSITION
 from domyn_swarm.errors import CheckpointError, JobError
 from domyn_swarm.helpers.io import whole_file
 
@@ -26,12 +27,13 @@ if TYPE_CHECKING:
 Marks: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Positions: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
-ROW_GROUP_ROWS = 32_768
 BATCH_ROWS = 32_768
 RUN_ROWS = 64
 """Mean length of runs of rows from which on slicing is faster than taking them one by one."""
 JOB_FIELD, NODE = "job_kwargs.", "node "
 """What entries of a job's identity begin with: for a field of the job, and for a node that somebody replaced."""
+_ON_THE_WAY = ("limited", "pending", "as_pandas", "batches")
+"""Nodes between the input's rows and the job."""
 _FOOTER_KEY = b"domyn_swarm.part"
 _FAILED = f"{FAILURE}.type"
 """The leaf of FAILURE that is null exactly where the row has not failed."""
@@ -59,6 +61,11 @@ class Origin(msgspec.Struct, frozen=True):
     id_col: str
     identity: dict[str, Any] = {}
 
+    @property
+    def tells_inputs(self) -> bool:
+        """Whether digests of inputs are those of the input's rows, and not of what a replaced node made of them."""
+        return not any(f"{NODE}{name}" in self.identity for name in _ON_THE_WAY)
+
 
 class Part:
     """A part whose footer has been read; its rows are read on request.
@@ -79,7 +86,8 @@ class Part:
         own = (POSITION, self.origin.id_col, FAILURE)
         if missing := set(own) - set(schema.names):
             raise DamagedPartError.of(path, f"it has no column {min(missing)!r}")
-        self.types = pa.schema([field for field in schema if field.name not in (*own, TRACE)])
+        self.types = pa.schema([field for field in schema if field.name not in (self.origin.id_col, *MADE)])
+        self.has_digests = INPUTS in schema.names
         self.rows: int = metadata.num_rows
         self.decoded_bytes = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
         self._groups = [_Group(path, metadata.row_group(group)) for group in range(metadata.num_row_groups)]
@@ -121,10 +129,11 @@ class Part:
             positions, fine = table[POSITION].to_numpy(), _is_null(table[FAILURE])
             yield positions[fine], positions[~fine]
 
-    def ids(self) -> tuple[pa.Array[Any], Marks]:
-        """The ids, and which of them are finished."""
-        table = self._columns([self.origin.id_col, _FAILED])
-        return table[self.origin.id_col].combine_chunks(), _is_null(table[FAILURE])
+    def ids(self) -> tuple[pa.Array[Any], Marks, pa.Array[Any] | None]:
+        """The ids, which of them are finished, and the digests of their inputs, if the part has any."""
+        table = self._columns([self.origin.id_col, _FAILED, *([INPUTS] if self.has_digests else [])])
+        digests = table[INPUTS].combine_chunks() if self.has_digests else None
+        return table[self.origin.id_col].combine_chunks(), _is_null(table[FAILURE]), digests
 
     def read(self) -> pa.Table:
         """All rows."""
@@ -180,19 +189,22 @@ class _Group:
 
 
 def write_part(fs: Any, path: str, table: pa.Table, origin: Origin) -> None:
-    """Write `table`, whole or not at all; rows that share a position become one (see `latest`)."""
+    """Write `table`, whole or not at all; rows that share a position become one (see `latest`).
+
+    Raises:
+        UnstorableError: what would be written could not be read again. Nothing has been written.
+        OSError: it cannot be written.
+    """
     if not (np.diff(table[POSITION].to_numpy()) > 0).all():
         table = latest(table, gone=True)
     table = table.replace_schema_metadata({_FOOTER_KEY: msgspec.json.encode(origin)})
     counting = [name for name in (POSITION, origin.id_col) if pa.types.is_int64(table.schema.field(name).type)]
-    encoded = pa.BufferOutputStream()
-    pq.write_table(
-        table, encoded, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=False,
-        column_encoding=dict.fromkeys(counting, "DELTA_BINARY_PACKED"),
+    encoded = encode(
+        table, column_encoding=dict.fromkeys(counting, "DELTA_BINARY_PACKED"),
         write_statistics=[POSITION, origin.id_col, _FAILED], write_page_checksum=True,
     )  # fmt: skip
     with whole_file(fs, path) as file:
-        file.writelines(seal(encoded.getvalue()))
+        file.writelines(seal(encoded))
 
 
 def latest(table: pa.Table, *, gone: bool) -> pa.Table:

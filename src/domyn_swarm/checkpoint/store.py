@@ -20,12 +20,13 @@ from domyn_swarm.checkpoint.merge import in_order
 from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Origin, Part, Positions, united, write_part
 from domyn_swarm.checkpoint.writer import FlushReport, PartWriter
 from domyn_swarm.data.backends.base import Outputs
-from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
+from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, INPUTS, POSITION
 from domyn_swarm.helpers.io import reaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from domyn_swarm.checkpoint.locate import InputsNow
     from domyn_swarm.checkpoint.lock import Fence
     from domyn_swarm.helpers.stop import Stop
 
@@ -42,12 +43,14 @@ class DoneRows:
     """What the parts hold already.
 
     `finished[p]` tells whether the row at position p has its outputs; rows beyond its end have none. `failed` counts
-    rows that were tried and have none. `types` has the output columns so far. `damaged` names the parts that cannot be
-    read. `fingerprint` is the folder's.
+    rows that were tried and have none. `changed` has the positions of rows whose outputs were made from other inputs
+    than they have now: those do not count. `types` has the output columns so far. `damaged` names the parts that cannot
+    be read. `fingerprint` is the folder's.
     """
 
     finished: Marks = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
     failed: int = 0
+    changed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     types: pa.Schema = field(default_factory=lambda: pa.schema([]))
     damaged: tuple[str, ...] = ()
     fingerprint: str = ""
@@ -56,13 +59,23 @@ class DoneRows:
 class CheckpointStore:
     """The parts in `folder`, for rows identified by `id_col` in the input with digest `input_digest`.
 
+    `inputs` are the columns that outputs are made from.
+
     Nothing is written before `begin`.
     """
 
-    def __init__(self, folder: RunFolder, id_col: str, input_digest: str, output_columns: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        id_col: str,
+        input_digest: str,
+        output_columns: Sequence[str] = (),
+        inputs: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.id_col = id_col
         self.input_digest = input_digest
+        self.inputs = tuple(inputs)
         self._declared = tuple(output_columns)
         self._origin = Origin("", input_digest, id_col)
         self._first = PartName(0, "", 1)
@@ -88,18 +101,21 @@ class CheckpointStore:
         vars(store).update(_first=self._first._replace(worker=name))
         return store
 
-    def done(self, locate: Locate) -> DoneRows:
-        """Read which rows have finished; `locate` is asked where parts count in an earlier version of the input.
+    def done(self, locate: Locate, inputs: InputsNow | None = None) -> DoneRows:
+        """Read which rows have finished.
+
+        Where parts count in an earlier version of the input, `locate` is asked where their rows are now, and `inputs`
+        which of them have changed.
 
         Damaged parts, and those of other runs, are counted out; `RunFolder.set_aside` moves them.
         """
         with reaching(self.path):
             fingerprint, parts, damaged = self.folder.fingerprint(), self.folder.parts(), self.folder.strangers()
-        finished, tried = np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.bool_)
+        finished, tried, changed = (np.zeros(0, dtype=np.bool_) for _ in range(3))
         types = pa.schema([])
         run_id = self.folder.run_id()
         with ThreadPoolExecutor(READERS) as pool:
-            known = pool.map(lambda path: self._known(path, run_id, locate), parts)
+            known = pool.map(lambda path: self._known(path, run_id, locate, inputs), parts)
             for path, part in zip(parts, known, strict=True):
                 if part is None:
                     damaged.append(path)
@@ -107,18 +123,18 @@ class CheckpointStore:
                 for where in part.finished:
                     finished = _mark(finished, where)
                 tried = _mark(tried, part.failed)
+                changed = _mark(changed, part.changed)
                 types = united([types, part.types])
-        both = min(len(finished), len(tried))
-        failed = int(tried.sum()) - int((tried[:both] & finished[:both]).sum())
-        return DoneRows(finished, failed, types, tuple(map(name_of, damaged)), fingerprint)
+        failed = len(_without(tried, finished))
+        return DoneRows(finished, failed, _without(changed, finished), types, tuple(map(name_of, damaged)), fingerprint)
 
-    def _known(self, path: str, run_id: str | None, locate: Locate) -> _Known | None:
+    def _known(self, path: str, run_id: str | None, locate: Locate, inputs: InputsNow | None = None) -> _Known | None:
         """What the part at `path` says; None when it is damaged, or another run's."""
         try:
             part = Part(self.folder.fs, path)
             if not self._is_ours(part.origin, run_id):
                 return None
-            return self._states(part, locate)
+            return self._states(part, locate, inputs)
         except DamagedPartError:
             return None
         except FileNotFoundError:  # merged meanwhile, by whoever holds the lock
@@ -127,16 +143,18 @@ class CheckpointStore:
     def _is_ours(self, origin: Origin, run_id: str | None) -> bool:
         return origin.id_col == self.id_col and run_id in (None, origin.run_id)
 
-    def _states(self, part: Part, locate: Locate) -> _Known:
+    def _states(self, part: Part, locate: Locate, inputs: InputsNow | None) -> _Known:
         if part.origin.input_digest == self.input_digest:
             pairs = list(part.states())
+            changed = np.zeros(0, dtype=np.int64)
         else:
-            ids, fine = part.ids()
-            positions = np.asarray(locate(ids), dtype=np.int64)
-            pairs = [(positions[fine], positions[~fine])]
+            ids, fine, digests = part.ids()
+            positions, marks = _places(part, ids, digests, locate, inputs)
+            pairs = [(positions[fine & ~marks], positions[~fine])]
+            changed = positions[fine & marks]
         finished = [where if isinstance(where, slice) else where[where >= 0] for where, _ in pairs]
         failed = np.concatenate([where for _, where in pairs])
-        return _Known(finished, failed[failed >= 0], part.types)
+        return _Known(finished, failed[failed >= 0], changed, part.types)
 
     def newest_origin(self) -> Origin | None:
         """What the newest part that can be read belongs to."""
@@ -153,8 +171,12 @@ class CheckpointStore:
         return sum(Part(self.folder.fs, path).rows for path in self._parts_of_this_run())
 
     def _parts_of_this_run(self) -> list[str]:
-        names = {path: PartName.of(path) for path in self.folder.parts()}
-        return [path for path, name in names.items() if name and name.run == self._first.run]
+        return [path for path in self.folder.parts() if self.wrote(path)]
+
+    def wrote(self, part: str) -> bool:
+        """Whether this run wrote the part at `part`."""
+        name = PartName.of(part)
+        return name is not None and name.run == self._first.run
 
     def settled(self, locate: Locate) -> Marks:
         """Positions that are finished, or that failed in this very run: what is left needs another pass."""
@@ -194,11 +216,12 @@ class CheckpointStore:
         with self._setting_aside():
             compact(self.folder, self.folder.parts())
 
-    def rebase(self, locate: Locate) -> bool:
+    def rebase(self, locate: Locate, inputs: InputsNow | None = None) -> bool:
         """Rewrite parts that count in an earlier version of the input; whether there were any.
 
         Each is rewritten whole or not at all, so a rebase that was cut off goes on with the parts that are left. Rows
-        whose ids are gone stay in their parts, at position -1, where nobody looks for them. Damaged ones are set aside.
+        whose ids are gone, or whose inputs have changed, stay in their parts, at position -1, where nobody looks for
+        them. Damaged parts are set aside.
         """
         run_id = self.folder.run_id()
         stale = [
@@ -212,8 +235,7 @@ class CheckpointStore:
                     table = part.read()
             except DamagedPartError:
                 continue
-            positions = locate(table[self.id_col].combine_chunks())
-            moved = table.set_column(table.column_names.index(POSITION), POSITION, positions)
+            moved = _moved(part, table, locate, inputs)
             origin = msgspec.structs.replace(part.origin, input_digest=self.input_digest)
             write_part(self.folder.fs, part.path, moved, origin)
         return bool(stale)
@@ -274,7 +296,38 @@ class _Known:
 
     finished: Sequence[Positions | slice] = ()
     failed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    changed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     types: pa.Schema = field(default_factory=lambda: pa.schema([]))
+
+
+def _places(
+    part: Part, ids: pa.Array[Any], digests: pa.Array[Any] | None, locate: Locate, inputs: InputsNow | None
+) -> tuple[Positions, Marks]:
+    """Where the rows of `part` are in today's input, and which of them have other inputs there."""
+    positions = np.asarray(locate(ids), dtype=np.int64)
+    if inputs is None or digests is None or not part.origin.tells_inputs:
+        return positions, np.zeros(len(positions), dtype=np.bool_)
+    return positions, inputs.changed(positions, digests)
+
+
+def _moved(part: Part, table: pa.Table, locate: Locate, inputs: InputsNow | None) -> pa.Table:
+    """All rows of `part` at the positions that they have today; changed inputs that are kept are taken for granted."""
+    has_digests = INPUTS in table.column_names
+    digests = table[INPUTS].combine_chunks() if has_digests else None
+    positions, changed = _places(part, table[part.origin.id_col].combine_chunks(), digests, locate, inputs)
+    positions = np.where(changed, -1, positions)
+    moved = table.set_column(table.column_names.index(POSITION), POSITION, pa.array(positions))
+    if has_digests and inputs is not None and inputs.keep_changed:
+        moved = moved.set_column(moved.column_names.index(INPUTS), INPUTS, inputs.at(positions))
+    return moved
+
+
+def _without(marks: Marks, others: Marks) -> Positions:
+    """The positions in `marks` that are not in `others`."""
+    left = marks.copy()
+    both = min(len(marks), len(others))
+    left[:both] &= ~others[:both]
+    return np.flatnonzero(left).astype(np.int64)
 
 
 def _mark(marks: Marks, where: Positions | slice) -> Marks:

@@ -131,6 +131,7 @@ def _described(plan: RunPlan) -> dict[str, str]:
     spec, nodes = plan.spec, plan.nodes
     ids = f"column {spec.id_column!r}" if spec.id_column else f"generated ({nodes['columns'].id})"
     kind = "one file" if not spec.output_is_directory else "directory"
+    changed = f", {plan.changed:,} with changed inputs" if plan.changed else ""
     return {
         "job": f"{spec.job} ({plan.method})",
         "backend": f"{spec.data_backend}, {'native' if spec.native_backend else 'compatibility'} mode",
@@ -139,7 +140,7 @@ def _described(plan: RunPlan) -> dict[str, str]:
         "items": ", ".join(nodes["columns"].inputs),
         "ids": ids,
         "rows": f"{plan.rows:,}" + (f" (limit {spec.limit:,})" if spec.limit else ""),
-        "pending": f"{plan.pending:,} ({plan.rows - plan.pending:,} done before)",
+        "pending": f"{plan.pending:,} ({plan.rows - plan.pending:,} done before{changed})",
         "checkpoint": plan.store.path if spec.checkpointing else "none",
         "output": f"{spec.output} ({kind}, {spec.output_mode})",
     }
@@ -162,10 +163,12 @@ def _input_notes(files: InputFiles, schema: Mapping[str, str], columns: Columns)
 def _summary(result: RunResult) -> str:
     tried = result.done_now + result.failed
     rate = f"{tried / result.seconds:,.0f} rows/s" if tried else "nothing to do"
+    changed = {"changed": f"{result.changed:,} (computed again: their inputs changed)"} if result.changed else {}
     lines = {
         "rows": f"{result.rows:,}",
         "done before": f"{result.done_before:,}",
         "done now": f"{result.done_now:,}",
+        **changed,
         "failed": f"{result.failed:,}" + (f" (see {result.errors_path})" if result.errors_path else ""),
         "seconds": f"{result.seconds:,.1f} ({rate})",
         "output": result.output,

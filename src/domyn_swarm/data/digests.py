@@ -2,7 +2,7 @@
 
 Equal values have equal digests, whatever their types: 1 as int32, int64 or a float, a text as string, large_string or
 in a dictionary, a moment in milliseconds or in nanoseconds. NaN equals NaN, and a struct's field that is null equals
-one that is not there. Digests are good for one process: texts are hashed with Python's own seed.
+one that is not there. They are the same in every process and on every engine.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from domyn_swarm.data.hashes import hash_of, hashed, mixed
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 Digests: TypeAlias = np.ndarray[Any, np.dtype[np.uint64]]
 
 MOST_ELEMENTS = 2**20
 """Elements of lists that are hashed at once."""
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+_UNKNOWN = (pa.ArrowException, ValueError, TypeError, OverflowError)
+"""What comes of values that have no form in Python (a date beyond year 9999 in a map)."""
 _NULL, _BOOL, _BIG, _FLOAT, _TEXT, _BYTES, _MOMENT, _ZONED, _SPAN, _DAY, _TIME, _LIST, _STRUCT, _OTHER = np.arange(
     1, 15, dtype=np.uint64
 ) * np.uint64(0xD6E8FEB86659FD93)
@@ -46,31 +50,35 @@ def digests(values: Any) -> Digests:
     return found
 
 
+def row_digests(columns: Mapping[str, Any]) -> pa.Array[Any]:
+    """One digest for each row of `columns`, Arrow arrays of one length, whatever order they are in; uint64.
+
+    Null for all rows where the values of a column cannot be told.
+    """
+    rows = len(next(iter(columns.values())))
+    total = np.zeros(rows, dtype=np.uint64)
+    try:
+        for name, values in columns.items():
+            total += mixed(digests(values) + hash_of(name))
+    except _UNKNOWN:
+        return pa.nulls(rows, pa.uint64())
+    return pa.array(mixed(total ^ _STRUCT))
+
+
 def _kind(dtype: pa.DataType) -> Callable[[Any], Digests]:
     """What makes digests of the values of a type; those of nulls do not matter."""
     return next((make for make, kinds in _KINDS if any(is_one(dtype) for is_one in kinds)), _others)
 
 
-def _mixed(values: Any) -> Digests:
-    """Spread `values` over all 64 bits, so that their sums tell them apart (the finalizer of splitmix64)."""
-    mixed: Digests = values + _STEP
-    mixed ^= mixed >> np.uint64(30)
-    mixed *= np.uint64(0xBF58476D1CE4E5B9)
-    mixed ^= mixed >> np.uint64(27)
-    mixed *= np.uint64(0x94D049BB133111EB)
-    mixed ^= mixed >> np.uint64(31)
-    return mixed
-
-
 def _integers(array: Any) -> Digests:
     numbers = array.fill_null(0).to_numpy(zero_copy_only=False)
     if numbers.dtype == np.uint64:
-        return _mixed(np.where(numbers < np.uint64(_BIG_FROM), numbers, numbers ^ _BIG))
-    return _mixed(numbers.astype(np.int64).view(np.uint64))
+        return mixed(np.where(numbers < np.uint64(_BIG_FROM), numbers, numbers ^ _BIG))
+    return mixed(numbers.astype(np.int64).view(np.uint64))
 
 
 def _booleans(array: Any) -> Digests:
-    return _mixed(array.fill_null(False).to_numpy(zero_copy_only=False).astype(np.uint64) + _BOOL)
+    return mixed(array.fill_null(False).to_numpy(zero_copy_only=False).astype(np.uint64) + _BOOL)
 
 
 def _floats(array: Any) -> Digests:
@@ -79,8 +87,8 @@ def _floats(array: Any) -> Digests:
     broken = np.where(np.isnan(numbers), np.nan, numbers)
     return np.where(
         whole,
-        _mixed(np.where(whole, numbers, 0).astype(np.int64).view(np.uint64)),
-        _mixed(broken.view(np.uint64) ^ _FLOAT),
+        mixed(np.where(whole, numbers, 0).astype(np.int64).view(np.uint64)),
+        mixed(broken.view(np.uint64) ^ _FLOAT),
     )
 
 
@@ -93,8 +101,7 @@ def _bytes(array: Any) -> Digests:
 
 
 def _hashed(array: Any, kind: np.uint64) -> Digests:
-    hashes = np.fromiter(map(hash, array.to_numpy(zero_copy_only=False)), np.int64, len(array))
-    return _mixed(hashes.view(np.uint64) ^ kind)
+    return mixed(hashed(array) ^ kind)
 
 
 def _moments(array: Any) -> Digests:
@@ -109,17 +116,17 @@ def _ticks(array: Any, kind: np.uint64) -> Digests:
     """Moments and durations: microseconds, and what nanoseconds have besides."""
     times, parts = _PER_MICROSECOND[array.type.unit]
     whole, rest = np.divmod(array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False), parts)
-    return _mixed(_mixed((whole * times).view(np.uint64) ^ kind) + rest.view(np.uint64))
+    return mixed(mixed((whole * times).view(np.uint64) ^ kind) + rest.view(np.uint64))
 
 
 def _days(array: Any) -> Digests:
     days = array.cast(pa.date32()).cast(pa.int32()).fill_null(0).to_numpy(zero_copy_only=False)
-    return _mixed(days.astype(np.int64).view(np.uint64) ^ _DAY)
+    return mixed(days.astype(np.int64).view(np.uint64) ^ _DAY)
 
 
 def _times(array: Any) -> Digests:
     ticks = array.cast(pa.time64("ns")).cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return _mixed(ticks.view(np.uint64) ^ _TIME)
+    return mixed(ticks.view(np.uint64) ^ _TIME)
 
 
 def _lists(array: Any) -> Digests:
@@ -131,8 +138,8 @@ def _lists(array: Any) -> Digests:
     ends = np.cumsum(lengths)
     inner = digests(array.flatten())
     places = np.arange(len(inner)) - np.repeat(ends - lengths, lengths)
-    sums = np.concatenate([[np.uint64(0)], np.cumsum(_mixed(inner + places.astype(np.uint64) * _STEP))])
-    return _mixed((sums[ends] - sums[ends - lengths]) ^ _mixed(lengths.view(np.uint64) ^ _LIST))
+    sums = np.concatenate([[np.uint64(0)], np.cumsum(mixed(inner + places.astype(np.uint64) * _STEP))])
+    return mixed((sums[ends] - sums[ends - lengths]) ^ mixed(lengths.view(np.uint64) ^ _LIST))
 
 
 def _structs(array: Any) -> Digests:
@@ -140,15 +147,15 @@ def _structs(array: Any) -> Digests:
     total = np.zeros(len(array), dtype=np.uint64)
     for field, inner in zip(array.type, array.flatten(), strict=True):
         there = inner.is_valid().to_numpy(zero_copy_only=False)
-        named = _mixed(digests(inner) + np.int64(hash(field.name)).view(np.uint64))
+        named = mixed(digests(inner) + hash_of(field.name))
         total += np.where(there, named, np.uint64(0))
-    return _mixed(total ^ _STRUCT)
+    return mixed(total ^ _STRUCT)
 
 
 def _others(array: Any) -> Digests:
     """Decimals, maps, and whatever else: as Python tells them."""
     exact = (value.as_integer_ratio() if isinstance(value, Decimal) else value for value in array.to_pylist())
-    return _mixed(np.fromiter((hash(repr(value)) for value in exact), np.int64, len(array)).view(np.uint64) ^ _OTHER)
+    return _hashed(pa.array(map(repr, exact), pa.large_string(), size=len(array)), _OTHER)
 
 
 def _is_list(dtype: pa.DataType) -> bool:

@@ -6,12 +6,15 @@ converted at once, and only where that fails is it found out, by halves, which r
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from domyn_swarm.data.backends.base import JobBatch, Unread
 from domyn_swarm.data.columns import POSITION
+from domyn_swarm.data.digests import row_digests
 from domyn_swarm.data.ids import unreadable_id
 from domyn_swarm.data.types import parts
 
@@ -41,9 +44,10 @@ def check_id_texts(ids: Any, id_col: str, position: int) -> None:
         raise unreadable_id(id_col, position + min(reasons)) from None
 
 
-def job_batch(batch: Any, id_col: str, columns: Sequence[str], convert: Callable[[Any], Any]) -> JobBatch:
-    """A native batch: `convert` makes a frame of `columns` of record batches. Rows that it refuses are left out."""
-    chosen = batch.select(list(columns))
+def job_batch(batch: Any, id_col: str, input_cols: Sequence[str], convert: Callable[[Any], Any]) -> JobBatch:
+    """A native batch: `convert` makes a frame of a record batch's id and inputs. Rows that it refuses are left out."""
+    columns = list(dict.fromkeys([id_col, *input_cols]))
+    chosen = batch.select(columns)
     reasons: dict[int, str] = {}
 
     def checked(part: Any) -> Any:
@@ -59,19 +63,31 @@ def job_batch(batch: Any, id_col: str, columns: Sequence[str], convert: Callable
         if not reasons:
             raise
         frame = convert(without_rows(chosen, reasons))
-    return with_unread(batch.column(id_col), batch.column(POSITION), reasons, batch=frame)
+    ids, positions = batch.column(id_col), batch.column(POSITION)
+    return with_unread(ids, positions, reasons, batch=frame, digested=partial(_digests, batch, input_cols))
+
+
+def _digests(batch: Any, input_cols: Sequence[str]) -> Any:
+    return row_digests({name: batch.column(name) for name in input_cols})
 
 
 def with_unread(
-    ids: Any, positions: Any, reasons: Mapping[int, str], *, items: list[Any] | None = None, batch: Any = None
+    ids: Any,
+    positions: Any,
+    reasons: Mapping[int, str],
+    *,
+    digested: Callable[[], Any],
+    items: list[Any] | None = None,
+    batch: Any = None,
 ) -> JobBatch:
     """A batch whose rows are unread where `reasons` says so; `items` and `batch` lack those already."""
     if not reasons:
-        return JobBatch(ids, positions, items, batch)
+        return JobBatch(ids, positions, items, batch, digested=digested)
     rows = pa.array(sorted(reasons), pa.int64())
     others = pa.array([row for row in range(len(ids)) if row not in reasons], pa.int64())
     unread = Unread(ids.take(rows), positions.take(rows), [reasons[row] for row in sorted(reasons)])
-    return JobBatch(ids.take(others), positions.take(others), items, batch, unread)
+    kept = JobBatch(ids.take(others), positions.take(others), items, batch, unread)
+    return replace(kept, digested=lambda: digested().take(others))
 
 
 def reason(column: str, why: str) -> str:

@@ -38,7 +38,10 @@ PLANNED = ("backend", "files", "source", "schema", "columns", "identified", "lim
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run would do: the spec, the job, and the values of the graph's nodes that are known before it."""
+    """What a run would do: the spec, the job, and the values of the graph's nodes that are known before it.
+
+    `changed` of the `pending` rows have an output that was made from other inputs than they have now.
+    """
 
     spec: JobSpec
     job: SwarmJob
@@ -46,6 +49,7 @@ class RunPlan:
     nodes: Mapping[str, Any]
     rows: int
     pending: int
+    changed: int = 0
     adapters: Sequence[Any] = ()
     overrides: Overrides = NOTHING
 
@@ -101,7 +105,7 @@ def make_plan(
         check_output(spec, nodes["files"], nodes["store"], replaced=bool(overrides))
     if spec.resume:
         check_identity(identity, spec, nodes["store"], nodes["files"])
-    plan = counted(RunPlan(spec, job, identity, nodes, 0, 0, adapters, overrides))
+    plan = counted(RunPlan(spec, job, identity, nodes, 0, 0, adapters=adapters, overrides=overrides))
     if plan.pending and not overrides and overrides.held is None:
         rehearse(backend, nodes["files"], nodes["columns"], spec)
     return plan
@@ -158,4 +162,5 @@ def counted(plan: RunPlan) -> RunPlan:
     limited: Frame = plan.nodes["limited"]
     done: DoneRows = plan.nodes["done"]
     pending = backend.count(backend.exclude(limited, done.finished))
-    return replace(plan, rows=backend.count(limited), pending=pending)
+    rows = backend.count(limited)
+    return replace(plan, rows=rows, pending=pending, changed=int((done.changed < rows).sum()))

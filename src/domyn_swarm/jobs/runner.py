@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.checkpoint.locate import locator
+from domyn_swarm.checkpoint.locate import InputsNow, locator
 from domyn_swarm.checkpoint.lock import LockLostError, locked
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
@@ -44,10 +44,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("domyn_swarm")
 
+MOST_DAMAGED = 2
+"""Parts that one run writes, loses to damage, and computes again."""
+
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended. `rows` are those of the output; `done_before` were finished by earlier runs."""
+    """How a run ended. `rows` are those of the output; `done_before` were finished by earlier runs.
+
+    `changed` rows had an output that was made from other inputs than they have now, and were computed again.
+    """
 
     output: str
     errors_path: str | None
@@ -57,6 +63,7 @@ class RunResult:
     done_now: int
     failed: int
     seconds: float
+    changed: int = 0
 
     @property
     def exit_status(self) -> int:
@@ -110,7 +117,7 @@ def _run_locked(plan: RunPlan, lock: Lock, meter: Meter, started: float) -> RunR
     artifact = _recorded(plan, meter, lock)
     return RunResult(
         spec.output, spec.errors_path if artifact.failed else None, store.path, artifact.rows, before,
-        artifact.rows - before - artifact.failed, artifact.failed, time.monotonic() - started,
+        artifact.rows - before - artifact.failed, artifact.failed, time.monotonic() - started, plan.changed,
     )  # fmt: skip
 
 
@@ -155,17 +162,32 @@ def _is_lost(lock: Lock) -> bool:
 def _completed(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
     """Compute what is pending and write the output; again, when a part that seemed whole turns out to be damaged.
 
-    Each time one part is set aside, so there is an end to it.
+    Each time one part is set aside, so there is an end to those of earlier runs. Those that this run wrote are computed
+    again MOST_DAMAGED times.
+
+    Raises:
+        CheckpointError: parts of this run cannot be read, again and again.
     """
     expected = plan.pending
+    damaged = 0
     while True:
         try:
             plan.store.compact()
             return _execute(plan, meter, lock)
-        except DamagedPartError:
+        except DamagedPartError as error:
+            damaged += plan.store.wrote(error.part)
+            if damaged > MOST_DAMAGED:
+                raise _gone_bad(error, damaged) from error
             plan = _as_it_stands(plan)
             # Rows that are computed again count once.
             meter.advanced(Counts(expected - meter.counts.rows - plan.pending, -meter.counts.failed))
+
+
+def _gone_bad(error: DamagedPartError, parts: int) -> CheckpointError:
+    return CheckpointError(
+        f"{parts} parts that this run wrote could not be read afterwards; the last is {error.part}: {error.reason}",
+        "They were read when they were written, so look at the disk. Nothing is computed again until the next run.",
+    )
 
 
 def _execute(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
@@ -243,8 +265,9 @@ def _as_it_stands(plan: RunPlan) -> RunPlan:
         return plan
     done: DoneRows = nodes["done"]
     locate = locator(nodes["backend"], nodes["identified"], store.id_col)
-    if store.rebase(locate) or done.fingerprint != store.folder.fingerprint():
-        done = store.done(locate)
+    inputs = InputsNow(nodes["backend"], nodes["identified"], store.inputs, keep_changed=plan.spec.keep_changed)
+    if store.rebase(locate, inputs) or done.fingerprint != store.folder.fingerprint():
+        done = replace(store.done(locate), changed=done.changed)
     if done.damaged:
         store.folder.set_aside(done.damaged)
         names = ", ".join(done.damaged)

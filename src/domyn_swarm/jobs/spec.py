@@ -166,6 +166,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         Seconds, _option("--checkpoint-interval", help="Seconds of work that a crash may lose")
     ] = 10.0
     resume: Annotated[bool, _option("--resume/--no-resume", help="Go on from what the run's folder holds")] = True
+    keep_changed: Annotated[
+        bool,
+        _option(
+            "--keep-changed/--no-keep-changed",
+            help="Keep the output of a row whose inputs changed under the same --id-column; else it is computed again",
+        ),
+    ] = False
     checkpointing: Annotated[
         bool, _option("--checkpointing/--no-checkpointing", help="Keep finished rows on disk until the end")
     ] = True

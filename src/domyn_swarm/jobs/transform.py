@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.data.backends.base import JobBatch
-from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
+from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, INPUTS, POSITION, TRACE
 from domyn_swarm.data.memory import as_table
 from domyn_swarm.data.types import comparable, with_types
 from domyn_swarm.errors import ConfigurationError, JobError
@@ -108,10 +109,9 @@ def transform(
     concurrency, sockets = concurrency_for(call, spec.max_concurrency), 2 if len(spec.endpoints) > 1 else 1
     fitting = calls_that_fit(concurrency, sockets)
     limits = Limits(concurrency and fitting, spec.retries, timeout, spec.trace, spec.grace, fitting, spec.retry_timeout)
-    results = run_calls(
-        _chunks(batches, chunk_of), call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close
-    )
-    outputs = OutputColumns(columns.outputs, reserved=columns.kept, known=known, fixed=job.output_types(spec))
+    chunks = _chunks((_digested(batch, columns) for batch in batches), chunk_of)
+    results = run_calls(chunks, call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close)
+    outputs = OutputColumns(columns.outputs, reserved=columns.reserved, known=known, fixed=job.output_types(spec))
     failed: pa.Table | None = None
     with contextlib.closing(results):
         for finished in results:
@@ -122,6 +122,13 @@ def transform(
                 stop.set()
     if failed is not None:
         raise _row_failed(failed, columns.id)
+
+
+def _digested(batch: JobBatch, columns: Columns) -> JobBatch:
+    """`batch` with the digests of its rows' inputs, if those will ever be compared."""
+    if not columns.follows or batch.digested is None or not len(batch.ids):
+        return batch
+    return replace(batch, digests=batch.digested(), digested=None)
 
 
 def _row_failed(failed: pa.Table, id_col: str) -> JobError:
@@ -193,25 +200,28 @@ def _finished(finished: Finished, columns: Columns, outputs: OutputColumns) -> p
     told: Sequence[str | None]
     if keys[0] is None:
         made = _batch_outputs(batch, values[0], columns, outputs)
-        ids, positions = batch.ids, batch.positions
-        told = [*traces.values()] * len(ids)
+        keyed = [batch.positions, batch.ids, batch.digests]
+        told = [*traces.values()] * len(batch.ids)
     else:
         made = outputs.table(values)
-        ids, positions = _rows_of(batch, keys)
+        keyed = _rows_of(keys, batch.positions, batch.ids, batch.digests)
         told = [traces.get(key) for key in keys] if traces else []
+    positions, ids, digests = keyed
     arrays, names = [positions, ids, *made.columns], [POSITION, columns.id, *made.column_names]
+    if digests is not None:
+        arrays, names = [*arrays, digests], [*names, INPUTS]
     if told:
         arrays, names = [*arrays, pa.array(told, pa.string())], [*names, TRACE]
     return pa.table(arrays, names=names)
 
 
-def _rows_of(batch: JobBatch, keys: list[int]) -> tuple[pa.Array[Any], pa.Array[Any]]:
-    """Ids and positions of the rows that `keys` number."""
+def _rows_of(keys: list[int], *arrays: pa.Array[Any] | None) -> list[pa.Array[Any] | None]:
+    """The rows of `arrays` that `keys` number."""
     first, count = keys[0], len(keys)
     if keys == list(range(first, first + count)):  # fast calls finish in order
-        return batch.ids.slice(first, count), batch.positions.slice(first, count)
+        return [array if array is None else array.slice(first, count) for array in arrays]
     rows = pa.array(keys, pa.int64())
-    return batch.ids.take(rows), batch.positions.take(rows)
+    return [array if array is None else array.take(rows) for array in arrays]
 
 
 def _batch_outputs(batch: JobBatch, value: Any, columns: Columns, outputs: OutputColumns) -> pa.Table:

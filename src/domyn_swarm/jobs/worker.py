@@ -196,5 +196,4 @@ class Worker:
 
 def _native(block: pa.Table, columns: Columns) -> JobBatch:
     batch = next(iter(block.combine_chunks().to_batches()), None) or pa.RecordBatch.from_pylist([], schema=block.schema)
-    chosen = list(dict.fromkeys([columns.id, *columns.inputs]))
-    return job_batch(batch, columns.id, chosen, lambda part: pa.Table.from_batches([part]))
+    return job_batch(batch, columns.id, columns.inputs, lambda part: pa.Table.from_batches([part]))

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.backends.registry import load_backend
-from domyn_swarm.data.columns import FAILURE, POSITION, TRACE
+from domyn_swarm.data.columns import FAILURE, INPUTS, POSITION, TRACE
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.helpers.fingerprint import code_digest
 from domyn_swarm.jobs.command import command_of, why_no_command
@@ -250,7 +250,7 @@ def _shown(look: Look, limit: int | None) -> Any:
     table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
     table = table.sort_by(POSITION) if POSITION in table.column_names else table  # they come as they finish
     unsaid = [FAILURE] if FAILURE in table.column_names and table[FAILURE].null_count == table.num_rows else []
-    return backend.in_memory(without(table, POSITION, TRACE, *unsaid).slice(0, limit))
+    return backend.in_memory(without(table, POSITION, TRACE, INPUTS, *unsaid).slice(0, limit))
 
 
 def _read(path: str) -> pa.Table:

@@ -22,7 +22,7 @@ from domyn_swarm.checkpoint.run_record import RunRecord, SpecRecord
 from domyn_swarm.checkpoint.store import READERS
 from domyn_swarm.checkpoint.survey import at_rest
 from domyn_swarm.data.arrow import row_at, scan_groups
-from domyn_swarm.data.columns import FAILURE, POSITION, ROW_ID, TRACE
+from domyn_swarm.data.columns import FAILURE, MADE, POSITION, ROW_ID, TRACE
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.data.types import comparable, converted
 from domyn_swarm.errors import ConfigurationError, DataError
@@ -158,7 +158,7 @@ def _may_hold(group: Any, column: str, value: Any) -> bool:
 
 def _finding(path: str, row: dict[str, Any], id_col: str) -> Finding:
     name = PartName.of(path)
-    outputs = {key: value for key, value in row.items() if key not in (POSITION, id_col, FAILURE, TRACE)}
+    outputs = {key: value for key, value in row.items() if key not in (id_col, *MADE)}
     return Finding(name_of(path), name.run if name else 0, outputs, row[FAILURE], decoded(row.get(TRACE)))
 
 

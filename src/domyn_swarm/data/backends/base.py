@@ -37,7 +37,8 @@ class JobBatch:
     """Rows on their way to the job: `ids` and `positions` (int64) of equal length, and the payload in one form.
 
     `items` are plain Python values (compatibility mode), `batch` is a frame of the engine (native mode). Rows that are
-    `unread` fail; they are in none of the others.
+    `unread` fail; they are in none of the others. `digested` makes the rows' digests (`data.digests.row_digests`),
+    which become `digests` where they are wanted; a batch without it has none.
     """
 
     ids: pa.Array[Any]
@@ -45,6 +46,8 @@ class JobBatch:
     items: list[Any] | None = None
     batch: Any = None
     unread: Unread | None = None
+    digested: Callable[[], pa.Array[Any]] | None = None
+    digests: pa.Array[Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def iter_batches(frame: PandasStream, id_col: str, input_cols: Sequence[str], ba
     columns = list(dict.fromkeys([id_col, *input_cols]))
     mapper = _types_mapper(frame.dtype_backend)
     for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
-        yield job_batch(batch, id_col, columns, lambda part: part.to_pandas(types_mapper=mapper))
+        yield job_batch(batch, id_col, input_cols, lambda part: part.to_pandas(types_mapper=mapper))
 
 
 def _types_mapper(dtype_backend: str | None) -> Callable[[pa.DataType], Any] | None:

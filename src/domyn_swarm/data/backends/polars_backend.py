@@ -124,7 +124,7 @@ def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_si
     """Data frames."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
     for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
-        yield job_batch(batch, id_col, columns, _frame)
+        yield job_batch(batch, id_col, input_cols, _frame)
 
 
 def _frame(batch: pa.RecordBatch) -> Any:

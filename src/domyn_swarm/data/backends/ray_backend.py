@@ -156,7 +156,7 @@ def iter_batches(frame: Splits, id_col: str, input_cols: Sequence[str], batch_si
     """Arrow tables, which are what blocks of Ray Data are."""
     columns = list(dict.fromkeys([id_col, *input_cols]))
     for batch in frame.whole.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
-        yield job_batch(batch, id_col, columns, lambda part: pa.Table.from_batches([part]))
+        yield job_batch(batch, id_col, input_cols, lambda part: pa.Table.from_batches([part]))
 
 
 def to_pandas(frame: Splits, columns: Sequence[str], batch_size: int) -> Iterator[pd.DataFrame]:
