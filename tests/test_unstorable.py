@@ -41,13 +41,6 @@ class Deep(SwarmJob):
         return {"made": value, "levels_made": levels}
 
 
-class Intervals(SwarmJob):
-    """Values of a type that parquet has not."""
-
-    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> pa.Table:
-        return pa.table({"made": pa.array([None, None, (1, 2, 3)], pa.month_day_nano_interval())})
-
-
 def here(job_class: type[SwarmJob]) -> str:
     return f"{Path(__file__).absolute()}:{job_class.__name__}"
 
@@ -64,17 +57,6 @@ def test_a_value_that_nests_too_deep_is_its_rows_failure_after_one_call() -> Non
     assert Path("calls.txt").read_text() == "xxxx"
 
 
-def test_what_cannot_be_stored_is_its_rows_failure() -> None:
-    failed = [2]
-    write("in.parquet", {"n": [1, 2, 3]})
-    options = {"job": here(Intervals), "native_backend": True, "input": "in.parquet"}
-    result = run(make_spec({**options, "output": "out.parquet"}))
-    assert (result.rows, result.failed) == (3, len(failed))
-    assert [row["_row_id"] for row in rows("out.errors.parquet")] == failed
-    assert {row["type"] for row in rows("out.errors.parquet")} == {"OutputError"}
-    assert [row["made"] for row in rows("out.parquet")] == [None] * 3
-
-
 def values(*made: Any, kind: pa.DataType) -> pa.Table:
     numbers = pa.array(range(len(made)), pa.int64())
     columns = [numbers, numbers, pa.array(made, kind), pa.nulls(len(made), FAILURE_TYPE)]
@@ -88,6 +70,15 @@ def test_only_the_rows_that_hold_it_fail() -> None:
     failures = storable(table, "id")[FAILURE].to_pylist()
     assert [row for row, failure in enumerate(failures) if failure] == [500, 801]
     assert "column 'made' (fixed_size_list<item: int64>[0]) cannot be stored" in failures[500]["message"]
+
+
+def test_what_cannot_be_stored_is_its_rows_failure() -> None:
+    store = CheckpointStore(RunFolder("run"), "id", "digest", ["made"])
+    store.begin("run", 1, {})
+    report = store.flush([values(None, [], None, kind=EMPTY_LISTS)], 10.0)
+    assert (report.rows, report.failed, report.parts) == (3, 1, 1)
+    (failed,) = (row for table in store.failures() for row in table.to_pylist())
+    assert (failed["id"], failed[FAILURE]["type"], failed[FAILURE]["attempts"]) == (1, "OutputError", 1)
 
 
 def test_nothing_is_written_of_what_cannot_be_read_back() -> None:
