@@ -15,7 +15,7 @@ from hamilton.function_modifiers import config, tag
 from hamilton.function_modifiers.metadata import ray_remote_options
 
 from domyn_swarm.checkpoint.folder import RunFolder
-from domyn_swarm.checkpoint.locate import InputsNow, locator
+from domyn_swarm.checkpoint.locate import following, locator
 from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
@@ -92,8 +92,7 @@ def limited(backend: DataBackend, identified: Frame, limit: int | None) -> Frame
 @config.when(checkpoints="resumed")
 def done__resumed(store: CheckpointStore, backend: DataBackend, identified: Frame, spec: JobSpec) -> DoneRows:
     """The rows that earlier runs finished, those that failed, those whose inputs changed since, and damaged parts."""
-    inputs = InputsNow(backend, identified, store.inputs, keep_changed=spec.keep_changed)
-    return store.done(locator(backend, identified, store.id_col), inputs)
+    return store.done(*following(backend, identified, store, keep_changed=spec.keep_changed))
 
 
 @config.when(checkpoints="anew")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from domyn_swarm.checkpoint.part import Marks, Positions
-    from domyn_swarm.checkpoint.store import Locate
+    from domyn_swarm.checkpoint.store import CheckpointStore, Locate
     from domyn_swarm.data.backends.base import DataBackend, Frame
 
 SCAN_ROWS = 65_536
@@ -74,3 +74,11 @@ class InputsNow:
     def at(self, positions: Positions) -> pa.Array[Any]:
         """The digests of the rows at `positions`; null where that is -1."""
         return self._digests.take(pa.array(positions, pa.int64(), mask=positions < 0))
+
+
+def following(
+    backend: DataBackend, identified: Frame, store: CheckpointStore, *, keep_changed: bool
+) -> tuple[Locate, InputsNow]:
+    """What `store` asks of rows that stood in an earlier version of the input: where they are, and if they changed."""
+    inputs = InputsNow(backend, identified, store.inputs, keep_changed=keep_changed)
+    return locator(backend, identified, store.id_col), inputs

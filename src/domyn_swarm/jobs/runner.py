@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.checkpoint.locate import InputsNow, locator
+from domyn_swarm.checkpoint.locate import following
 from domyn_swarm.checkpoint.lock import LockLostError, locked
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
@@ -264,8 +264,8 @@ def _as_it_stands(plan: RunPlan) -> RunPlan:
     if "done" in plan.overrides.names:
         return plan
     done: DoneRows = nodes["done"]
-    locate = locator(nodes["backend"], nodes["identified"], store.id_col)
-    inputs = InputsNow(nodes["backend"], nodes["identified"], store.inputs, keep_changed=plan.spec.keep_changed)
+    backend, identified = nodes["backend"], nodes["identified"]
+    locate, inputs = following(backend, identified, store, keep_changed=plan.spec.keep_changed)
     if store.rebase(locate, inputs) or done.fingerprint != store.folder.fingerprint():
         done = replace(store.done(locate), changed=done.changed)
     if done.damaged:
