@@ -154,7 +154,7 @@ def test_request_parameters_that_the_job_sets_itself_are_refused(job: str, reque
     ("options", "models", "message"),
     [
         ({"endpoints": []}, ["a"], "--endpoint is missing: ChatCompletionJob asks an OpenAI-compatible server."),
-        ({"model": "c"}, ["a", "b"], "has no model 'c'.\nIt lists: a, b."),
+        ({"model": "c"}, ["a", "b"], "has no model 'c'.\nIt lists: a, b.\nName another, or add --no-preflight"),
         ({"model": "c"}, [*"abdefghijklm"], "has no model 'c'.\nIt lists: a, b, d, e, f, g, h, i, j, k, …."),
         ({}, [], "--model is missing: "),
     ],

@@ -182,7 +182,8 @@ def test_a_completion_is_what_the_server_makes_of_it(handler: Handler, found: tu
     [
         (404, "large", ["warning", "ok"], "URL answers, and lists no models"),
         (404, None, ["failed"], "URL: GET models: status 404: no message"),
-        (500, "large", ["failed"], "URL: GET models: status 500: no message"),
+        (500, "large", ["warning", "ok"], "URL answers, and lists no models: GET models: status 500: no message"),
+        (500, None, ["failed"], "URL: GET models: status 500: no message"),
         (200, None, ["failed"], "URL answers, and lists no models"),
         (200, "large", ["ok", "ok"], "URL answers in 0 ms; models: not listed"),
     ],

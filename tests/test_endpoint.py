@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -18,17 +20,17 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from domyn_swarm.endpoint import client
-from domyn_swarm.endpoint.client import EndpointClient, check_endpoint, normalised
+from domyn_swarm.endpoint.client import MOST_REDIRECTS, EndpointClient, normalised
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import read_key
+from domyn_swarm.endpoint.preflight import check_endpoint
 from domyn_swarm.errors import ConfigurationError, EndpointError
 
 KEY = "sk-never-to-be-seen-4711"
 PATIENCE = 30.0  # seconds for an answer that comes at once
 
 Handler = Callable[[Any], Awaitable[web.StreamResponse]]
-Models = Sequence[str] | Callable[[], web.Response]
+Models = Sequence[str] | Callable[[], web.Response | Awaitable[web.Response]]
 
 
 @dataclass
@@ -42,7 +44,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(handler: Handler, models: Models = ("small", "large")) -> Iterator[Server]:
+def serving(
+    handler: Handler, models: Models = ("small", "large"), tls: ssl.SSLContext | None = None
+) -> Iterator[Server]:
     """Serve in a thread: GET models lists `models`, or is what they return; a POST is `handler`'s with its JSON."""
     server = Server()
     runners: list[web.AppRunner] = []
@@ -54,7 +58,8 @@ def serving(handler: Handler, models: Models = ("small", "large")) -> Iterator[S
             server.bodies.append(await request.json())
             return await handler(server.bodies[-1])
         if callable(models):
-            return models()
+            answer = models()
+            return await answer if inspect.isawaitable(answer) else answer
         return web.json_response({"data": [{"id": name} for name in models]})
 
     async def start() -> None:
@@ -62,8 +67,8 @@ def serving(handler: Handler, models: Models = ("small", "large")) -> Iterator[S
         app.router.add_route("*", "/{path:.*}", handle)
         runners.append(web.AppRunner(app, shutdown_timeout=0.1))
         await runners[0].setup()
-        await web.TCPSite(runners[0], "127.0.0.1", 0).start()
-        server.url = f"http://127.0.0.1:{runners[0].addresses[0][1]}/v1"
+        await web.TCPSite(runners[0], "127.0.0.1", 0, ssl_context=tls).start()
+        server.url = f"http{'s' if tls else ''}://127.0.0.1:{runners[0].addresses[0][1]}/v1"
 
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
@@ -339,7 +344,7 @@ def test_redirections_without_end_are_an_error() -> None:
     moved = {"Location": "/v1/chat/completions"}
     with serving(answering(lambda: web.Response(status=307, headers=moved))) as server:
         assert refusal(server.url).status == 307
-    assert len(server.bodies) == client.MOST_REDIRECTS
+    assert len(server.bodies) == MOST_REDIRECTS
 
 
 @pytest.mark.parametrize(
@@ -491,13 +496,13 @@ SERVER_HINT = "Is the server up, and is this its address?"
 
 def test_the_check_lists_the_models_and_sends_the_key() -> None:
     with serving(answering(web.Response)) as server:
-        assert check_endpoint(server.url, KEY) == ["small", "large"]
+        assert [model.name for model in check_endpoint(server.url, KEY)] == ["small", "large"]
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
 
 
 def test_the_check_works_inside_a_running_event_loop() -> None:
     async def notebook(url: str) -> list[str]:
-        return check_endpoint(url)
+        return [model.name for model in check_endpoint(url)]
 
     with demo_server() as url:
         assert asyncio.run(notebook(url)) == ["demo"]
@@ -511,7 +516,12 @@ def test_the_check_works_inside_a_running_event_loop() -> None:
         (404, "nothing here", "GET models: status 404: nothing here", ADDRESS_HINT),
         (503, "loading", "GET models: status 503: loading", "It is there, and has too much to do: try again later."),
         (500, "broken", "GET models: status 500: broken", SERVER_HINT),
-        (200, '{"data": "many"}', "GET models: the answer has no list of models.", SERVER_HINT),
+        (
+            200,
+            '{"data": "many"}',
+            'GET models: the answer has no list of models (text/plain; charset=utf-8): {"data": "many"}',
+            SERVER_HINT,
+        ),
     ],
 )
 def test_the_check_refuses_an_endpoint_that_does_not_list_models(
@@ -529,19 +539,34 @@ def test_the_check_refuses_an_endpoint_that_is_not_there() -> None:
         check_endpoint(url)
 
 
-def test_the_check_refuses_an_endpoint_that_does_not_answer_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "PROBE_SECONDS", 0.25)
+def test_the_check_refuses_an_endpoint_that_does_not_answer_in_time() -> None:
     stop = threading.Event()
     with raw_server(lambda _: stop.wait(PATIENCE) and None) as url:
         with pytest.raises(ConfigurationError, match=r"cannot be used: GET models: no answer within 0\.25 s"):
-            check_endpoint(url)
+            check_endpoint(url, seconds=0.25)
         stop.set()
 
 
-def test_entries_without_a_name_are_no_models() -> None:
-    odd = {"data": [{"id": "a"}, {"name": "b"}, "c", None, {"id": 7}]}
-    with serving(answering(web.Response), lambda: web.json_response(odd)) as server:
-        assert check_endpoint(server.url) == ["a", "7"]
+def test_a_key_that_may_not_list_models_is_not_taken_for_a_missing_one() -> None:
+    models = lambda: web.Response(status=403, text="Missing scopes: model.read")  # noqa: E731
+    with serving(answering(web.Response), models) as server, pytest.raises(ConfigurationError) as refused:
+        check_endpoint(server.url, KEY)
+    assert refused.value.hint.startswith("The key that is set was sent: it is not accepted, or may not list models.")
+
+
+@pytest.mark.parametrize(
+    ("answer", "names"),
+    [
+        ({"data": [{"id": "a"}, {"name": "b"}, "c", None, {"id": 7}, {"size": 5}]}, ["a", "b", "c", "7"]),
+        ([{"id": "a"}], ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ({"models": [{"name": "models/a"}, {"model": "b:latest"}]}, ["models/a", "b:latest"]),
+        ({"data": []}, []),
+    ],
+)
+def test_lists_of_models_come_in_many_shapes(answer: Any, names: list[str]) -> None:
+    with serving(answering(web.Response), lambda: web.json_response(answer)) as server:
+        assert [model.name for model in check_endpoint(server.url)] == names
 
 
 @pytest.mark.parametrize(
@@ -555,6 +580,9 @@ def test_entries_without_a_name_are_no_models() -> None:
         ("https://host/a/b/", "https://host/a/b"),
         ("http://[::1]:8000", "http://[::1]:8000/v1"),
         (" http://host/v1\n", "http://host/v1"),
+        ("http://host/v1/chat/completions", "http://host/v1"),
+        ("http://host/v1/embeddings/", "http://host/v1"),
+        ("https://host/a/completions", "https://host/a"),
     ],
 )
 def test_an_address_without_a_path_gets_the_usual_one(url: str, base: str) -> None:

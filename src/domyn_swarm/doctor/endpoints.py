@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from domyn_swarm.doctor.finding import Finding
-from domyn_swarm.endpoint.client import CONNECT_SECONDS, EndpointClient, listed_models
+from domyn_swarm.endpoint.client import CONNECT_SECONDS, EndpointClient
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import VARIABLES, read_key
+from domyn_swarm.endpoint.models import named
+from domyn_swarm.endpoint.preflight import is_absent, listed_models
 from domyn_swarm.errors import ConfigurationError, EndpointError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+
+    from domyn_swarm.endpoint.models import Model
 
 DEMO = "demo"
 SHOWN_MODELS = 5
@@ -48,14 +52,16 @@ async def _examined(url: str, model: str | None, key: str | None) -> list[Findin
         try:
             models = await listed_models(client)
         except EndpointError as error:
-            if error.status not in UNLISTED or model is None:
+            if is_absent(error) or model is None:
                 return [_refused("endpoint", url, error)]
-            found = Finding("endpoint", "warning", f"{url} answers, and lists no models", "Fine, if the next line is.")
+            why = "" if error.status in UNLISTED else f": {error.message}"
+            said = f"{url} answers, and lists no models{why}"
+            found = Finding("endpoint", "warning", said, "Fine, if the next line is.")
         else:
             found = _listing(url, models, time.monotonic() - started, model)
         if found.state == "failed":
             return [found]
-        return [found, await _completion(client, model or models[0])]
+        return [found, await _completion(client, model or models[0].name)]
 
 
 @contextlib.asynccontextmanager
@@ -65,11 +71,11 @@ async def _client(url: str, key: str | None) -> AsyncIterator[EndpointClient]:
             yield client
 
 
-def _listing(url: str, models: list[str], seconds: float, model: str | None) -> Finding:
-    shown = ", ".join(models[:SHOWN_MODELS]) + (", …" if len(models) > SHOWN_MODELS else "")
+def _listing(url: str, models: list[Model], seconds: float, model: str | None) -> Finding:
+    shown = ", ".join(one.name for one in models[:SHOWN_MODELS]) + (", …" if len(models) > SHOWN_MODELS else "")
     if model is None and not models:
         return Finding("endpoint", "failed", f"{url} answers, and lists no models", "Name one with --model.")
-    if model is not None and models and model not in models:
+    if model is not None and models and named(model, models) is None:
         return Finding("endpoint", "failed", f"{url} has no model {model!r}", f"It lists: {shown}.")
     return Finding("endpoint", "ok", f"{url} answers in {_took(seconds)}; models: {shown or 'not listed'}")
 

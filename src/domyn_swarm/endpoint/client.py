@@ -5,19 +5,19 @@ It makes one request and says exactly how it failed; whoever calls it owns the r
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import threading
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
+from domyn_swarm.endpoint.connecting import Way, certificates, way_to
+from domyn_swarm.endpoint.models import models_in
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.helpers.json_reader import NOT_JSON, read_json
 from domyn_swarm.helpers.resources import exhausted
-from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff, status_is_retryable
+from domyn_swarm.helpers.retry import status_is_retryable
 from domyn_swarm.masking import hide
 from domyn_swarm.redaction import resolved
 
@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import TracebackType
 
+    from domyn_swarm.endpoint.models import Model
+
 CONNECT_SECONDS = 10.0
 REQUEST_SECONDS = 600.0
 PROBE_SECONDS = 5.0
 MESSAGE_CHARS = 300
 MOST_REDIRECTS = 10
+REQUEST_PATHS = ("/chat/completions", "/completions", "/embeddings")
+"""What people copy along with the address of a server."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -53,7 +57,8 @@ class EndpointClient:
     """Requests to one endpoint over connections that are kept and reused, as many as there are calls in flight.
 
     `timeout` is in seconds, for one request from its start to the last byte of the answer; `connect_timeout` is for
-    getting a connection. Use it as an async context manager.
+    getting a connection. Proxies and certificates are those that the environment names (see `endpoint.connecting`),
+    unless it is to go not `through_proxies`. Use it as an async context manager.
 
     Raises:
         ConfigurationError: `base_url` is no http or https URL.
@@ -66,19 +71,23 @@ class EndpointClient:
         api_key: str | None = None,
         timeout: float = REQUEST_SECONDS,
         connect_timeout: float = CONNECT_SECONDS,
+        through_proxies: bool = True,
     ) -> None:
         self.base_url = normalised(resolved(base_url))
         self._api_key = api_key
         hide(api_key or "")
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._session: aiohttp.ClientSession | None = None
+        self.way = way_to(self.base_url) if through_proxies else Way(None, certificates())
 
     async def __aenter__(self) -> EndpointClient:
         headers = {"Content-Type": "application/json"}
         if self._api_key:
             headers["Authorization"] = f"Bearer {self._api_key}"
+        if self.base_url.startswith("http:"):  # the proxy reads the request itself; a tunnel has headers of its own
+            headers |= self.way.proxy_headers
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=self._timeout, headers=headers
+            connector=aiohttp.TCPConnector(limit=0, ssl=self.way.tls), timeout=self._timeout, headers=headers
         )
         return self
 
@@ -98,19 +107,30 @@ class EndpointClient:
 
     async def send(self, path: str, body: bytes) -> Reply:
         """The same, with the answer's headers."""
-        return await self._request("POST", path, body)
+        reply = await self._request("POST", path, body)
+        return Reply(_object_in(f"POST {path}", reply), reply.headers)
 
-    async def models(self) -> list[str]:
-        """The names of the models that the endpoint lists, asked for with PROBE_SECONDS of patience.
+    async def models(self, seconds: float = PROBE_SECONDS) -> list[Model]:
+        """The models that the endpoint lists, asked for with so many seconds of patience.
 
         Raises:
-            EndpointError: as `post`.
+            EndpointError: there is no answer, an error's status, or no list.
         """
-        answer = (await self._request("GET", "models", None, self._timeout_of(PROBE_SECONDS))).body
-        entries = answer.get("data")
-        if not isinstance(entries, list):
-            raise EndpointError("GET models: the answer has no list of models.")
-        return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
+        what, listed = "GET models", None
+        reply = await self._request("GET", "models", None, self._timeout_of(seconds))
+        with contextlib.suppress(*NOT_JSON):
+            listed = models_in(read_json(reply.content))
+        if listed is None:
+            raise EndpointError(
+                f"{what}: the answer has no list of models ({_described(reply)}): {_beginning(reply.content)}",
+                status=reply.status,
+            )
+        return listed
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is not open: use `async with`")
+        return self._session
 
     def _timeout_of(self, most: float) -> aiohttp.ClientTimeout:
         total = min(most, self._timeout.total or most)
@@ -118,12 +138,11 @@ class EndpointClient:
 
     async def _request(
         self, method: str, path: str, body: bytes | None, patience: aiohttp.ClientTimeout | None = None
-    ) -> Reply:
-        if self._session is None:
-            raise RuntimeError("the client is not open: use `async with`")
+    ) -> _Reply:
+        """The reply, whose status is no error's."""
         what, timeout = f"{method} {path}", patience or self._timeout
         try:
-            reply = await self._follow(self._session, method, f"{self.base_url}/{path}", body, timeout)
+            reply = await self._follow(method, f"{self.base_url}/{path}", body, timeout)
         except aiohttp.ConnectionTimeoutError:
             raise EndpointError(f"{what}: no connection within {timeout.sock_connect:g} s.") from None
         except TimeoutError:
@@ -134,15 +153,20 @@ class EndpointClient:
             raise EndpointError(f"{what}: {type(error).__name__}: {error}") from None
         if reply.status >= 300:
             raise _refusal(what, reply)
-        return Reply(_object_in(what, reply), reply.headers)
+        return reply
 
-    @staticmethod
-    async def _follow(
-        session: aiohttp.ClientSession, method: str, url: str, body: bytes | None, patience: aiohttp.ClientTimeout
-    ) -> _Reply:
+    async def _follow(self, method: str, url: str, body: bytes | None, patience: aiohttp.ClientTimeout) -> _Reply:
         """The reply from `url`, or from where it redirects to within the same origin: the key goes nowhere else."""
         for _ in range(MOST_REDIRECTS):
-            async with session.request(method, url, data=body, timeout=patience, allow_redirects=False) as response:
+            async with self._open_session().request(
+                method,
+                url,
+                data=body,
+                timeout=patience,
+                allow_redirects=False,
+                proxy=self.way.proxy,
+                proxy_headers=self.way.proxy_headers or None,
+            ) as response:
                 reply = _Reply(response.status, response.headers, await response.read())
             elsewhere = urljoin(url, reply.headers.get("Location", ""))
             if reply.status not in _REDIRECTS or "Location" not in reply.headers or not _same_site(url, elsewhere):
@@ -167,6 +191,8 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
 def normalised(url: str) -> str:
     """`url` without a trailing slash, and with `/v1` when it has no path.
 
+    The address of a request (`…/chat/completions`) becomes that of its server.
+
     Raises:
         ConfigurationError: it is no http or https URL, or more than an address.
     """
@@ -186,70 +212,10 @@ def normalised(url: str) -> str:
             f"--endpoint: {url!r} is not a URL of an endpoint.",
             "Write http://host:port/v1, or `demo` for the bundled endpoint.",
         )
-    return url.rstrip("/") if parts.path.strip("/") else f"{url.rstrip('/')}/v1"
-
-
-def check_endpoint(url: str, api_key: str | None = None) -> list[str]:
-    """Ask the endpoint for its models, before a run; returns their names.
-
-    Raises:
-        ConfigurationError: it does not answer within PROBE_SECONDS, or refuses.
-    """
-    try:
-        models: list[str] = _in_a_thread(_models(url, api_key))
-    except EndpointError as error:
-        hint = "Is the server up, and is this its address?"
-        if error.status in (401, 403):
-            hint = "Set DOMYN_SWARM_API_KEY or OPENAI_API_KEY, or name an --api-key-file, with a key that it takes."
-        elif error.status in OVERLOADED_STATUS:
-            hint = "It is there, and has too much to do: try again later."
-        elif error.status == 404:
-            hint = "The address of an OpenAI-compatible server mostly ends in /v1."
-        raise ConfigurationError(f"--endpoint: {url} cannot be used: {error.message}", hint) from error
-    return models
-
-
-async def _models(url: str, api_key: str | None) -> list[str]:
-    async with EndpointClient(url, api_key=api_key) as client:
-        return await listed_models(client)
-
-
-async def listed_models(client: EndpointClient) -> list[str]:
-    """The models of an endpoint, which may be too busy to tell at first.
-
-    Raises:
-        EndpointError: it does not tell within PROBE_SECONDS or so.
-    """
-    waits = 0.0
-    for attempt in itertools.count(1):
-        try:
-            return await client.models()
-        except EndpointError as error:
-            wait = backoff(attempt, error)
-            waits += wait
-            if error.status not in OVERLOADED_STATUS or waits > PROBE_SECONDS:
-                raise
-            await asyncio.sleep(wait)
-    raise AssertionError
-
-
-def _in_a_thread(work: Any) -> Any:
-    """Run a coroutine to its end, whether or not the caller's thread has a running loop (a notebook does)."""
-    outcome: list[Any] = []
-
-    def run() -> None:
-        try:
-            outcome.append((asyncio.run(work), None))
-        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
-            outcome.append((None, error))
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    result, error = outcome[0]
-    if error is not None:
-        raise error
-    return result
+    url = url.rstrip("/")
+    if path := next((path for path in REQUEST_PATHS if url.endswith(path)), None):
+        return url.removesuffix(path)
+    return url if parts.path.strip("/") else f"{url}/v1"
 
 
 def _object_in(what: str, reply: _Reply) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from domyn_swarm.endpoint.conditions import allowances_of
 from domyn_swarm.helpers.pace import Pace
@@ -32,7 +32,7 @@ class Transport(Protocol):
     async def send(self, path: str, body: bytes) -> Reply:
         """The answer to a POST; raises EndpointError when there is none."""
 
-    async def models(self) -> list[str]:
+    async def models(self) -> Sequence[Any]:
         """The models that it lists; raises EndpointError."""
 
 
@@ -49,6 +49,7 @@ class Replica:
         self.client = client
         self.pace = Pace(clock)
         self.in_flight = 0
+        self.model: str | None = None  # that answered last
         self.aside: asyncio.Event | None = None
         """Set aside until it answers a probe; the event tells that it was probed at least once."""
         self.busy_with: EndpointError | None = None

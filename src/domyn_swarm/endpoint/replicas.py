@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 FIRST_PROBE_SECONDS, MOST_PROBE_SECONDS = 0.25, 10.0
 LOOK_SECONDS, TURN_SECONDS, JUDGE_SECONDS = 0.5, 0.1, 0.05
+MOST_MODELS, MODEL_CHARS = 100, 200
+"""What is kept of the models that answers name."""
 
 Judge: TypeAlias = Callable[[dict[str, Any]], None]
 
@@ -181,11 +183,26 @@ class Replicas:
         replica.answered()
         self._ends.answered()
         counts.answers += 1
+        self._count_model(replica, answer)
         counts.latencies.record(seconds)
         used = [usage_of(answer, name) for name in ("prompt_tokens", "completion_tokens")]
         counts.tokens_in += used[0] or 0
         counts.tokens_out += used[1] or 0
         return None if used == [None, None] else sum(filter(None, used))
+
+    def _count_model(self, replica: Replica, answer: dict[str, Any]) -> None:
+        """Count which model says that it has answered: a server may change it while a run goes on."""
+        counts, name = self.counts, model_in(answer)
+        if name not in counts.answered_by and len(counts.answered_by) >= MOST_MODELS:
+            name = "others"
+        counts.answered_by[name] += 1
+        if replica.model not in (None, name):
+            counts.model_changes += 1
+            if counts.model_changes == 1:
+                logger.warning(
+                    "%s: answers come from %s, and came from %s before", replica.client.base_url, name, replica.model
+                )
+        replica.model = name
 
     async def _failed(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
         """Return when it is time for another try. Raises `error` when there will be none, or what ends the run."""
@@ -306,6 +323,12 @@ def _judged(judge: Judge | None, answer: dict[str, Any]) -> EndpointError | None
     except EndpointError as error:
         return error
     return None
+
+
+def model_in(answer: dict[str, Any]) -> str:
+    """The model that an answer names, and the fingerprint of what runs it: `gpt-4o-2024-08-06 fp_a1b2`."""
+    told = (answer.get("model"), answer.get("system_fingerprint"))
+    return " ".join(one for one in told if isinstance(one, str))[:MODEL_CHARS]
 
 
 def usage_of(answer: dict[str, Any], name: str) -> int | None:

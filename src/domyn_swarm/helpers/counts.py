@@ -85,7 +85,9 @@ class Counts:
     """Rows that finished, and the requests that were made for them.
 
     `in_flight` and `limit` (calls that may be in flight) are of the moment: they add up over processes, not over time.
-    `flows` are those of nodes by name, `failures` rows that failed by the error's type and the shape of its message.
+    `answered_by` counts answers by the model that they name and its fingerprint; `model_changes` how often an endpoint
+    named another than the time before. `flows` are those of nodes by name, `failures` rows that failed by the error's
+    type and the shape of its message.
     """
 
     rows: int = 0
@@ -98,6 +100,8 @@ class Counts:
     tokens_out: int = 0
     in_flight: int = 0
     limit: int = 0
+    model_changes: int = 0
+    answered_by: Counter[str] = field(default_factory=Counter)
     latencies: Latencies = field(default_factory=Latencies)
     flows: dict[str, Flow] = field(default_factory=dict)
     failures: dict[tuple[str, str], Failed] = field(default_factory=dict)
@@ -112,6 +116,7 @@ class Counts:
         return Counts(
             **{name: getattr(self, name) + sign * getattr(other, name) for name in _NUMBERS},
             latencies=_latencies(self.latencies, other.latencies, sign),
+            answered_by=_answers(self.answered_by, other.answered_by, sign),
             flows=_by_key(self.flows, other.flows, sign, Flow),
             failures=_by_key(self.failures, other.failures, sign, Failed),
         )
@@ -130,6 +135,15 @@ def _latencies(one: Latencies, other: Latencies, sign: int) -> Latencies:
         result[bucket] += sign * count
         if not result[bucket]:
             del result[bucket]
+    return result
+
+
+def _answers(one: Counter[str], other: Counter[str], sign: int) -> Counter[str]:
+    result = Counter(dict(one))
+    for name, count in dict(other).items():
+        result[name] += sign * count
+        if not result[name]:
+            del result[name]
     return result
 
 

@@ -80,8 +80,10 @@ class SwarmJob:
         """The requests that were made so far, shown while the job runs; None when it makes none. Any thread asks."""
         return None
 
-    def preflight(self, spec: JobSpec) -> None:
+    def preflight(self, spec: JobSpec) -> Mapping[str, Any] | None:
         """Check that the job can run (an endpoint answers, a file exists), before any row is read.
+
+        What it returns, if anything, becomes part of the job's identity: `model` is the one that will answer.
 
         Raises:
             ConfigurationError: it cannot, and nothing has been written yet.

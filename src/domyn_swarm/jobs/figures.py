@@ -165,4 +165,6 @@ def traffic_of(counts: Counts, seconds: float) -> dict[str, Any]:
         "tokens_per_second": round((counts.tokens_in + counts.tokens_out) / seconds, 3),
         "p50": counts.latencies.percentile(0.5),
         "p95": counts.latencies.percentile(0.95),
+        "model_changes": counts.model_changes,
+        "answered_by": {name or "unnamed": count for name, count in counts.answered_by.most_common()},
     }

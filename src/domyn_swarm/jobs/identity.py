@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 IDENTITY = ("input_columns", "output_columns", "id_column", "model")
 """Options that change what a row's output is: parts made under others of these do not belong to the job."""
+MODEL, REVISION = RESOLVED = ("model", "model_revision")
+"""What is part of the identity and may only be known from the endpoints."""
 CODE = "code"
 FILES_LISTED = 1000
 """Most files of the input that a run writes down, to tell later which have changed."""
@@ -85,6 +87,8 @@ def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore
     ways_out = "Run with --no-resume to compute every row again, or with another --checkpoint-tag to keep both."
     before = _public(record.get("identity", {}))
     if changed := _changed(before, now, spec):
+        if set(changed) <= set(RESOLVED):
+            ways_out += " --allow-model-change goes on from the rows that are there."
         lines = [_difference(name, before, now) for name in changed]
         raise CheckpointError(
             f"The rows in {store.path} were made by a job that differs from this one:\n" + "\n".join(lines), ways_out
@@ -125,11 +129,23 @@ def _check_id_type(store: CheckpointStore, files: InputFiles, ways_out: str) -> 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec) -> list[str]:
     """Names of what differs. A field that the class got since, and that nobody set, has its default for all rows."""
     given = {f"{JOB_FIELD}{name}" for name in spec.job_kwargs}
-    return [
+    changed = [
         name
         for name in {**before, **now}
-        if before.get(name) != now.get(name) and (name in before or (before and name in given))
+        if name not in RESOLVED and before.get(name) != now.get(name) and (name in before or (before and name in given))
     ]
+    return changed if spec.allow_model_change or not before else [*changed, *_changed_model(before, now, spec)]
+
+
+def _changed_model(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec) -> list[str]:
+    """MODEL or REVISION if they differ. What is not known, as when the endpoints were not asked, differs from nothing.
+
+    Several replicas may tell several revisions: the model is the same as long as none is new.
+    """
+    if MODEL in before and before[MODEL] != now.get(MODEL) and (spec.model or (before[MODEL] and now.get(MODEL))):
+        return [MODEL]
+    then, here = before.get(REVISION) or [], now.get(REVISION) or []
+    return [REVISION] if then and here and not set(here) <= set(then) else []
 
 
 def _record_in_parts(store: CheckpointStore) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from domyn_swarm.helpers.io import reaching
 from domyn_swarm.jobs.adapters import load_adapters, telling_of
 from domyn_swarm.jobs.finalize import check_output
 from domyn_swarm.jobs.graph import OFFERED, driver_for, planning_inputs, types_and_inputs
-from domyn_swarm.jobs.identity import check_identity, identity_of
+from domyn_swarm.jobs.identity import MODEL, check_identity, identity_of
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobs.overrides import NOTHING, check, planning_values, stream_values
 from domyn_swarm.jobs.rehearsal import rehearse
@@ -58,6 +58,11 @@ class RunPlan:
         """The run's folder."""
         store: CheckpointStore = self.nodes["store"]
         return store
+
+    @property
+    def resolved(self) -> JobSpec:
+        """The spec for whoever opens the job: it names the model that was found, should another be listed meanwhile."""
+        return msgspec.structs.replace(self.spec, model=self.spec.model or self.identity.get(MODEL))
 
     @property
     def in_workers(self) -> bool:

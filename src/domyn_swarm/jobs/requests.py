@@ -9,27 +9,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
-from domyn_swarm.endpoint.client import REQUEST_SECONDS, EndpointClient, check_endpoint, listed_models
+from domyn_swarm.endpoint.client import REQUEST_PATHS, REQUEST_SECONDS, EndpointClient, normalised
+from domyn_swarm.endpoint.demo import MODEL as DEMO_MODEL
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import read_key
+from domyn_swarm.endpoint.preflight import Found, listed_models, look
 from domyn_swarm.endpoint.rates import Rates
 from domyn_swarm.endpoint.replicas import Answer, Replicas
 from domyn_swarm.errors import ConfigurationError, EndpointError, JobError
 from domyn_swarm.helpers import places
 from domyn_swarm.jobs.base import SwarmJob
+from domyn_swarm.jobs.identity import MODEL, REVISION
 from domyn_swarm.masking import holds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from domyn_swarm.endpoint.replicas import Judge
     from domyn_swarm.helpers.counts import Counts
     from domyn_swarm.jobs.spec import JobSpec
 
 DEMO = "demo"
-LISTED_MODELS = 10
-UNLISTED_STATUS = frozenset({404, 405, 501})
-"""What servers that have no list of models say when they are asked for it."""
 
 logger = logging.getLogger("domyn_swarm")
 
@@ -58,8 +58,10 @@ class EndpointJob(SwarmJob):
 
     request: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def preflight(self, spec: JobSpec) -> None:
+    def preflight(self, spec: JobSpec) -> Mapping[str, Any]:
         """Check `request`, the key, and that the endpoints answer and have the model, so that a mistake costs no row.
+
+        Returns the model that requests will name, and its revision where the endpoints tell one.
 
         Raises:
             ConfigurationError: something of it is wrong, no endpoint is given, or none answers.
@@ -81,7 +83,22 @@ class EndpointJob(SwarmJob):
                 "The key stands in an option, which would be written down with the run.",
                 "Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file alone.",
             )
-        _check_models(spec, key)
+        found = self._look(spec, key)
+        return {MODEL: found.model, REVISION: found.revisions}
+
+    def _look(self, spec: JobSpec, key: str | None) -> Found:
+        wanted = spec.model or getattr(self, "model", None)
+        for url in spec.endpoints:
+            if url.strip().rstrip("/").endswith(REQUEST_PATHS):
+                logger.info("--endpoint: %s is the address of a request; its server is at %s", url, normalised(url))
+        urls = list(dict.fromkeys(url for url in spec.endpoints if url != DEMO))
+        if spec.preflight and urls:
+            return look(urls, wanted, key, spec.preflight_timeout)
+        if urls and wanted is None:
+            raise ConfigurationError(
+                "--no-preflight: no model is named, and nobody asks the endpoints for one.", "Name it with --model."
+            )
+        return Found(wanted or DEMO_MODEL)
 
     def prepare(self, spec: JobSpec) -> None:
         """Make ready what needs no connection and is the same for every row; called before each check and each run.
@@ -115,6 +132,7 @@ class EndpointJob(SwarmJob):
                 client = EndpointClient(
                     resources.enter_context(demo_server()) if url == DEMO else url,
                     api_key=self._key, timeout=self._timeout, connect_timeout=spec.connect_timeout,
+                    through_proxies=url != DEMO,
                 )  # fmt: skip
                 clients.append(await resources.enter_async_context(client))
             self._replicas = Replicas(
@@ -125,6 +143,7 @@ class EndpointJob(SwarmJob):
             self._places = places.current()
             self._parameters = self.parameters()
             self._official: dict[str, Any] = {}
+            self._ways = {client.base_url: client.way for client in clients}
             self.model = spec.model or getattr(self, "model", None) or await _first_model(clients)
             self._resources = resources.pop_all()
 
@@ -168,7 +187,8 @@ class EndpointJob(SwarmJob):
             try:
                 import openai  # noqa: PLC0415 - an extra
 
-                http = openai.DefaultAioHttpClient()
+                way = self._ways[url]
+                http = openai.DefaultAioHttpClient(proxy=way.proxy_url, verify=way.tls, trust_env=False)
             except (ImportError, RuntimeError):  # there is no openai, or it has no aiohttp
                 raise JobError(
                     "self.client needs the package openai.", "Run: pip install 'domyn-swarm[openai]'"
@@ -198,46 +218,13 @@ def kind_of(value: Any) -> str:
     return "an empty list" if value == [] else f"{type(value).__name__} {value!r:.80}"
 
 
-def _check_models(spec: JobSpec, key: str | None) -> None:
-    """Ask every endpoint for its models; some may be down as long as one is up."""
-    refusals = []
-    for url in spec.endpoints:
-        if url == DEMO:
-            continue
-        try:
-            _choose_model(spec, url, check_endpoint(url, key))
-        except ConfigurationError as error:
-            status = getattr(error.__cause__, "status", None)
-            if spec.model and status in UNLISTED_STATUS:
-                logger.warning("%s lists no models; the run starts without having seen %r", url, spec.model)
-            elif status == 0 and len(spec.endpoints) > 1:
-                refusals.append(error)
-            else:
-                raise
-    if len(refusals) == len(spec.endpoints):
-        raise refusals[0]
-    for refusal in refusals:
-        logger.warning("%s", refusal.message)
-
-
-def _choose_model(spec: JobSpec, url: str, listed: list[str]) -> str:
-    if spec.model is None and not listed:
-        raise ConfigurationError(f"--model is missing: {url} lists none.", "Name one with --model.")
-    if spec.model and listed and spec.model not in listed:
-        raise ConfigurationError(
-            f"--model: {url} has no model {spec.model!r}.",
-            f"It lists: {', '.join(listed[:LISTED_MODELS])}{', …' if len(listed) > LISTED_MODELS else ''}.",
-        )
-    return spec.model or listed[0]
-
-
 async def _first_model(clients: Sequence[EndpointClient]) -> str:
     """The first model of the first endpoint that lists any."""
     error: Exception = EndpointError("The endpoints list no models.", "Name one with --model.")
     for client in clients:
         try:
             if models := await listed_models(client):
-                return models[0]
+                return models[0].name
         except EndpointError as failed:
             error = failed
     raise error

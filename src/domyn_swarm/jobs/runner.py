@@ -26,6 +26,7 @@ from domyn_swarm.jobs.identity import check_identity
 from domyn_swarm.jobs.meter import ErrorBudget, Meter, Progress, Silent
 from domyn_swarm.jobs.overrides import NOTHING
 from domyn_swarm.jobs.planning import RunPlan, counted, make_plan
+from domyn_swarm.jobs.preflight import looked_around
 from domyn_swarm.jobs.record import Record
 from domyn_swarm.jobs.signals import on_signals, on_time_up
 from domyn_swarm.jobs.spec import anchored
@@ -89,10 +90,7 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
         plan = make_plan(spec, run_dir, flows, overrides)
         if left_out := told(one for one in plan.nodes["files"].skipped if one.reason != HIDDEN):
             logger.warning("--input: %s leaves out %s", spec.input, left_out)
-        if plan.pending:
-            plan.job.preflight(plan.spec)
-        if plan.in_workers:
-            plan.nodes["backend"].check_address(spec.ray_address)
+        plan = looked_around(plan)
         with locked(plan.store.folder, stop) as lock:
             meter = Meter(progress or Silent(), plan.job.traffic, ErrorBudget(spec.max_errors), stop, flows)
             return _run_locked(plan, lock, meter, started)
@@ -234,10 +232,10 @@ class _Graph:
 def _graph_for(plan: RunPlan, meter: Meter, stop: Stop) -> Iterator[_Graph]:
     """The graph where its rows go through: in this process, or on an engine that has workers, if there is work."""
     if not plan.in_workers:
-        driver = driver_for(plan.spec, adapters=plan.adapters, flows=meter.flows, overrides=plan.overrides)
-        yield _Graph(driver, {**inputs_of(plan.spec, plan.job), "stop": stop, "meter": meter}, plan.nodes)
+        driver = driver_for(plan.resolved, adapters=plan.adapters, flows=meter.flows, overrides=plan.overrides)
+        yield _Graph(driver, {**inputs_of(plan.resolved, plan.job), "stop": stop, "meter": meter}, plan.nodes)
         return
-    spec = anchored(plan.spec)
+    spec = anchored(plan.resolved)
     inputs = inputs_of(spec, plan.job)
     here = _Graph(driver_for(spec, "workers", plan.adapters, meter.flows, plan.overrides), inputs, plan.nodes)
     # These only describe what is to be done, and a task on the cluster would be a process to start.

@@ -107,6 +107,20 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = (
         None
     )
+    allow_model_change: Annotated[
+        bool,
+        _option(
+            "--allow-model-change/--no-allow-model-change",
+            help="Resume though another model, or another revision of it, made the rows that are done",
+        ),
+    ] = False
+    preflight: Annotated[
+        bool,
+        _option("--preflight/--no-preflight", help="Ask the endpoints for their models before the run"),
+    ] = True
+    preflight_timeout: Annotated[
+        Seconds, _option("--preflight-timeout", help="Seconds for an endpoint to list its models before the run")
+    ] = 5.0
     max_concurrency: Annotated[
         Positive | Literal["auto"] | None,
         _option(

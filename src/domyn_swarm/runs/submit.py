@@ -22,6 +22,7 @@ from domyn_swarm.helpers.texts import now
 from domyn_swarm.jobs.finalize import is_current
 from domyn_swarm.jobs.output_paths import check_outlives
 from domyn_swarm.jobs.planning import make_plan
+from domyn_swarm.jobs.preflight import looked_around
 from domyn_swarm.jobs.record import without_secrets
 from domyn_swarm.jobs.spec import anchored, flag_of
 from domyn_swarm.redaction import HIDDEN
@@ -73,11 +74,7 @@ def checked(spec: JobSpec, placement: Placement) -> Ready:
         )
     placement = launcher.check(placement)
     plan = make_plan(spec)
-    if launcher.near and plan.pending:
-        plan.job.preflight(plan.spec)
-    if launcher.near and plan.in_workers:
-        plan.nodes["backend"].check_address(spec.ray_address)
-    return Ready(plan, placement, launcher)
+    return Ready(looked_around(plan) if launcher.near else plan, placement, launcher)
 
 
 def check_name_for(spec: JobSpec, wanted: str) -> None:
