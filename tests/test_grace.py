@@ -97,6 +97,18 @@ def test_a_second_signal_drops_the_calls_at_once_and_keeps_what_has_finished() -
     assert seconds < 20
 
 
+def test_a_run_in_the_background_is_cancelled_alike(command: Command) -> None:
+    run = submitted([3600, 0, 0], "--grace", "600", "--detach")
+    assert run.wait(60) == 0
+    until(lambda: Path("calls").exists() and len(Path("calls").read_text().splitlines()) >= 3)
+    time.sleep(0.5)
+    since = time.monotonic()
+    assert command("job", "cancel", "out", "--grace", "1").stdout.startswith("out is cancelled")
+    assert time.monotonic() - since < 25
+    assert kept() == [0, 0]
+    assert "1 call in flight dropped" in (RUN / "log.txt").read_text()
+
+
 def test_a_batch_system_that_says_when_it_kills_leaves_calls_half_of_the_time() -> None:
     run = submitted([3600, 0], "--grace", "600", SLURM_JOB_END_TIME=str(time.time() + 3))
     status, err, seconds = ended(run, 2, signal.SIGUSR1)

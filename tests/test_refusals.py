@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -533,3 +536,28 @@ def free_port() -> int:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
         return port
+
+
+def test_a_name_that_is_not_utf_8_is_refused_wherever_it_stands(command: Command) -> None:
+    Path("folder").mkdir()
+    odd = os.fsdecode(b"caf\xe9.parquet")
+    shutil.copy("in.parquet", Path("folder", odd))
+    before = contents()
+    assert_refused(submit(command, "Upper", "--input", f"folder/{odd}"), "--input", "is not UTF-8")
+    assert_refused(submit(command, "Upper", "--input", "folder"), "--input", "is not UTF-8", "Rename the file")
+    assert_refused(submit(command, "Upper", "--output", odd), "--output", "is not UTF-8")
+    assert contents() == before
+
+
+def test_a_user_without_a_home_is_told_what_to_set() -> None:
+    """As in a container that runs as a user whom its system does not know."""
+    script = "import pwd; pwd.getpwuid = {}.__getitem__; from domyn_swarm.cli.main import main; main()"
+    arguments = ["job", "submit", job("Upper"), "--input", "in.parquet", "--output", "out.parquet"]
+    before = contents()
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        check=False, capture_output=True, text=True, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: HOME is not set, and this user is not known to the system")
+    assert contents() == before

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from domyn_swarm.runs.state import Status
 
 TIMED_OUT = 124
-GRACE_SECONDS = 60.0
 
 
 def list_(
@@ -129,13 +128,20 @@ def wait(
 def cancel(
     runs: RunNames,
     grace: Annotated[
-        float, typer.Option("--grace", min=0, help="Seconds to flush, before it is killed")
-    ] = GRACE_SECONDS,
+        float | None,
+        typer.Option(
+            "--grace",
+            min=0,
+            show_default=False,
+            help="Seconds for its calls in flight, before they are dropped (default: the --grace of the run)",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """End each RUN: it is asked to finish what is in flight (SIGTERM), waited for, and killed if it takes too long.
+    """Cancel each RUN gracefully: its calls in flight are finished, and what has finished is written.
 
-    What is done stays, and `job resume` goes on from there. A run that has ended stays as it is.
+    Calls that take longer than --grace are dropped. A run that has not ended half a minute later is killed. What is
+    done stays, and `job resume` goes on from there. A run that has ended stays as it is.
     """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 

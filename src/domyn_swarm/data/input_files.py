@@ -18,6 +18,7 @@ from domyn_swarm.data.listing import Skipped, list_paths
 from domyn_swarm.data.uniting import united
 from domyn_swarm.errors import ConfigurationError, DataError, JobError
 from domyn_swarm.helpers.io import reaching
+from domyn_swarm.helpers.paths import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -105,6 +106,8 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None, *
     listing = list_paths(pattern, storage_options)
     fs, found = listing.fs, listing.sizes
     paths = sorted(found)
+    if odd := next((path for path in paths if not is_text(path)), None):
+        raise DataError(f"--input: the name of {odd!r} is not UTF-8.", "Rename the file.")
     formats: set[Format] = {DEBUG_FORMATS.get(PurePosixPath(path).suffix.lower(), "parquet") for path in paths}
     if len(formats) > 1:
         raise DataError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+
+from domyn_swarm.errors import ConfigurationError
 
 
 def split(path: str) -> tuple[str, str]:
@@ -14,3 +16,27 @@ def split(path: str) -> tuple[str, str]:
 def names_directory(path: str) -> bool:
     """Whether an output at `path` is a directory of parquet files rather than one file."""
     return path.endswith("/") or not PurePosixPath(split(path)[1]).suffix
+
+
+def is_text(path: str) -> bool:
+    """Whether a name can be written down: the bytes of a file's name need not be UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_home() -> None:
+    """Refuse to go on for a user without a home folder, which libraries look for when they are imported.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        raise ConfigurationError(
+            "HOME is not set, and this user is not known to the system (a container with a user of its own?).",
+            "Set HOME to a directory that this user may write to.",
+        ) from None

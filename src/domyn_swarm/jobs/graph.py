@@ -14,6 +14,7 @@ import types
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from domyn_swarm.helpers.paths import check_home
 from domyn_swarm.jobs.overrides import NOTHING, node_function
 from domyn_swarm.jobs.spec import JobSpec
 from domyn_swarm.jobs.transform import batch_rows
@@ -46,6 +47,7 @@ def driver_for(
     """
     os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")  # it would import polars wherever that is installed
     logging.getLogger("hamilton").setLevel(logging.CRITICAL)  # it prints tracebacks of errors that we explain
+    check_home()
     from hamilton import driver  # noqa: PLC0415
 
     if flows is not None:

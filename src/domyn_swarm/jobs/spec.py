@@ -16,7 +16,7 @@ import msgspec
 
 from domyn_swarm.data.backends.registry import canonical
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.helpers.paths import names_directory, split
+from domyn_swarm.helpers.paths import is_text, names_directory, split
 from domyn_swarm.redaction import public_options
 
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
@@ -259,6 +259,7 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
     except msgspec.ValidationError as error:
         raise _refusal(error, options) from None
     spec = msgspec.structs.replace(spec, data_backend=canonical(spec.data_backend))
+    _check_texts(spec)
     if not spec.checkpointing and not spec.resume:
         raise ConfigurationError(
             "--no-resume and --no-checkpointing exclude each other: without checkpoints there is nothing to resume.",
@@ -282,6 +283,15 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
             "Use letters, digits and . _ - @ + = only; it names a folder.",
         )
     return spec
+
+
+def _check_texts(spec: JobSpec) -> None:
+    """Refuse names whose bytes are not UTF-8: they could not be written down with the run."""
+    for name in spec.__struct_fields__:
+        value = getattr(spec, name)
+        texts = value if isinstance(value, list) else [value]
+        if odd := next((text for text in texts if isinstance(text, str) and not is_text(text)), None):
+            raise ConfigurationError(f"{flag_of(name)}: {odd!r} is not UTF-8.", "Rename it.")
 
 
 def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job_fields: frozenset[str]) -> JobSpec:

@@ -19,6 +19,7 @@ from domyn_swarm.errors import CheckpointError, JobError, SwarmError
 from domyn_swarm.helpers.io import is_local, reaching
 from domyn_swarm.helpers.texts import now
 from domyn_swarm.runs import index, trust
+from domyn_swarm.runs.launchers.base import FLUSH_SECONDS
 from domyn_swarm.runs.launchers.local import asked_to_end
 from domyn_swarm.runs.launchers.registry import load_launcher
 from domyn_swarm.runs.state import GOING_ON, Status, status_of, statuses
@@ -33,6 +34,7 @@ logger = logging.getLogger("domyn_swarm")
 
 POLL_SECONDS = 0.2
 MOST_POLL_SECONDS = 5.0
+DEFAULT_GRACE = 30.0
 PATIENCE = 1.2
 """How much longer each pause is than the one before: schedulers are asked for each run each time."""
 OVER = ("done", "done with failures", "failed", "cancelled", "lost", "gone")
@@ -87,8 +89,10 @@ def worst(ends: Sequence[int]) -> int:
     return max(ends, key=lambda end: order.index(end) if end in order else len(order), default=0)
 
 
-def cancel(run: Run, grace: float) -> Status:
+def cancel(run: Run, grace: float | None = None) -> Status:
     """Ask the run to flush and end, and see to it that it does. One that is over stays as it is.
+
+    Its calls in flight have `grace` seconds, or as many as the run was started with.
 
     Raises:
         JobError: its place cannot, or does not answer.
@@ -96,6 +100,8 @@ def cancel(run: Run, grace: float) -> Status:
     status = status_of(run)
     if status.state in OVER:
         return status
+    if grace is None:
+        grace = _own_grace(run) + FLUSH_SECONDS
     submission = Submission.read(run.folder)
     if submission is not None and submission.handle is not None:
         if not trust.may_act(run, submission):
@@ -111,6 +117,12 @@ def cancel(run: Run, grace: float) -> Status:
             return status_of(run)
     _end_here(run, grace)
     return status_of(run)
+
+
+def _own_grace(run: Run) -> float:
+    """What the run's calls in flight have by itself."""
+    grace = (run.folder.load("spec.json") or {}).get("grace")
+    return float(grace) if isinstance(grace, (int, float)) else DEFAULT_GRACE
 
 
 def _end_here(run: Run, grace: float) -> None:

@@ -61,17 +61,33 @@ class IndexUnavailableError(CheckpointError):
 
 
 def index_path() -> Path:
-    """Where the index is."""
-    import platformdirs  # noqa: PLC0415 - completion in a shell has to be fast
+    """Where the index is.
 
-    return platformdirs.user_data_path("domyn-swarm") / FILE
+    Raises:
+        IndexUnavailableError: the user has no home folder.
+    """
+    return _of_user("data") / FILE
 
 
 def homes() -> Path:
-    """Where runs whose folders are on object stores have the files that commands need: spec and log, by name."""
-    import platformdirs  # noqa: PLC0415 - see above
+    """Where runs whose folders are on object stores have the files that commands need: spec and log, by name.
 
-    return platformdirs.user_state_path("domyn-swarm") / "runs"
+    Raises:
+        IndexUnavailableError: the user has no home folder.
+    """
+    return _of_user("state") / "runs"
+
+
+def _of_user(kind: str) -> Path:
+    import platformdirs  # noqa: PLC0415 - completion in a shell has to be fast
+
+    try:
+        path: Path = getattr(platformdirs, f"user_{kind}_path")("domyn-swarm")
+    except RuntimeError as error:
+        raise IndexUnavailableError(
+            f"The index of runs cannot be found: {error}.", "Set HOME to a directory that this user may write to."
+        ) from None
+    return path
 
 
 def entries() -> list[Entry]:

@@ -154,7 +154,7 @@ def _launch(ready: Ready, name: str) -> Launch:
     home = canonical(folder.path) if is_local(folder.fs) else str(index.homes() / name)
     return Launch(
         name=name, job=anchored(ready.plan.spec).job, spec=f"{home}/spec.json", log=f"{home}/{LOG}",
-        folder=str(Path.cwd()), placement=ready.placement,
+        folder=str(Path.cwd()), placement=ready.placement, grace=ready.plan.spec.grace,
     )  # fmt: skip
 
 

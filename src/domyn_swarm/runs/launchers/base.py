@@ -12,6 +12,9 @@ from domyn_swarm.checkpoint.submission import Placement  # noqa: TC001 - msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+FLUSH_SECONDS = 30.0
+"""What a run has to write down what finished, once no call is waited for any more, before it is killed."""
+
 Handle = dict[str, Any]
 """What a launcher needs to find a run again, as plain data."""
 
@@ -32,7 +35,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """A run to be sent: `python -m domyn_swarm.jobs.run <spec>`, from `folder`, with what it prints added to `log`.
 
     `spec` is the path of its `spec.json`, whose paths are absolute and which holds no secrets; `job` is that spec's
-    job. `name` is the run's.
+    job. `name` is the run's. Once it is asked to end, its calls in flight have `grace` seconds.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     log: str
     folder: str
     placement: Placement
+    grace: float = 5.0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -92,7 +96,10 @@ class Launcher(Protocol):
         """
 
     def cancel(self, handle: Mapping[str, Any], grace: float) -> None:
-        """Ask the run to flush and end (SIGTERM), wait for it, and end it by force after `grace` seconds.
+        """Ask the run to flush and end (SIGTERM), and see to it that it does.
+
+        After `grace` seconds it is told to drop its calls in flight (SIGTERM again). It is ended by force if it has
+        not written what finished in FLUSH_SECONDS more.
 
         Returns when it is gone; a run that is gone already is none of its business.
 

@@ -22,7 +22,7 @@ from domyn_swarm.checkpoint.lock import living_holder
 from domyn_swarm.checkpoint.process import Process
 from domyn_swarm.checkpoint.records import Count, Text  # noqa: TC001 - msgspec evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, JobError
-from domyn_swarm.runs.launchers.base import Answer, Handle, Launch, handle_as
+from domyn_swarm.runs.launchers.base import FLUSH_SECONDS, Answer, Handle, Launch, handle_as
 from domyn_swarm.runs.launchers.tail import followed, make_log
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 name = "local"
 near = True
 POLL_SECONDS = 0.1
+APART_SECONDS = 0.5
+"""Between two signals: a process is told once of those that come at the same time."""
 _LAST_WORDS = re.compile(r"exit status (\d+)\s*\Z")
 """What `domyn_swarm.jobs.run` logs at its very end."""
 LAST_BYTES = 200
@@ -104,7 +106,7 @@ def ask(handle: Mapping[str, Any]) -> Answer:
 
 
 def cancel(handle: Mapping[str, Any], grace: float) -> None:
-    """Ask the driver to flush and end; after `grace` seconds end its whole session, workers included.
+    """Ask the driver to flush and end; when that takes too long end its whole session, workers included.
 
     Raises:
         JobError: it runs on another machine.
@@ -116,21 +118,32 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
         )
     if not asked_to_end(driver, grace):
         _end_session(driver.pid)
-        asked_to_end(driver, 1.0)
+        _gone_within(driver, 1.0)
 
 
 def asked_to_end(process: Process, grace: float) -> bool:
-    """Send SIGTERM, and wait until the process is gone; whether it was within `grace` seconds."""
-    try:
-        if process.is_alive:
-            os.kill(process.pid, signal.SIGTERM)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        raise JobError(
-            f"{process} belongs to another user, and takes no signal from this one.", "Ask whoever started it."
-        ) from None
-    deadline = time.monotonic() + grace
+    """Whether the process ends when it is asked to: in `grace` seconds, or FLUSH_SECONDS after it was asked again.
+
+    Raises:
+        JobError: it is another user's.
+    """
+    for seconds in (max(grace, APART_SECONDS), FLUSH_SECONDS):
+        try:
+            if process.is_alive:
+                os.kill(process.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            raise JobError(
+                f"{process} belongs to another user, and takes no signal from this one.", "Ask whoever started it."
+            ) from None
+        if _gone_within(process, seconds):
+            return True
+    return False
+
+
+def _gone_within(process: Process, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
     while process.is_alive:
         if time.monotonic() >= deadline:
             return False

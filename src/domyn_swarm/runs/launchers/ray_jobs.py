@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import math
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ from domyn_swarm.errors import ConfigurationError, JobError, MissingDependencyEr
 from domyn_swarm.jobs.loading import SENT_ALONG
 from domyn_swarm.runs import index
 from domyn_swarm.runs.launchers import ray_files
-from domyn_swarm.runs.launchers.base import Answer, handle_as
+from domyn_swarm.runs.launchers.base import FLUSH_SECONDS, Answer, handle_as
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping
@@ -35,8 +36,6 @@ near = False
 ENTRYPOINT = f"python -m domyn_swarm.jobs.run {ray_files.SPEC}"
 ASK_SECONDS = 5.0
 SEND_SECONDS = 60.0
-FLUSH_SECONDS = 60
-"""What a run gets between SIGTERM and SIGKILL. Ray gives 3 seconds unless it is told when the run is sent."""
 POLL_SECONDS = 0.3
 ADDRESS = "Give the URL of the cluster's dashboard: --ray-address http://head:8265, or RAY_API_SERVER_ADDRESS."
 UP = "Is the cluster up, with its dashboard (pip install 'ray[default]' on its head), and is this its dashboard's URL?"
@@ -129,7 +128,7 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
     """
     job = handle_as(handle, _Handle)
     address, submission = job.address, job.submission
-    deadline = time.monotonic() + max(grace, FLUSH_SECONDS) + SEND_SECONDS
+    deadline = time.monotonic() + grace + FLUSH_SECONDS + SEND_SECONDS
     client, told = _client(address), False
     try:
         while (info := client.info(submission)) is not None and info["status"] in ("PENDING", "RUNNING"):
@@ -209,7 +208,8 @@ def _instead(address: str) -> str:
 def _variables(launch: Launch) -> dict[str, str]:
     """What the run's environment has beside the cluster's own. Everybody can read it there: no secrets."""
     job = ray_files.sent_job(launch)
-    return {"RAY_JOB_STOP_WAIT_TIME_S": str(FLUSH_SECONDS), **({SENT_ALONG: job} if job else {})}
+    seconds = math.ceil(launch.grace + FLUSH_SECONDS)  # Ray gives 3 unless it is told when the run is sent
+    return {"RAY_JOB_STOP_WAIT_TIME_S": str(seconds), **({SENT_ALONG: job} if job else {})}
 
 
 def _exit_status(info: Mapping[str, Any]) -> int | None:

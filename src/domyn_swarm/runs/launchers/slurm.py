@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from domyn_swarm.errors import ConfigurationError, JobError, TimeUp
-from domyn_swarm.runs.launchers.base import Answer, Handle, Launch, handle_as
+from domyn_swarm.runs.launchers.base import FLUSH_SECONDS, Answer, Handle, Launch, handle_as
 from domyn_swarm.runs.launchers.tail import followed, make_log
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def _answer(told: Mapping[str, str]) -> Answer:
 
 
 def cancel(handle: Mapping[str, Any], grace: float) -> None:
-    """Take it out of the queue; if it runs, let it flush, and have Slurm end it after `grace` seconds.
+    """Take it out of the queue; if it runs, let it flush, and have Slurm end it when that takes too long.
 
     Raises:
         JobError: Slurm does not answer, or does not do it.
@@ -241,8 +241,11 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
     job = handle_as(handle, _Handle)
     _scontrol(job, "update", f"JobId={job.job}", "Requeue=0")  # neither its own end nor a node's takes it back
     _scancel(job, "--state=PENDING")
-    _scancel(job, "--batch", "--signal=TERM")
-    if not _gone_within(job, grace):
+    for seconds in (grace, FLUSH_SECONDS):
+        _scancel(job, "--batch", "--signal=TERM")
+        if _gone_within(job, seconds):
+            break
+    else:
         _scancel(job)
         if not _gone_within(job, FORCE_SECONDS):
             raise JobError(f"Slurm does not end job {job.job}.", "`scontrol show job` tells its state.")
