@@ -23,6 +23,7 @@ from aiohttp import web
 from domyn_swarm.endpoint.client import MOST_REDIRECTS, EndpointClient, normalised
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import read_key
+from domyn_swarm.endpoint.models import Model
 from domyn_swarm.endpoint.preflight import check_endpoint
 from domyn_swarm.errors import ConfigurationError, EndpointError
 
@@ -189,12 +190,12 @@ def test_the_key_is_sent_as_a_bearer_token() -> None:
 
 
 def test_models_are_listed_by_name() -> None:
-    async def ask(url: str) -> list[str]:
+    async def ask(url: str) -> list[Model]:
         async with EndpointClient(url, timeout=PATIENCE) as client:
             return await client.models()
 
     with demo_server() as url:
-        assert asyncio.run(ask(url)) == ["demo"]
+        assert asyncio.run(ask(url)) == [Model("demo")]
 
 
 def test_a_client_that_is_not_open_says_so() -> None:

@@ -327,7 +327,7 @@ def test_without_the_clients_own_extra_the_run_ends_at_once_and_says_what_to_ins
     """The package may be there without what it needs for aiohttp."""
     import openai
 
-    def missing() -> Any:
+    def missing(**_: Any) -> Any:
         raise RuntimeError("To use the aiohttp client you must have installed the package with the `aiohttp` extra")
 
     monkeypatch.setattr(openai, "DefaultAioHttpClient", missing)
