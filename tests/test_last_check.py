@@ -102,8 +102,13 @@ MOMENTS = ("before the calls", "before the write", "when it is written", "after 
 
 @contextlib.contextmanager
 def happening(moment: str, event: Callable[[], None]) -> Iterator[None]:
-    """`event` happens once, at that moment of a run."""
-    left = [event]
+    """`event` happens once, at that moment of a run; what is tried while it is planned does not count."""
+    left: list[Callable[[], None]] = []
+    begin = CheckpointStore.begin
+
+    def begun(*arguments: Any, **options: Any) -> None:
+        left.append(event)
+        begin(*arguments, **options)
 
     def once() -> None:
         if left:
@@ -127,7 +132,8 @@ def happening(moment: str, event: Callable[[], None]) -> Iterator[None]:
         "after the check": (lock.Fence, "renew", False),
     }
     where, name, before = targets[moment]
-    with mock.patch.object(where, name, wrapped(getattr(where, name), before)):
+    around = wrapped(getattr(where, name), before)
+    with mock.patch.object(CheckpointStore, "begin", begun), mock.patch.object(where, name, around):
         yield
 
 
