@@ -99,7 +99,7 @@ DAMAGED: list[tuple[Callable[[Path], None], str, str]] = [
     (damages.other_schema, "0001-000003.parquet", "it is not a part of a run"),
     (of_another_run, "0001-000003.parquet", "it is another run's"),
     (with_a_strangers_name, "mine.parquet", "it has not the name of a part"),
-    (damages.flipped, "0001-000003.parquet", "CRC"),
+    (damages.flipped, "0001-000003.parquet", "are not what was written"),
 ]
 
 

@@ -517,5 +517,5 @@ def test_a_part_that_is_damaged_is_named() -> None:
     shutil.copy(f"{RUN}/parts/0001-000001.parquet", "kept.parquet")
     item_job()
     Path(f"{RUN}/parts/0001-000001.parquet").write_bytes(Path("kept.parquet").read_bytes()[:100])
-    with pytest.raises(JobError, match=r"is damaged: .*0001-000001\.parquet"):
+    with pytest.raises(JobError, match=r"0001-000001\.parquet is damaged: "):
         found(0)

@@ -90,8 +90,12 @@ class SealedFile:
             ArrowInvalid: the seal is broken, or it is no parquet file.
         """
         tail = source.end(TAIL_BYTES)
-        if len(tail) < 12 or tail[-4:] != _PARQUET or (footer := 8 + _footer_length(tail)) + 4 > source.size:
-            raise pa.ArrowInvalid("no parquet footer; the file is of another format, or was cut off")
+        if not tail:
+            raise pa.ArrowInvalid("Parquet file size is 0 bytes")
+        if tail[-4:] != _PARQUET:
+            raise pa.ArrowInvalid("Parquet magic bytes not found; the file is of another format, or was cut off")
+        if len(tail) < 12 or (footer := 8 + _footer_length(tail)) + 4 > source.size:
+            raise pa.ArrowInvalid("its footer is longer than the file; it was cut off, or changed")
         tail = source.end(footer + _END.size)
         body, block, digest, magic = _END.unpack_from(tail, len(tail) - footer - _END.size)
         if magic != MAGIC:
