@@ -19,7 +19,7 @@ from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, RUN_KEY
 from domyn_swarm.data.file_metadata import carried
 from domyn_swarm.data.input_files import verify_unchanged
 from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, JobError, OutputConflictError
-from domyn_swarm.helpers.io import filesystem, open_parquet
+from domyn_swarm.helpers.io import filesystem, open_parquet, remove_leftovers
 from domyn_swarm.jobs.identity import run_id_of
 from domyn_swarm.jobs.output_paths import check_places
 
@@ -259,6 +259,14 @@ def _flat(table: pa.Table, id_col: str, schema: pa.Schema) -> pa.Table:
     return pa.table(
         [table[id_col], *(pc.struct_field(table[FAILURE], [field.name]) for field in FAILURE_TYPE)], schema=schema
     )
+
+
+def remove_half_written(spec: JobSpec, store: CheckpointStore) -> None:
+    """Remove what runs of this folder that were killed had half written beside the output."""
+    for place in (spec.output, spec.errors_path):
+        fs, path = filesystem(place, spec.backend_write_kwargs.get("storage_options"))
+        parent, _, name = path.rstrip("/").rpartition("/")
+        remove_leftovers(fs, parent or ".", name, store.folder.run_id() or "")
 
 
 def is_current(store: CheckpointStore, spec: JobSpec) -> bool:

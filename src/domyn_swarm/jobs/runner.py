@@ -19,7 +19,7 @@ from domyn_swarm.errors import CheckpointError, DataError, Interrupted, JobError
 from domyn_swarm.helpers.counts import Counts
 from domyn_swarm.helpers.resources import ExhaustedError, exhausted, raise_file_limit
 from domyn_swarm.helpers.stop import Stop
-from domyn_swarm.jobs.finalize import is_current
+from domyn_swarm.jobs.finalize import is_current, remove_half_written
 from domyn_swarm.jobs.flows import Flows
 from domyn_swarm.jobs.graph import driver_for, inputs_of
 from domyn_swarm.jobs.identity import check_identity
@@ -249,6 +249,7 @@ def _prepared(plan: RunPlan) -> RunPlan:
     """The plan, now that nobody else writes, with the folder put in order."""
     store = plan.store
     store.folder.tidy()
+    remove_half_written(plan.spec, store)
     if not plan.spec.resume:
         store.folder.clear()
         return plan
