@@ -142,7 +142,7 @@ def test_options_choose_among_variants() -> None:
     assert named(describe(spec, "driver")) == NODES["items"]
 
 
-@pytest.mark.parametrize(("engine", "frame"), [("pandas", "PandasStream"), ("polars", "Query"), ("ray", "Splits")])
+@pytest.mark.parametrize(("engine", "frame"), [("pandas", "PandasStream"), ("polars", "Stream"), ("ray", "Splits")])
 def test_types_are_short_and_frames_bear_the_engines_name(engine: str, frame: str) -> None:
     graph = graph_of(engine)
     kinds = {name: node_of(graph, name).type for name in named(graph)}

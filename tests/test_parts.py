@@ -315,7 +315,7 @@ def test_one_that_is_killed_between_writing_and_removing_leaves_the_same_winners
         pass
 
     removed: list[str] = []
-    real = LocalFileSystem.rm
+    real = LocalFileSystem.rm_file
 
     def rm(self: LocalFileSystem, path: str) -> None:
         if len(removed) == kept:
@@ -330,7 +330,7 @@ def test_one_that_is_killed_between_writing_and_removing_leaves_the_same_winners
         before = outputs(store)
         removed.clear()
         with monkeypatch.context() as patches:
-            patches.setattr(LocalFileSystem, "rm", rm)
+            patches.setattr(LocalFileSystem, "rm_file", rm)
             with pytest.raises(Killed):
                 store.compact()
         assert outputs(store) == before

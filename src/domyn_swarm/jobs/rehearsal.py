@@ -88,7 +88,8 @@ class _Rehearsal:
         self, backend: DataBackend, sample: pa.Table, columns: Columns, spec: JobSpec, only: str | None = None
     ) -> None:
         self._backend, self._spec, self._sample = backend, spec, sample
-        self._id = ROW_ID if columns.id not in sample.column_names or only else columns.id
+        self._given = columns.id in sample.column_names and (not only or columns.id == ROW_ID)
+        self._id = columns.id if self._given else ROW_ID
         self._inputs = [name for name in columns.inputs if only in (None, name)]
         self._kept = [name for name in columns.kept if only in (None, name) and name in sample.column_names]
         self._output = next(iter(columns.outputs), DEFAULT_COLUMN)
@@ -98,7 +99,7 @@ class _Rehearsal:
         """What went wrong; nothing when all went well."""
         try:
             frame = self._backend.from_arrow(self._sample)
-            frame = self._backend.with_row_id(frame, None if self._id == ROW_ID else self._id)
+            frame = self._backend.with_row_id(frame, self._id if self._given else None)
             return self._handed_over(frame) or self._written(frame)
         except BaseException as error:  # some engines panic, which is no Exception
             if isinstance(error, (KeyboardInterrupt, SystemExit, GeneratorExit)):
