@@ -1,12 +1,18 @@
-"""The job that the corpus is run through."""
+"""The job that files are run through."""
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 from domyn_swarm import SwarmJob
 
 OUTPUT = "domyn_swarm_corpus_echo"
+CALLS_LEFT = "CORPUS_CALLS_LEFT"
+"""How many calls there may be before `END` comes, in the environment."""
+END = "CORPUS_END"
+"""`kill`, or else an interrupt."""
 
 
 class Echo(SwarmJob):
@@ -15,4 +21,7 @@ class Echo(SwarmJob):
     output_columns = (OUTPUT,)
 
     async def transform_item(self, item: Any) -> str:
+        if (left := int(os.environ.get(CALLS_LEFT, "-1"))) == 0:
+            os.kill(os.getpid(), signal.SIGKILL if os.environ.get(END) == "kill" else signal.SIGINT)
+        os.environ[CALLS_LEFT] = str(left - 1)
         return repr(item)
