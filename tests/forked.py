@@ -125,6 +125,11 @@ def _wait_for(pid: int, connection: socket.socket) -> NoReturn:
 if __name__ == "__main__":
     for module in PRELOADED:
         __import__(module)
+    from domyn_swarm.data.backends.registry import load_backend
+    from domyn_swarm.jobs.watch import installed_versions
+
+    load_backend("pandas")
+    installed_versions()  # both look through the metadata of all that is installed, and keep what they find
     assert threading.active_count() == 1, "a thread does not survive a fork"
     gc.freeze()
     become_a_command(sys.argv[1])

@@ -150,7 +150,7 @@ class Watch:
             parts=len(sizes), parts_bytes=sum(sizes.values()),
             damaged=sorted(name.rpartition("/")[2] for name in damaged),
             output=spec.output, errors_path=spec.errors_path if counts.failed else "",
-            options=self._options, versions=_versions(), warnings=list(self._warnings),
+            options=self._options, versions=installed_versions(), warnings=list(self._warnings),
         )  # fmt: skip
         return _storable(report)
 
@@ -210,7 +210,7 @@ def _frames(error: BaseException) -> str:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Of Python, of this package, and of what it depends on, extras included where they are installed."""
     versions = {"python": sys.version.partition(" ")[0]}
     for line in [NAME, *(requires(NAME) or ())]:

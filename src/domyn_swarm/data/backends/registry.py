@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
@@ -34,6 +35,7 @@ def backend_names() -> list[str]:
     return sorted({entry.name for entry in entry_points(group=GROUP)})
 
 
+@cache  # looking through the metadata of all that is installed takes a tenth of a small run's CPU
 def load_backend(name: str) -> DataBackend:
     """Import the backend `name`.
 
