@@ -117,7 +117,7 @@ class Replicas:
             this = trace.Attempt(time.time(), url=replica.client.base_url)
             exchange.attempts.append(this)
             try:
-                reply = await self._send(replica, path, body)
+                reply = await self._send(replica, path, body, exchange)
             except EndpointError as error:
                 this.seconds, this.status, this.error = self._clock() - ticket.at, error.status, error.message
                 self._rates.settle(len(body), estimate, 0)
@@ -125,7 +125,6 @@ class Replicas:
                 self.counts.retries += 1
             else:
                 this.seconds = seconds = self._clock() - ticket.at
-                exchange.response = msgspec.json.encode(reply.body)
                 used = self._answered(replica, reply.body, seconds)
                 replica.heard(ticket, reply.headers, used)
                 self._rates.settle(len(body), estimate, used)
@@ -158,7 +157,7 @@ class Replicas:
                 else:
                     return replica, replica.pace.sent(), estimate
 
-    async def _send(self, replica: Replica, path: str, body: bytes) -> Reply:
+    async def _send(self, replica: Replica, path: str, body: bytes, exchange: trace.Exchange) -> Reply:
         counts = self.counts
         counts.requests += 1
         counts.in_flight += 1
@@ -168,6 +167,7 @@ class Replicas:
         finally:
             replica.in_flight -= 1
             counts.in_flight -= 1
+        exchange.response = msgspec.json.encode(reply.body)  # an answer or not: `job row` shows what came back
         if (fault := fault_of(path, reply.body)) is not None:
             error = error_in(reply.body)
             asked = retry_after_of(reply.headers, fault) if error else None
