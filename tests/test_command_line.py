@@ -355,6 +355,11 @@ FLAGS = {
     "--ray-address": "local",
     "--endpoint": None,
     "--model": "the first that the endpoint lists",
+    "--allow-model-change": "--no-allow-model-change",
+    "--preflight": "--preflight",
+    "--preflight-timeout": "5.0",
+    "--grace": "5.0",
+    "--keep-changed": "--no-keep-changed",
     "--api-key-file": "$DOMYN_SWARM_API_KEY or $OPENAI_API_KEY",
     "--max-concurrency": "32 for async methods, else one per core",
     "--max-rpm": None,
@@ -596,6 +601,7 @@ def test_a_runs_spec_repeats_it_with_the_same_exit_statuses(command: Command) ->
         "done_before": 2,
         "done_now": 0,
         "failed": 1,
+        "changed": 0,
     }
 
     changed = {**recorded_spec(), "on_error": "fail"}
