@@ -7,7 +7,6 @@ import base64
 import itertools
 import json
 import random
-import re
 import threading
 import time
 from collections import Counter

@@ -16,17 +16,24 @@ Run = Callable[..., RunResult]
 
 CLUSTERS = ("ray",)
 """Engines whose runs start processes: each takes seconds of CPU."""
+RUNS = {"run_job", "shout", "shout_in_mode"}
+"""Fixtures of cases that are runs; other cases call the backend's functions."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """On a cluster the default tier has the cases that are marked for it; the others are stress tests there."""
+    """Of cases that are runs, a chosen set is run on a cluster; `--backend` runs all of them on the engine it names."""
     if config.getoption("--backend"):
         return
-    for item in items:
-        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        if parameters.get("backend") in CLUSTERS and not item.get_closest_marker("clusters"):
-            item.add_marker(pytest.mark.stress)
+    left_out = [item for item in items if _is_run_on_cluster(item) and not item.get_closest_marker("clusters")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_run_on_cluster(item: pytest.Item) -> bool:
+    if not isinstance(item, pytest.Function) or "conformance" not in item.path.parts or not hasattr(item, "callspec"):
+        return False
+    return item.callspec.params.get("backend") in CLUSTERS and not RUNS.isdisjoint(item.fixturenames)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -139,6 +139,7 @@ def test_what_the_job_sees_may_be_given_as_pandas_frames(shout_in_mode: Plan, mo
     assert [row["text"] for row in rows("out.parquet")] == ["x", "y", "z"]
 
 
+@pytest.mark.clusters
 def test_batches_may_be_given(shout_in_mode: Plan, backend: str, mode: str) -> None:
     made = outputs(shout_in_mode, batches=[batch(backend, "native" if mode == "native" else "items", ["p", "q", "r"])])
     assert [row["upper"] for row in made] == ["P", "Q", "R"]
@@ -238,6 +239,7 @@ def test_a_function_may_say_what_is_done(shout: Plan) -> None:
     assert [again.run().done_now, again.run().done_now] == [3, 3]
 
 
+@pytest.mark.clusters
 def test_a_function_may_change_what_is_pending(shout_in_mode: Plan) -> None:
     def pending(limited: pd.DataFrame) -> pd.DataFrame:
         return limited.assign(text=limited["text"] + "!").iloc[::-1]
@@ -298,6 +300,7 @@ def test_a_function_may_write_the_output(shout: Plan) -> None:
 # What never happens
 
 
+@pytest.mark.clusters
 def test_rows_of_an_overridden_run_and_of_the_real_one_never_mix(shout: Plan) -> None:
     def pending(limited: pd.DataFrame) -> pd.DataFrame:
         return limited.assign(text="other")
