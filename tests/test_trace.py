@@ -295,7 +295,7 @@ def test_an_error_without_a_message_after_an_answer_is_told_with_its_place() -> 
 def test_tries_tell_when_they_began_how_long_they_took_and_where_they_went() -> None:
     async def slowly(body: Any) -> web.Response:
         await asyncio.sleep(0.05)
-        return web.Response(status=503, headers=AGAIN) if last(body) == "bad" else await echo(body)
+        return web.Response(status=500, headers=AGAIN) if last(body) == "bad" else await echo(body)
 
     write("in.parquet", {"item": ["good", "bad"]})
     before = time.time()
