@@ -161,7 +161,7 @@ def test_what_pages_for_contributors_name_is_there(page: str) -> None:
         ("console", "$ pip install 'domyn-swarm[duckdb]'", "duckdb"),
         ("python", "1 / 0", "ZeroDivisionError"),
         ("json", "{", "Expecting"),
-        ("mermaid", "flowchart LR\n  files --> finalized", "('files', 'finalized')"),
+        ("mermaid", "flowchart LR\n  files --> flushed", "('files', 'flushed')"),
     ],
 )
 def test_a_block_that_does_not_hold_or_that_nothing_checks_fails(

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -27,6 +28,7 @@ import pytest
 from domyn_swarm.checkpoint.compact import compact
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.part import Origin, Part, write_part
+from domyn_swarm.checkpoint.part_file import BLOCK_BYTES
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.jobs.meter import kinds_of
 from domyn_swarm.view.failures import failures_of_kind
@@ -453,14 +455,16 @@ def test_parts_of_other_runs_and_damaged_ones_are_left_out() -> None:
 
 def test_row_groups_without_failures_are_not_read() -> None:
     failure = ("ValueError", "no")
-    part("0001-000001", {**dict.fromkeys(range(40_000)), 39_999: failure})
+    noise = [random.randbytes(8).hex() for _ in range(39_999)]  # so that the first group has blocks of its own
+    part("0001-000001", {**dict.fromkeys(range(40_000)), 39_999: failure}, traces=[*noise, None])
     path = Path("run/parts/0001-000001.parquet")
     groups = pq.read_metadata(path)
     assert groups.num_row_groups == 2
+    second = groups.row_group(1).column(0).data_page_offset
     content = bytearray(path.read_bytes())
-    content[4 : groups.row_group(1).column(0).data_page_offset] = bytes(
-        groups.row_group(1).column(0).data_page_offset - 4
-    )
+    whole = second // BLOCK_BYTES * BLOCK_BYTES
+    assert whole > BLOCK_BYTES
+    content[4:whole] = bytes(whole - 4)
     path.write_bytes(content)
     assert ids_of(*failure) == (["r39999"], 1)
 

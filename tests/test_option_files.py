@@ -117,7 +117,7 @@ def test_a_file_may_hold_every_option_of_job_submit() -> None:
     [
         ("job.toml", "limit = 3\nlimt = 4", "job.toml: there is no option 'limt'.\nDid you mean 'limit'?"),
         ("job.toml", "max-concurrency = 4", "there is no option 'max-concurrency'.\nDid you mean 'max_concurrency'?"),
-        ("job.yaml", "dry_run: true", "job.yaml: there is no option 'dry_run'.\nOptions: adapters, api_key_file, "),
+        ("job.yaml", "dry_run: true", "job.yaml: there is no option 'dry_run'.\nOptions: adapters, allow_model_change, "),
         ("job.toml", "limit = 0", "job.toml: limit: 0 is not valid.\nIt takes: int >= 1."),
         ("job.yaml", "overwrite: yes", "job.yaml: overwrite: 'yes' is not valid.\nIt takes: bool."),
         ("job.json", '{"output_mode": "all"}', "'all' is not valid.\nIt takes: append, replace, io_only."),
@@ -301,6 +301,7 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_si
     ]
 )
 NUMBERS = st.floats(1e-300, 1e300) | st.integers(1, 2**53).map(float)
+SECONDS = st.floats(1e-300, 1e9)
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | NUMBERS | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
@@ -321,7 +322,7 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
     "max_rpm": st.none() | NUMBERS,
     "max_errors": st.none() | st.sampled_from(["5", "2.5%", "0"]),
     "retries": st.integers(0, 9),
-    "timeout": st.none() | NUMBERS,
+    "timeout": st.none() | SECONDS,
     "backend_read_kwargs": st.dictionaries(TEXTS.filter(lambda text: text != "storage_options"), PLAIN, max_size=2),
 }
 

@@ -623,7 +623,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "on_error": st.sampled_from(["record", "fail"]), "max_errors": st.sampled_from([None, "0", "17", "5%", "0.1%"]),
     "checkpoint_dir": st.none() | Words, "checkpoint_tag": st.sampled_from([None, "mine", "a-b_c.d@e+f=g"]),
     "checkpoint_interval": Seconds, "resume": st.just(True), "checkpointing": st.booleans(), "trace": st.booleans(),
-    "adapters": st.lists(Words, max_size=2),
+    "adapters": st.lists(Words, max_size=2), "allow_model_change": st.booleans(), "preflight": st.just(True),
+    "preflight_timeout": Seconds, "grace": Seconds, "keep_changed": st.booleans(),
 }  # fmt: skip
 
 
