@@ -79,7 +79,7 @@ def places_of(limit: int, hire: Callable[[], bool] = nobody) -> tuple[Places, Ca
     """Places whose limit can be moved, and what moves it."""
     moved = Moved(limit)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "AdaptiveLimit", lambda: moved)
+        patch.setattr(module, "AdaptiveLimit", lambda **_: moved)
         places = Places(None, hire, asyncio.Event())
 
     def move(to: int) -> None:
