@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import settings
 
 from domyn_swarm.data.backends.registry import backend_names
 from tests.conformance.table import Table
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 JOBS = Path(__file__).with_name("jobs.py")
 # Ray gives way to all other processes, and beside busy tests its workers stood still for a minute and more.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - the name is Ray's
+
+settings.register_profile("suite", deadline=None)  # no test depends on how fast the machine is
+settings.load_profile("suite")
 
 SECRETS_AND_DEFAULTS = ("ENDPOINT", "DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
 
