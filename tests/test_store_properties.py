@@ -400,4 +400,4 @@ def finished(batch: Batch, order: Sequence[int]) -> pa.Table:
 
 
 TestStore = Store.TestCase
-TestStore.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestStore.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -399,7 +399,7 @@ def test_a_concurrency_that_is_found_out_goes_with_async_methods() -> None:
 
 def test_a_concurrency_that_is_found_out_goes_with_the_official_client_and_a_rate_limit() -> None:
     handler, _ = refusing_first(429, headers={"Retry-After": "0"})
-    items = [f"row {number}" for number in range(40)]
+    items = [f"row {number}" for number in range(12)]
     result = ran(Official, items, handler, max_concurrency="auto", retries=1)
     assert texts() == [f"<{item}>" for item in items]
     assert result.exit_status == 0
