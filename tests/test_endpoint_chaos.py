@@ -37,7 +37,7 @@ REASONS = {
     "500": r"POST chat/completions: status 500: this is a 500, nobody!",
     "reset": r"POST chat/completions: \w+: .*(reset by peer|not completed|disconnected).*",
     "truncated": r"POST chat/completions: ClientPayloadError: Response payload is not completed.*",
-    "garbage": r"POST chat/completions: the answer is not a JSON object: \w+: .+",
+    "garbage": r"POST chat/completions: the answer is not a JSON object: .+",
     "hang": r"POST chat/completions: no answer within [15] s\.",
 }
 """What a failed row says, by what became of its last request."""

@@ -79,7 +79,9 @@ def test_a_low_soft_limit_of_open_files_is_raised() -> None:
     assert most > 200
 
 
-@pytest.mark.parametrize("limit", [256, pytest.param(512, marks=pytest.mark.stress), pytest.param(1024, marks=pytest.mark.stress)])
+@pytest.mark.parametrize(
+    "limit", [256, pytest.param(512, marks=pytest.mark.stress), pytest.param(1024, marks=pytest.mark.stress)]
+)
 def test_calls_are_capped_to_the_open_files_that_there_are(limit: int) -> None:
     rows = 3 * limit
     write("in.parquet", {"text": [f"row {number}" for number in range(rows)]})
