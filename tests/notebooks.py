@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 SECONDS = 120
 """What a notebook may take, from a fresh kernel to its last cell."""
 
+STDLIB = (str(Path(sysconfig.get_path("stdlib")).parent), "lib")
+"""Where Python's own files are, which frames of a traceback name, and what stands for it."""
 SHOWN = {"text/plain", "text/html", "image/svg+xml"}
 """What is stored of a display: what pages show."""
 VARIES = (
@@ -138,7 +141,7 @@ def _placeless(said: Any, folder: Path) -> Any:
     if isinstance(said, list):
         return [_placeless(value, folder) for value in said]
     if isinstance(said, str):
-        for place, shown in ((f"{folder}/docs/notebooks/", ""), (str(folder), "/tmp"), (f"{ROOT}/", "")):
+        for place, shown in ((f"{folder}/docs/notebooks/", ""), (str(folder), "/tmp"), (f"{ROOT}/", ""), STDLIB):
             said = said.replace(place, shown)
     return said
 
