@@ -27,6 +27,8 @@ ROWS_A_SECOND = int(CONCURRENCY / LATENCY)
 """No job is faster; most are not much slower."""
 INTERVAL = 0.15
 """--checkpoint-interval: what a life may lose at its end, in seconds."""
+GRACE = 5
+"""--grace: seconds for calls that hang when a life is asked to end."""
 OLD_SECONDS = INTERVAL + 2.0
 """No row may be lost that was asked so long before: a busy machine may be two seconds late with a part."""
 FILES = 8
@@ -248,7 +250,7 @@ class Job:
             str(Path(sys.executable).with_name("domyn-swarm")), "job", "submit", "--input", "in",
             "--input-column", "item", "--output", output, "--endpoint", (server or self.server).url,
             "--data-backend", self.backend, "--max-concurrency", str(CONCURRENCY),
-            "--checkpoint-interval", str(INTERVAL), *options,
+            "--checkpoint-interval", str(INTERVAL), "--grace", str(GRACE), *options,
         ]  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if name not in NOT_OURS}
         environment |= {**SETTINGS, "RAY_TMPDIR": str(self._ray)}

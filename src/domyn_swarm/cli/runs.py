@@ -141,7 +141,7 @@ def cancel(
     """Cancel each RUN gracefully: its calls in flight are finished, and what has finished is written.
 
     Calls that take longer than --grace are dropped. A run that has not ended half a minute later is killed. What is
-    done stays, and `job resume` goes on from there. A run that has ended stays as it is.
+    done stays, and `job resume` resumes it. A run that has ended stays as it is.
     """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 

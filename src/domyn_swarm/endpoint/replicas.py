@@ -191,7 +191,7 @@ class Replicas:
         return None if used == [None, None] else sum(filter(None, used))
 
     def _count_model(self, replica: Replica, answer: dict[str, Any]) -> None:
-        """Count which model says that it has answered: a server may change it while a run goes on."""
+        """Count which model says that it has answered: a server may change it during a run."""
         counts, name = self.counts, model_in(answer)
         if name not in counts.answered_by and len(counts.answered_by) >= MOST_MODELS:
             name = "others"

@@ -88,7 +88,7 @@ def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore
     before = _public(record.get("identity", {}))
     if changed := _changed(before, now, spec):
         if set(changed) <= set(RESOLVED):
-            ways_out += " --allow-model-change goes on from the rows that are there."
+            ways_out += " --allow-model-change resumes from the rows that are there."
         lines = [_difference(name, before, now) for name in changed]
         raise CheckpointError(
             f"The rows in {store.path} were made by a job that differs from this one:\n" + "\n".join(lines), ways_out

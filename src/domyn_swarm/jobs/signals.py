@@ -37,7 +37,7 @@ def _grace_before_limit() -> float:
 def on_signals(stop: Stop | None) -> Iterator[None]:
     """The first SIGINT or SIGTERM sets `stop`, the second lets it wait for no call any more, and what finished is kept.
 
-    The third one, or the first without `stop`, is a KeyboardInterrupt, whatever goes on.
+    The third one, or the first without `stop`, is a KeyboardInterrupt, whatever is running.
     """
 
     def handle(number: int, _frame: Any) -> None:
