@@ -26,6 +26,7 @@ from domyn_swarm.data.stream import (
     with_row_id,
     write,
 )
+from domyn_swarm.data.values import job_batch
 
 __all__ = [
     "check_ids", "check_write_kwargs", "count", "distributed", "exclude", "from_arrow", "head", "in_memory",
@@ -46,7 +47,6 @@ def in_memory(table: pa.Table) -> pa.Table:
 
 
 def iter_batches(frame: Stream, id_col: str, input_cols: Sequence[str], batch_size: int) -> Iterator[JobBatch]:
-    columns = list(dict.fromkeys([id_col, *input_cols]))
-    for batch in frame.scan(list(dict.fromkeys([*columns, POSITION])), batch_size):
-        table = pa.Table.from_batches([batch.select(columns)])
-        yield JobBatch(batch.column(id_col), batch.column(POSITION), batch=table)
+    columns = list(dict.fromkeys([id_col, *input_cols, POSITION]))
+    for batch in frame.scan(columns, batch_size):
+        yield job_batch(batch, id_col, input_cols, lambda part: pa.Table.from_batches([part]))

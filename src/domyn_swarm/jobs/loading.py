@@ -207,6 +207,8 @@ def find_in_working_folder(module: str) -> None:
     folder, top = Path(sent or Path.cwd()).resolve(), module.partition(".")[0]
     if str(folder) in sys.path or (not sent and "" in sys.path) or (not sent and top in sys.modules):
         return
+    if not top.isidentifier():  # no file holds it, and a pattern or a path made of it would find others
+        return
     package = folder / top
     is_there = any(folder.glob(f"{top}.*")) or (package / "__init__.py").is_file()
     if sent or is_there or (package.is_dir() and importlib.util.find_spec(top) is None):
