@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 
 MOST_BYTES = 2**20
 PRELOADED = (
-    "domyn_swarm.cli.main", "domyn_swarm.jobs.runner", "domyn_swarm.runs.submit", "domyn_swarm.view.progress",
+    "domyn_swarm.cli.main", "domyn_swarm.engine.runner", "domyn_swarm.runs.submit", "domyn_swarm.report.progress",
     "domyn_swarm.data.backends.pandas_backend", "domyn_dags.job",
 )  # fmt: skip
 """What nearly every command imports; no engine but the default one."""
@@ -126,7 +126,7 @@ if __name__ == "__main__":
     for module in PRELOADED:
         __import__(module)
     from domyn_swarm.data.backends.registry import load_backend
-    from domyn_swarm.jobs.watch import installed_versions
+    from domyn_swarm.engine.recording.reporter import installed_versions
 
     load_backend("pandas")
     installed_versions()  # both look through the metadata of all that is installed, and keep what they find

@@ -284,7 +284,7 @@ def drawn_edges(mermaid: str) -> set[tuple[str, str]]:
 
 def graph_edges() -> set[tuple[str, str]]:
     """Edges of the graph, row by row and in native mode."""
-    from domyn_swarm.jobs.describe import describe
+    from domyn_swarm.engine.recording.describe import describe
 
     options = {"job": f"{ROOT}/tests/jobs.py:Upper", "input": "INPUT", "output": "OUTPUT"}
     graphs = [describe(make_spec({**options, "native_backend": native})) for native in (False, True)]

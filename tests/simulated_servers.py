@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from domyn_swarm.endpoint.client import Reply
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
-from domyn_swarm.endpoint.rates import Rates
-from domyn_swarm.endpoint.replicas import Replicas
+from domyn_swarm.endpoint.load_balancer import Replicas
+from domyn_swarm.endpoint.rate_limit import Rates
 from domyn_swarm.errors import EndpointError
 from tests.test_places import now
 

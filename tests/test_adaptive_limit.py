@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domyn_swarm.helpers.adaptive import FIRST, LEAST, MOST, AdaptiveLimit
+from domyn_swarm.concurrency.adaptive import FIRST, LEAST, MOST, AdaptiveLimit
 
 SEEDS = range(4)
 LATENCY = 0.1  # seconds that a call takes on average

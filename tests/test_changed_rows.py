@@ -13,7 +13,7 @@ import pytest
 from domyn_swarm import RunResult, make_spec, run
 from domyn_swarm.data.columns import INPUTS
 from domyn_swarm.data.digests import row_digests
-from domyn_swarm.jobs.planning import make_plan
+from domyn_swarm.engine.planning import make_plan
 from tests.conftest import Command, job, rows, write
 
 PARTS = Path(".domyn-swarm/out.parquet/parts")

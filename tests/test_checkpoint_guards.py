@@ -14,8 +14,8 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from domyn_swarm.checkpoint.compact import compact
+from domyn_swarm.checkpoint.inspection import export, open_run, survey, verify
 from domyn_swarm.checkpoint.part import Part, write_part
-from domyn_swarm.checkpoint.survey import export, open_run, survey, verify
 from domyn_swarm.data.columns import TRACE
 from tests.chaos import damages
 from tests.conftest import Command, rows, tree, write

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from domyn_swarm.endpoint.demo import demo_server
-from domyn_swarm.jobs.spec import JobSpec, flag_of
+from domyn_swarm.jobspec import JobSpec, flag_of
 from tests.conftest import JOBS, Command, command_line, job, rows, table, tree, write
 
 CHAT = "domyn_swarm.jobs:ChatCompletionJob"

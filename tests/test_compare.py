@@ -23,8 +23,8 @@ from domyn_swarm import compare
 from domyn_swarm.checkpoint.merge import WINDOW_ROWS
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, JobError
-from domyn_swarm.view.compare_rows import KEY, Side, matched
-from domyn_swarm.view.comparison import Difference, Rows
+from domyn_swarm.report.comparison.model import Difference, Rows
+from domyn_swarm.report.comparison.rows import KEY, Side, matched
 from tests.browser import Browser, browser  # noqa: F401 - a fixture
 from tests.conftest import Command, command_line, job, stop, write
 from tests.two_runs import FAIL, A, B, edited, outputs, record, submit, texts
@@ -588,4 +588,4 @@ def test_comparing_writes_nothing() -> None:
 
 def test_compare_is_a_public_name() -> None:
     assert "compare" in domyn_swarm.__all__
-    assert compare.__module__ == "domyn_swarm.view.compare"
+    assert compare.__module__ == "domyn_swarm.report.comparison.compare"

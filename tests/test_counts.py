@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
-from domyn_swarm.helpers.counts import Counts, Latencies
-from domyn_swarm.jobs.meter import ErrorBudget, Meter, Silent
+from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, Silent
+from domyn_swarm.telemetry.counts import Counts, Latencies
 
 SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 

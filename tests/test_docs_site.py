@@ -21,7 +21,7 @@ import pytest
 from bs4 import BeautifulSoup, Tag
 
 from domyn_swarm import JobSpec, errors
-from domyn_swarm.jobs.spec import option_of
+from domyn_swarm.jobspec import option_of
 from tests.browser import Browser, browser
 from tests.reader import ROOT, flags
 from tests.test_structure import NODES

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from domyn_swarm import make_spec
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
+from domyn_swarm.engine.graph.build import driver_for
+from domyn_swarm.engine.graph.observer import Observer
+from domyn_swarm.engine.recording import timeline
+from domyn_swarm.engine.recording.metrics import MOST_KINDS, Meter, Silent, kinds_of
+from domyn_swarm.engine.recording.node_stats import VALUE_CHARS, Flows, blame, node_of, shown
+from domyn_swarm.engine.recording.timeline import Chronicle
 from domyn_swarm.errors import DataError, JobError
-from domyn_swarm.helpers.counts import EXAMPLES, Counts, Failed, Flow, Latencies
-from domyn_swarm.helpers.trace import Attempt, encoded
-from domyn_swarm.jobs import timeline
-from domyn_swarm.jobs.flows import VALUE_CHARS, Flows, blame, node_of, shown
-from domyn_swarm.jobs.graph import driver_for
-from domyn_swarm.jobs.meter import MOST_KINDS, Meter, Silent, kinds_of
-from domyn_swarm.jobs.observer import Observer
-from domyn_swarm.jobs.timeline import Chronicle
+from domyn_swarm.telemetry.counts import EXAMPLES, Counts, Failed, Flow, Latencies
+from domyn_swarm.telemetry.trace import Attempt, encoded
 
 NAP = 0.02
 

@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domyn_swarm.engine.recording.describe import between, describe, upstream_of
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.describe import between, describe, upstream_of
-from domyn_swarm.jobs.spec import make_spec
-from domyn_swarm.view.model import Figures, Graph, Node
-from domyn_swarm.view.picture import dot_of, draw, mermaid_of, page_of, svg_or_mermaid
+from domyn_swarm.jobspec import make_spec
+from domyn_swarm.report.diagram import dot_of, draw, mermaid_of, page_of, svg_or_mermaid
+from domyn_swarm.report.model import Figures, Graph, Node
 from tests.conftest import Command, job, tree
 
 PICTURES = Path(__file__).parents[1] / "docs/pictures"

@@ -19,10 +19,10 @@ from domyn_swarm.checkpoint import lock
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.process import this_process
 from domyn_swarm.errors import DataError
-from domyn_swarm.helpers.braces import MAX_PATHS, expanded
+from domyn_swarm.report.files import LiveReport
 from domyn_swarm.runs.find import Run
 from domyn_swarm.runs.state import status_of
-from domyn_swarm.view.report import LiveReport
+from domyn_swarm.storage.braces import MAX_PATHS, expanded
 from tests.conftest import Command, command_line, job, rows, tree, write
 from tests.detached import FOLDER, refusal, texts
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from domyn_swarm import compare, masking
-from domyn_swarm.view.comparison import Comparison
+from domyn_swarm.report.comparison.model import Comparison
 from tests.browser import Browser, browser  # noqa: F401 - a fixture
 from tests.conftest import Command
 from tests.two_runs import FAIL, A, B, outputs

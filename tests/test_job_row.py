@@ -18,11 +18,11 @@ import pytest
 from aiohttp import web
 
 from domyn_swarm import RunResult, SwarmJob, make_spec, run
-from domyn_swarm.checkpoint.survey import open_run
+from domyn_swarm.checkpoint.inspection import open_run
 from domyn_swarm.errors import ConfigurationError, DataError, JobError
-from domyn_swarm.helpers.trace import Attempt, Exchange
 from domyn_swarm.jobs import EndpointJob
-from domyn_swarm.view.row import RowStory, look_up, told
+from domyn_swarm.report.row import RowStory, look_up, told
+from domyn_swarm.telemetry.trace import Attempt, Exchange
 from tests.conftest import Command, job, write
 from tests.test_completion_jobs import echo, last
 from tests.test_endpoint import serving

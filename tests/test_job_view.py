@@ -30,9 +30,9 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.part import Origin, Part, write_part
 from domyn_swarm.checkpoint.part_file import BLOCK_BYTES
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
-from domyn_swarm.jobs.meter import kinds_of
-from domyn_swarm.view.failures import failures_of_kind
-from domyn_swarm.view.model import FailureKind
+from domyn_swarm.engine.recording.metrics import kinds_of
+from domyn_swarm.report.failures import failures_of_kind
+from domyn_swarm.report.model import FailureKind
 from tests.browser import Browser, browser
 from tests.conftest import Command, command_line, write
 from tests.test_imports import HELP, loaded

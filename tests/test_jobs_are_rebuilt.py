@@ -19,7 +19,7 @@ import domyn_swarm
 from domyn_swarm import JobSpec, SwarmError, SwarmJob, make_spec
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.jobs.loading import build_job, job_fields, load_job_class
-from domyn_swarm.jobs.spec import DEFAULT_JOB, anchored, resolve
+from domyn_swarm.jobspec import DEFAULT_JOB, anchored, resolve
 from tests.conftest import job
 
 

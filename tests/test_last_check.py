@@ -22,7 +22,7 @@ from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data import arrow
 from domyn_swarm.errors import JobError, OutputConflictError, SwarmError
-from domyn_swarm.helpers.io import filesystem
+from domyn_swarm.storage.files import filesystem
 from tests.conftest import job
 from tests.servers.object_store import object_store
 

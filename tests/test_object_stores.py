@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from domyn_swarm.helpers.io import filesystem, whole_file
+from domyn_swarm.storage.files import filesystem, whole_file
 from tests.conftest import Command, command_line, job, stop, tree
 from tests.servers.object_store import OBSERVER, Bucket, ObjectStore, object_store
 

@@ -16,11 +16,11 @@ from domyn_swarm import JobSpec, make_spec
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.cli.main import app
 from domyn_swarm.data.memory import IN_MEMORY
+from domyn_swarm.engine.recording.command_line import options_with_defaults
 from domyn_swarm.errors import ConfigurationError, SwarmError
-from domyn_swarm.jobs.command import options_with_defaults
-from domyn_swarm.jobs.option_files import SENDING, read_options
-from domyn_swarm.jobs.option_writer import Format, options_of, written
-from domyn_swarm.jobs.options import spec_for
+from domyn_swarm.options.read_file import SENDING, read_options
+from domyn_swarm.options.resolve import spec_for
+from domyn_swarm.options.write_file import Format, options_of, written
 from tests.conftest import Command, job, rows, tree, write
 from tests.reader import commands
 

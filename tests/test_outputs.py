@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from domyn_swarm import SwarmJob, make_spec, run
 from domyn_swarm.data.columns import FAILURE
-from domyn_swarm.jobs.outputs import Failure, OutputColumns
+from domyn_swarm.engine.calls.outputs import Failure, OutputColumns
 from tests.conftest import rows, write
 
 ROME = ZoneInfo("Europe/Rome")

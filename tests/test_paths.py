@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from domyn_swarm.data.listing import would_name
-from domyn_swarm.helpers.locations import Location
+from domyn_swarm.storage.locations import Location
 from tests.conftest import Command, command_line, job, rows, write
 
 TABLE = {"text": ["a", "b"]}

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domyn_swarm.helpers import places as module
-from domyn_swarm.helpers.places import Halted, Places
+from domyn_swarm.concurrency import slots as module
+from domyn_swarm.concurrency.slots import Halted, Places
 
 
 class _Hasty(selectors.DefaultSelector):

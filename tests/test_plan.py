@@ -19,7 +19,7 @@ import domyn_swarm
 from domyn_swarm import Plan, RunResult, SwarmJob, plan
 from domyn_swarm.errors import ConfigurationError, DataError, JobError, SwarmError
 from domyn_swarm.jobs import ChatCompletionJob
-from domyn_swarm.view.picture import dot_of, mermaid_of, page_of
+from domyn_swarm.report.diagram import dot_of, mermaid_of, page_of
 from tests.conftest import Command, job, rows, table, tree, write
 
 TEXTS = {"id": ["a", "b", "c", "d"], "text": ["one", "two", "three", "four"]}

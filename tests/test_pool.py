@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domyn_swarm import SwarmJob, make_spec, run
+from domyn_swarm.concurrency.stop import Stop
+from domyn_swarm.engine.calls.outputs import Failure
+from domyn_swarm.engine.calls.worker_pool import Chunk, Finished, Limits, concurrency_for, run_calls
 from domyn_swarm.errors import JobError
-from domyn_swarm.helpers.stop import Stop
-from domyn_swarm.jobs.outputs import Failure
-from domyn_swarm.jobs.pool import Chunk, Finished, Limits, concurrency_for, run_calls
 from tests.conftest import write
 
 LONG = 30.0  # seconds that no test takes unless a promise is broken

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from domyn_swarm.engine.runner import RunResult, run
 from domyn_swarm.errors import CheckpointError, ConfigurationError
-from domyn_swarm.jobs.runner import RunResult, run
-from domyn_swarm.jobs.spec import make_spec
+from domyn_swarm.jobspec import make_spec
 from tests.conftest import Command, rows, write
 from tests.test_endpoint import Models, Server, closed_port, serving
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from domyn_swarm.endpoint.rates import Rates
+from domyn_swarm.endpoint.rate_limit import Rates
 from tests.test_places import now, on_simulated_time, settled
 
 MINUTE = 60.0

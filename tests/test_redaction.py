@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from domyn_swarm import make_spec, masking
 from domyn_swarm.checkpoint.submission import Placement
+from domyn_swarm.engine.recording.command_line import command_of
+from domyn_swarm.engine.recording.run_record import without_secrets
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.helpers.io import filesystem
-from domyn_swarm.jobs.command import command_of
-from domyn_swarm.jobs.record import without_secrets
 from domyn_swarm.redaction import HIDDEN, missing, public_fields, public_options, public_storage, public_text, resolved
+from domyn_swarm.storage.files import filesystem
 from tests.conftest import Command, job, write
 from tests.servers.chaos import chaos
 from tests.test_secrets import files

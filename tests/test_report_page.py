@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 import pytest
 
-from domyn_swarm.view.model import Report
-from domyn_swarm.view.page import render
-from domyn_swarm.view.report import picture_of
+from domyn_swarm.report.files import picture_of
+from domyn_swarm.report.model import Report
+from domyn_swarm.report.page import render
 from tests import view_examples as examples
 from tests.browser import Browser, Tab, browser
 

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from domyn_swarm.concurrency.resources import Reserve, exhausted
 from domyn_swarm.errors import ConditionError, EndpointError
-from domyn_swarm.helpers.resources import Reserve, exhausted
 from tests.conftest import command_line, write
 from tests.servers.chaos import chaos
 

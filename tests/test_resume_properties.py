@@ -16,9 +16,9 @@ from domyn_swarm import make_spec, run
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
+from domyn_swarm.engine.recording.metrics import Silent
 from domyn_swarm.errors import JobError
-from domyn_swarm.helpers.counts import Counts
-from domyn_swarm.jobs.meter import Silent
+from domyn_swarm.telemetry.counts import Counts
 from tests.conftest import job, rows, write
 
 

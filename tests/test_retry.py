@@ -18,8 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
+from domyn_swarm.concurrency.retry import backoff, is_overload, is_retryable, seconds_of, status_is_retryable
 from domyn_swarm.errors import EndpointError
-from domyn_swarm.helpers.retry import backoff, is_overload, is_retryable, seconds_of, status_is_retryable
 
 
 class SaidError(Exception):

@@ -30,13 +30,13 @@ from hypothesis import strategies as st
 from domyn_swarm import RunResult, SwarmJob, make_spec, masking, run
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.cli.options import with_spec_options
+from domyn_swarm.engine.recording import reporter
+from domyn_swarm.engine.recording.command_line import command_of
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError
-from domyn_swarm.jobs import watch
-from domyn_swarm.jobs.command import command_of
 from domyn_swarm.jobs.loading import job_fields, load_job_class
-from domyn_swarm.jobs.spec import DEFAULT_JOB, JobSpec, resolve
-from domyn_swarm.view.model import Report
-from domyn_swarm.view.report import report_of
+from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec, resolve
+from domyn_swarm.report.files import report_of
+from domyn_swarm.report.model import Report
 from tests.chaos.damages import truncated
 from tests.conftest import Command, command_line, job, rows, stop, write
 from tests.servers.chaos import chaos
@@ -311,7 +311,7 @@ def test_options_that_were_given_stand_first_and_versions_are_those_of_what_ran(
 
 
 def test_the_run_over_time_has_every_row_and_no_moment_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(reporter, "LOOK_SECONDS", 0.1)
     write_input(120)
     submit("Recorded", job_kwargs={"seconds": 0.02}, max_concurrency=2)
     line = report().timeline

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domyn_swarm.endpoint.replicas import Answer
-from domyn_swarm.endpoint.shared import SharedAnswers
-from domyn_swarm.helpers import places as module
-from domyn_swarm.helpers.places import Places
+from domyn_swarm.concurrency import slots as module
+from domyn_swarm.concurrency.slots import Places
+from domyn_swarm.endpoint.load_balancer import Answer
+from domyn_swarm.endpoint.single_flight import SharedAnswers
 from tests.test_places import nobody, now, on_simulated_time, settled
 
 

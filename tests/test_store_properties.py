@@ -25,9 +25,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from domyn_swarm.checkpoint import compact, writer
 from domyn_swarm.checkpoint.folder import PartName, RunFolder
+from domyn_swarm.checkpoint.inspection import export, survey, verify
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.store import CheckpointStore
-from domyn_swarm.checkpoint.survey import export, survey, verify
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 
 IDS = 24

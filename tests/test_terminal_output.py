@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from domyn_swarm.helpers.terminal import escaped, one_line
+from domyn_swarm.report.terminal import escaped, one_line
 from tests.conftest import Command, command_line, job, write
 from tests.test_found_runs import found
 

@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from domyn_swarm import RunResult, SwarmJob, make_spec, masking, run
 from domyn_swarm.data.columns import FAILURE, TRACE
 from domyn_swarm.errors import JobError
-from domyn_swarm.helpers import trace
-from domyn_swarm.helpers.trace import BODY_BYTES, Attempt, Exchange, Log, decoded, encoded
 from domyn_swarm.jobs import EndpointJob
 from domyn_swarm.masking import masked, masked_json
+from domyn_swarm.telemetry import trace
+from domyn_swarm.telemetry.trace import BODY_BYTES, Attempt, Exchange, Log, decoded, encoded
 from tests.conftest import rows, table, write
 from tests.servers.chaos import FORMS, chaos
 from tests.test_completion_jobs import echo, last, said

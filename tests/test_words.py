@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from domyn_swarm.view.words import GAP, beside
+from domyn_swarm.report.comparison.word_diff import GAP, beside
 from tests.browser import Browser, browser  # noqa: F401 - a fixture
 
 

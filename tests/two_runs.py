@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from domyn_swarm import RunResult, SwarmJob, compare, make_spec, run
 from domyn_swarm.errors import JobError
-from domyn_swarm.view.comparison import Comparison
+from domyn_swarm.report.comparison.model import Comparison
 from tests.browser import Browser, browser  # noqa: F401 - a fixture
 from tests.conftest import write
 

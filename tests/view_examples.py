@@ -9,7 +9,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from domyn_dags import job as dag
-from domyn_swarm.view.model import (
+from domyn_swarm.report.model import (
     Broken,
     Effect,
     Example,

@@ -18,19 +18,19 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.locate import following, locator
 from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
 from domyn_swarm.checkpoint.writer import FlushReport
+from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.data.backends.base import DataBackend, Frame, JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.input_files import InputFiles, find_input
-from domyn_swarm.helpers.stop import Stop
+from domyn_swarm.engine.calls.items import item_batches
+from domyn_swarm.engine.calls.pipeline import transform
+from domyn_swarm.engine.columns import Columns, choose_columns
+from domyn_swarm.engine.output_writer import Artifact, write_artifact
+from domyn_swarm.engine.recording.metrics import Meter
+from domyn_swarm.engine.recording.run_record import ids_are_known
+from domyn_swarm.engine.worker import WorkerJob, flush_in_workers
 from domyn_swarm.jobs.base import SwarmJob
-from domyn_swarm.jobs.columns import Columns, choose_columns
-from domyn_swarm.jobs.finalize import Artifact, write_artifact
-from domyn_swarm.jobs.items import item_batches
-from domyn_swarm.jobs.meter import Meter
-from domyn_swarm.jobs.record import ids_are_known
-from domyn_swarm.jobs.spec import JobSpec
-from domyn_swarm.jobs.transform import transform
-from domyn_swarm.jobs.worker import WorkerJob, flush_in_workers
+from domyn_swarm.jobspec import JobSpec
 
 _waits = ray_remote_options(num_cpus=0, max_retries=0, resources={"node:__internal_head__": 0.001})
 """For nodes that run on a cluster and mostly wait there: they hold no CPU, and no machine that is lost takes them."""

@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from domyn_swarm.cli.main import app as command_line
-from domyn_swarm.jobs.spec import JobSpec, option_of
+from domyn_swarm.jobspec import JobSpec, option_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator
@@ -171,12 +171,12 @@ def given() -> str:
     return _rst(
         _directive(module, name)
         for module, name in (
-            ("domyn_swarm.view.comparison", "Comparison"),
-            ("domyn_swarm.endpoint.replicas", "Answer"),
-            ("domyn_swarm.jobs.requests", "ItemError"),
-            ("domyn_swarm.jobs.structured", "StructureError"),
-            ("domyn_swarm.helpers.counts", "Counts"),
-            ("domyn_swarm.jobs.meter", "Progress"),
+            ("domyn_swarm.report.comparison.model", "Comparison"),
+            ("domyn_swarm.endpoint.load_balancer", "Answer"),
+            ("domyn_swarm.jobs.endpoint", "ItemError"),
+            ("domyn_swarm.jobs.json_schema", "StructureError"),
+            ("domyn_swarm.telemetry.counts", "Counts"),
+            ("domyn_swarm.engine.recording.metrics", "Progress"),
         )
     )
 

@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from domyn_swarm.engine.runner import RunResult, run
     from domyn_swarm.errors import SwarmError
     from domyn_swarm.jobs.base import SwarmJob
-    from domyn_swarm.jobs.runner import RunResult, run
-    from domyn_swarm.jobs.spec import JobSpec, make_spec
+    from domyn_swarm.jobspec import JobSpec, make_spec
     from domyn_swarm.notebook.plan import Plan
     from domyn_swarm.notebook.start import plan
-    from domyn_swarm.view.compare import compare
+    from domyn_swarm.report.comparison.compare import compare
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,15 +24,15 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "JobSpec": "domyn_swarm.jobs.spec",
+    "JobSpec": "domyn_swarm.jobspec",
     "Plan": "domyn_swarm.notebook.plan",
-    "RunResult": "domyn_swarm.jobs.runner",
+    "RunResult": "domyn_swarm.engine.runner",
     "SwarmError": "domyn_swarm.errors",
     "SwarmJob": "domyn_swarm.jobs.base",
-    "compare": "domyn_swarm.view.compare",
-    "make_spec": "domyn_swarm.jobs.spec",
+    "compare": "domyn_swarm.report.comparison.compare",
+    "make_spec": "domyn_swarm.jobspec",
     "plan": "domyn_swarm.notebook.start",
-    "run": "domyn_swarm.jobs.runner",
+    "run": "domyn_swarm.engine.runner",
 }
 
 

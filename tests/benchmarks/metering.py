@@ -20,9 +20,9 @@ from unittest.mock import patch
 
 from items_overhead import whole_job, write_input
 
-from domyn_swarm.jobs import runner
-from domyn_swarm.jobs.flows import Flows
-from domyn_swarm.jobs.watch import Watch
+from domyn_swarm.engine import runner
+from domyn_swarm.engine.recording.node_stats import Flows
+from domyn_swarm.engine.recording.reporter import Watch
 
 
 class Blind(Watch):

@@ -23,7 +23,7 @@ from keyed_input import write_input
 from resume_nothing import submit
 
 from domyn_swarm.checkpoint.folder import RunFolder
-from domyn_swarm.view.row import look_up
+from domyn_swarm.report.row import look_up
 
 
 def bare(parts: list[str], id_col: str, value: object) -> int:

@@ -13,8 +13,8 @@ from pyarrow.parquet import encryption
 
 from domyn_swarm import make_spec
 from domyn_swarm.data.listing import told
+from domyn_swarm.engine.planning import RunPlan, make_plan
 from domyn_swarm.errors import DataError, SwarmError
-from domyn_swarm.jobs.planning import RunPlan, make_plan
 from tests.conformance.conftest import Run
 from tests.conftest import job, rows, table, write
 

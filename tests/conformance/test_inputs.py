@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from domyn_swarm import make_spec
+from domyn_swarm.engine.runner import make_plan
 from domyn_swarm.errors import DataError
-from domyn_swarm.jobs.runner import make_plan
 from tests.conformance.conftest import Run
 from tests.conftest import job, rows, table, write
 

@@ -20,9 +20,9 @@ from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.input_files import list_files
+from domyn_swarm.engine.columns import Columns, choose_columns
+from domyn_swarm.engine.output_writer import Artifact
 from domyn_swarm.errors import SwarmError
-from domyn_swarm.jobs.columns import Columns, choose_columns
-from domyn_swarm.jobs.finalize import Artifact
 from tests.conftest import job, rows, write
 
 INPUT = {"id": ["a", "b", "c"], "text": ["x", "y", "z"]}

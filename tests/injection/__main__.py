@@ -62,7 +62,7 @@ def _imported() -> None:
     import domyn_dags.job  # noqa: F401
     import domyn_swarm.cli.main
     import domyn_swarm.data.backends.pandas_backend
-    import domyn_swarm.jobs.runner
+    import domyn_swarm.engine.runner
     import domyn_swarm.runs.submit  # noqa: F401
 
 

@@ -25,7 +25,7 @@ import msgspec
 
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.run_record import RunRecord
-from domyn_swarm.helpers.io import (
+from domyn_swarm.storage.files import (
     filesystem,
     is_local,
     make_folder,

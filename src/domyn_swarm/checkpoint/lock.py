@@ -21,7 +21,7 @@ from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.folder import name_of
 from domyn_swarm.checkpoint.process import Holder, this_process
 from domyn_swarm.errors import CheckpointError, DataError, JobError
-from domyn_swarm.helpers.io import create_file, reaching, whole_file
+from domyn_swarm.storage.files import create_file, reaching, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from domyn_swarm.checkpoint.encode import encode
 from domyn_swarm.checkpoint.part_file import open_parquet, seal
 from domyn_swarm.data.columns import FAILURE, INPUTS, MADE, POSITION
 from domyn_swarm.errors import CheckpointError, JobError
-from domyn_swarm.helpers.io import whole_file
+from domyn_swarm.storage.files import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from domyn_swarm.helpers import io
-from domyn_swarm.helpers.io import is_local
+from domyn_swarm.storage import files
+from domyn_swarm.storage.files import is_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -65,7 +65,7 @@ def open_parquet(fs: Any, path: str) -> Iterator[Any]:
             return
     finally:
         source.close()
-    with io.open_parquet(fs, path) as parquet:
+    with files.open_parquet(fs, path) as parquet:
         yield parquet
 
 
@@ -224,7 +224,7 @@ class _RemoteSource(_Source):
         self._path = path
 
     def fill(self, view: memoryview, start: int) -> None:
-        if self.size <= io.REMOTE_READ_BYTES:
+        if self.size <= files.REMOTE_READ_BYTES:
             self.end(self.size)
         super().fill(view, start)
 

@@ -101,7 +101,7 @@ def content_of(fs: Any, path: str, shown: str) -> bytes | None:
 
 
 def _is_local(fs: Any) -> bool:
-    from domyn_swarm.helpers.io import is_local  # noqa: PLC0415 - pyarrow; the command line needs this module's types
+    from domyn_swarm.storage.files import is_local  # noqa: PLC0415 - pyarrow; the command line needs this module's types
 
     return is_local(fs)
 

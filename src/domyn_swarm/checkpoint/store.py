@@ -21,14 +21,14 @@ from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Origin, Part, P
 from domyn_swarm.checkpoint.writer import FlushReport, PartWriter
 from domyn_swarm.data.backends.base import Outputs
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, INPUTS, POSITION
-from domyn_swarm.helpers.io import reaching
+from domyn_swarm.storage.files import reaching
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from domyn_swarm.checkpoint.locate import InputsNow
     from domyn_swarm.checkpoint.lock import Fence
-    from domyn_swarm.helpers.stop import Stop
+    from domyn_swarm.concurrency.stop import Stop
 
 Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
 """From ids to the positions that they have in today's input, -1 where an id is gone."""

@@ -14,15 +14,15 @@ from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
 from domyn_swarm.checkpoint.encode import UnstorableError, storable
 from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.part import DamagedPartError, conformed, united, write_part
+from domyn_swarm.concurrency.resources import Reserve
 from domyn_swarm.data.columns import FAILURE
-from domyn_swarm.helpers.io import is_local
-from domyn_swarm.helpers.resources import Reserve
+from domyn_swarm.storage.files import is_local
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import PartName, RunFolder
     from domyn_swarm.checkpoint.lock import Fence
     from domyn_swarm.checkpoint.part import Origin
-    from domyn_swarm.helpers.stop import Stop
+    from domyn_swarm.concurrency.stop import Stop
 
 CUT_ROWS = 4 * PART_ROWS
 """Rows at which a part is cut, however young: where rows come fast, syncing files to the disk is what costs."""

@@ -15,7 +15,7 @@ from domyn_swarm.errors import ConfigurationError, JobError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from domyn_swarm.checkpoint.survey import Survey
+    from domyn_swarm.checkpoint.inspection import Survey
 
 app = typer.Typer(help="Look into a run's folder, and mend it.", rich_markup_mode=None)
 
@@ -30,7 +30,7 @@ def inspect(folder: RunName, as_json: AsJson = False) -> None:
     """Show what a run has finished, who runs it, and which parts cannot be used. Reads footers only."""
     import msgspec  # noqa: PLC0415 - keeps --help light
 
-    from domyn_swarm.checkpoint.survey import survey  # noqa: PLC0415
+    from domyn_swarm.checkpoint.inspection import survey  # noqa: PLC0415
 
     found = survey(folder_of(folder))
     typer.echo(msgspec.json.encode(found).decode() if as_json else _shown(found))
@@ -47,11 +47,11 @@ def verify(
     """Read every page of every part against its checksum. Exit status 1 when a part is damaged."""
     import msgspec  # noqa: PLC0415
 
-    from domyn_swarm.checkpoint import survey  # noqa: PLC0415
+    from domyn_swarm.checkpoint import inspection  # noqa: PLC0415
     from domyn_swarm.checkpoint.lock import locked  # noqa: PLC0415
 
     run = folder_of(folder)
-    found = dict(survey.verify(run))
+    found = dict(inspection.verify(run))
     damaged = {name: reason for name, reason in found.items() if reason is not None}
     if set_aside and damaged:
         with locked(run):
@@ -90,8 +90,8 @@ def export(
     as_json: AsJson = False,
 ) -> None:
     """Write the finished rows (id and outputs, in input order) without the job and its input."""
-    from domyn_swarm.checkpoint.survey import export as write  # noqa: PLC0415
-    from domyn_swarm.helpers.io import filesystem, reaching  # noqa: PLC0415
+    from domyn_swarm.checkpoint.inspection import export as write  # noqa: PLC0415
+    from domyn_swarm.storage.files import filesystem, reaching  # noqa: PLC0415
 
     run = folder_of(folder)
     fs, path = filesystem(output)

@@ -34,11 +34,11 @@ def diff(
     """
     import msgspec  # noqa: PLC0415 - keeps --help light
 
-    from domyn_swarm.view.compare import compare  # noqa: PLC0415
+    from domyn_swarm.report.comparison.compare import compare  # noqa: PLC0415
 
     found = compare(path_of(a), path_of(b), on, examples=examples)
     if html is not None:
-        from domyn_swarm.view.compare_page import page  # noqa: PLC0415
+        from domyn_swarm.report.comparison.html import page  # noqa: PLC0415
 
         write_whole("--html", html, page(found).encode())
     typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else str(found))

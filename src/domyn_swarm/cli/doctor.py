@@ -48,7 +48,7 @@ def doctor(
     Nothing is left behind. Exit status: 0, or 1 when a check has failed; a warning is about what some jobs can do
     without.
     """
-    from domyn_swarm.doctor.examination import Asked, examine  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.doctor.checks import Asked, examine  # noqa: PLC0415 - keeps --help light
 
     asked = Asked(
         endpoints=endpoint or os.environ.get("ENDPOINT", "").split(), model=model, api_key_file=api_key_file,

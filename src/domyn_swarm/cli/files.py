@@ -23,7 +23,7 @@ def write_whole(flag: str, path: str, content: bytes) -> None:
         ConfigurationError: it cannot be written.
         DataError: the filesystem cannot be reached.
     """
-    from domyn_swarm.helpers.io import filesystem, reaching, whole_file  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.storage.files import filesystem, reaching, whole_file  # noqa: PLC0415 - keeps --help light
 
     with reaching(path):
         try:

@@ -10,10 +10,10 @@ import typer
 from domyn_swarm.cli.files import print_json, write_whole
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
-from domyn_swarm.jobs.spec import DEFAULT_JOB
+from domyn_swarm.jobspec import DEFAULT_JOB
 
 if TYPE_CHECKING:
-    from domyn_swarm.view.model import Graph
+    from domyn_swarm.report.model import Graph
 
 NOT_NEEDED = {"input": "INPUT", "output": "OUTPUT"}
 """Run options that the graph's command does without: what stands for them in the picture."""
@@ -65,8 +65,8 @@ def graph(
 
 
 def _selected(job: str, options: dict[str, Any], upstream_of: str | None, path: tuple[str, str] | None) -> Graph:
-    from domyn_swarm.jobs import describe  # noqa: PLC0415 - it needs Hamilton
-    from domyn_swarm.jobs.options import spec_for  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.engine.recording import describe  # noqa: PLC0415 - it needs Hamilton
+    from domyn_swarm.options.resolve import spec_for  # noqa: PLC0415 - keeps --help light
 
     whole = describe.describe(spec_for(job, {**NOT_NEEDED, **options}))
     if upstream_of is not None:
@@ -75,7 +75,7 @@ def _selected(job: str, options: dict[str, Any], upstream_of: str | None, path: 
 
 
 def _drawn(graph: Graph, suffix: str) -> bytes:
-    from domyn_swarm.view.picture import dot_of, draw, mermaid_of, page_of  # noqa: PLC0415
+    from domyn_swarm.report.diagram import dot_of, draw, mermaid_of, page_of  # noqa: PLC0415
 
     if suffix == ".mmd":
         return mermaid_of(graph).encode()

@@ -9,7 +9,9 @@ import typer
 from domyn_swarm.cli.diff import diff
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.graph import NOT_NEEDED, graph
-from domyn_swarm.cli.launching import (
+from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
+from domyn_swarm.cli.options import with_spec_options
+from domyn_swarm.cli.placement import (
     Detach,
     JobName,
     Requeue,
@@ -24,22 +26,20 @@ from domyn_swarm.cli.launching import (
     shown,
     tell_sent,
 )  # fmt: skip
-from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
-from domyn_swarm.cli.options import with_spec_options
 from domyn_swarm.cli.row import row
 from domyn_swarm.cli.runs import COMMANDS
 from domyn_swarm.cli.show import show
 from domyn_swarm.cli.view import view
-from domyn_swarm.jobs.spec import DEFAULT_JOB
+from domyn_swarm.jobspec import DEFAULT_JOB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from domyn_swarm.data.input_files import InputFiles
-    from domyn_swarm.jobs.columns import Columns
-    from domyn_swarm.jobs.planning import RunPlan
-    from domyn_swarm.jobs.runner import RunResult
-    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.engine.columns import Columns
+    from domyn_swarm.engine.planning import RunPlan
+    from domyn_swarm.engine.runner import RunResult
+    from domyn_swarm.jobspec import JobSpec
 
 app = typer.Typer(help="Run jobs, and look after them.", rich_markup_mode=None)
 
@@ -71,8 +71,8 @@ def submit(  # noqa: PLR0913, PLR0917 - each is a flag
     Exit status: 0 every row is done; 2 refused, nothing was written; 3 done, some rows failed; 1 the run broke and can
     be resumed; 130 interrupted, 124 out of time (SIGUSR1), can be resumed.
     """
-    from domyn_swarm.jobs.options import spec_for  # noqa: PLC0415 - keeps --help light
-    from domyn_swarm.jobs.output_paths import check_outlives  # noqa: PLC0415
+    from domyn_swarm.engine.output_paths import check_outlives  # noqa: PLC0415
+    from domyn_swarm.options.resolve import spec_for  # noqa: PLC0415 - keeps --help light
 
     spec = spec_for(job, options)
     check_outlives(spec)
@@ -91,13 +91,13 @@ def submit(  # noqa: PLR0913, PLR0917 - each is a flag
 
 def _run_here(spec: JobSpec, job_name: str | None, *, dry_run: bool, as_json: bool) -> None:
     if dry_run:
-        from domyn_swarm.jobs.planning import make_plan  # noqa: PLC0415
+        from domyn_swarm.engine.planning import make_plan  # noqa: PLC0415
 
         _show_plan(make_plan(spec), as_json=as_json)
         return
-    from domyn_swarm.jobs.runner import run  # noqa: PLC0415
+    from domyn_swarm.engine.runner import run  # noqa: PLC0415
+    from domyn_swarm.report.progress import progress_here  # noqa: PLC0415
     from domyn_swarm.runs.submit import Registering  # noqa: PLC0415
-    from domyn_swarm.view.progress import progress_here  # noqa: PLC0415
 
     result = run(spec, Registering(progress_here(), spec, job_name))
     if as_json:

@@ -14,7 +14,7 @@ from domyn_swarm.cli import checkpoint, endpoint, init, job
 from domyn_swarm.cli.doctor import doctor
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import Interrupted, SwarmError
-from domyn_swarm.helpers import terminal
+from domyn_swarm.report import terminal
 
 app = typer.Typer(
     name="domyn-swarm",

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.spec import DEFAULT_JOB, JobSpec, flag_of, option_of
+from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec, flag_of, option_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -32,7 +32,7 @@ def with_spec_options(command: Callable[..., None], without: Collection[str] = (
         if not str(values["job"]).startswith("@"):
             command(given, **values)
             return
-        from domyn_swarm.jobs.option_files import read_options  # noqa: PLC0415 - for those who write files
+        from domyn_swarm.options.read_file import read_options  # noqa: PLC0415 - for those who write files
 
         file = read_options(values["job"][1:])
         typed = {name for name in values if _is_typed(context, name)}

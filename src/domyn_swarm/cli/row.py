@@ -17,8 +17,8 @@ def row(
     """Show where a row stood in the input, what was asked and answered for it, and what came out."""
     import msgspec  # noqa: PLC0415 - keeps --help light
 
-    from domyn_swarm.helpers.io import reaching  # noqa: PLC0415
-    from domyn_swarm.view.row import look_up, told  # noqa: PLC0415
+    from domyn_swarm.report.row import look_up, told  # noqa: PLC0415
+    from domyn_swarm.storage.files import reaching  # noqa: PLC0415
 
     with reaching(run):
         story = look_up(folder_of(run), id_)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from domyn_swarm.cli.files import print_json
-from domyn_swarm.cli.launching import (
+from domyn_swarm.cli.names import AsJson, RunName, RunNames  # noqa: TC001 - typer evaluates the annotations
+from domyn_swarm.cli.placement import (
     RayAddress,
     Requeue,
     RunOn,
@@ -16,9 +17,8 @@ from domyn_swarm.cli.launching import (
     state_shown,
     tell_sent,
 )  # fmt: skip
-from domyn_swarm.cli.names import AsJson, RunName, RunNames  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, JobError
-from domyn_swarm.helpers.terminal import one_line
+from domyn_swarm.report.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

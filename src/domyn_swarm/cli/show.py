@@ -11,7 +11,7 @@ from domyn_swarm.cli.names import RunName  # noqa: TC001 - typer evaluates the a
 from domyn_swarm.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from domyn_swarm.jobs.option_writer import Format
+    from domyn_swarm.options.write_file import Format
 
 
 def show(
@@ -25,19 +25,19 @@ def show(
 
     Paths are absolute. Keys and other secrets are written down nowhere, and are not among them.
     """
-    from domyn_swarm.helpers.io import reaching  # noqa: PLC0415 - keeps --help light
-    from domyn_swarm.jobs import option_writer  # noqa: PLC0415
+    from domyn_swarm.options import write_file  # noqa: PLC0415
     from domyn_swarm.runs.find import find  # noqa: PLC0415
     from domyn_swarm.runs.names import base_name  # noqa: PLC0415
+    from domyn_swarm.storage.files import reaching  # noqa: PLC0415 - keeps --help light
 
-    if kind not in (kinds := get_args(option_writer.Format)):
+    if kind not in (kinds := get_args(write_file.Format)):
         raise ConfigurationError(f"--format: {kind!r} is not valid.", f"It takes: {', '.join(kinds)}.")
     with reaching(run):
         name, folder = find(run)
-        options = option_writer.options_of_run(folder)
+        options = write_file.options_of_run(folder)
     base = base_name(options["output"])
     if "/" not in name and not re.fullmatch(rf"{re.escape(base)}(-\d+)?", name):  # it was chosen, not made
         options["job_name"] = name
     heading = f"The options of {name}. This submits the same: domyn-swarm job submit @FILE"
     form = cast("Format", "json" if as_json else kind)
-    typer.echo(option_writer.written(options, form, heading), nl=False)
+    typer.echo(write_file.written(options, form, heading), nl=False)

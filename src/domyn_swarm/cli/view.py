@@ -29,7 +29,7 @@ def view(
     import os  # noqa: PLC0415 - keeps --help light
     import sys  # noqa: PLC0415
 
-    from domyn_swarm.view.server import serve  # noqa: PLC0415
+    from domyn_swarm.report.server import serve  # noqa: PLC0415
 
     with contextlib.ExitStack() as until_the_end:
         opened = until_the_end if open_browser else None

@@ -19,7 +19,7 @@ from domyn_swarm.data.damage import check_rows, naming_damage
 from domyn_swarm.data.hive import with_hive_values
 from domyn_swarm.data.types import conformed, converted, empty_table, working_schema
 from domyn_swarm.errors import CheckpointError, ConfigurationError, OutputConflictError
-from domyn_swarm.helpers.io import (
+from domyn_swarm.storage.files import (
     filesystem,
     make_folder,
     open_parquet,
@@ -31,7 +31,7 @@ from domyn_swarm.helpers.io import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from domyn_swarm.data.backends.base import Outputs
+    from domyn_swarm.data.batches import Outputs
     from domyn_swarm.data.input_files import InputFile, InputFiles
 
 BATCH_BYTES = 32 * 2**20
@@ -262,7 +262,7 @@ def check_writer_kwargs(write_kwargs: Mapping[str, Any]) -> None:
 
 
 Guard: TypeAlias = "Callable[[int], bool]"
-"""See `domyn_swarm.helpers.io.Guard`; it gets the number of rows that were written."""
+"""See `domyn_swarm.storage.files.Guard`; it gets the number of rows that were written."""
 
 
 def write_parquet(

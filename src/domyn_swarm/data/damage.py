@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from domyn_swarm.errors import DataError
-from domyn_swarm.helpers.io import open_parquet
+from domyn_swarm.storage.files import open_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

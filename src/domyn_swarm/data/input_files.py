@@ -17,8 +17,8 @@ from domyn_swarm.data.hive import with_hive_columns
 from domyn_swarm.data.listing import Skipped, list_paths
 from domyn_swarm.data.uniting import united
 from domyn_swarm.errors import ConfigurationError, DataError, JobError
-from domyn_swarm.helpers.io import reaching
-from domyn_swarm.helpers.paths import is_text
+from domyn_swarm.storage.files import reaching
+from domyn_swarm.storage.paths import is_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

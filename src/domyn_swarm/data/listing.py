@@ -19,9 +19,9 @@ from urllib.parse import unquote
 from fsspec.utils import glob_translate
 
 from domyn_swarm.errors import DataError
-from domyn_swarm.helpers.braces import expanded
-from domyn_swarm.helpers.io import filesystem, is_local
-from domyn_swarm.helpers.locations import Location
+from domyn_swarm.storage.braces import expanded
+from domyn_swarm.storage.files import filesystem, is_local
+from domyn_swarm.storage.locations import Location
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -15,13 +15,13 @@ import pandas as pd
 import pyarrow as pa
 
 from domyn_swarm.data import arrow
-from domyn_swarm.data.backends.base import Outputs, dtype_name
+from domyn_swarm.data.batches import Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
 from domyn_swarm.data.filters import parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.types import comparable, conformed, converted, is_stored, working, working_schema
 from domyn_swarm.data.values import check_id_texts
-from domyn_swarm.helpers.io import open_parquet
+from domyn_swarm.storage.files import open_parquet
 
 if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFiles

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from domyn_swarm.data.backends.base import JobBatch, Unread
+from domyn_swarm.data.batches import JobBatch, Unread
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.digests import row_digests
 from domyn_swarm.data.ids import unreadable_id

@@ -16,7 +16,7 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.doctor.finding import PROBES, Finding, ProbeError, probed
 from domyn_swarm.errors import CheckpointError, SwarmError
-from domyn_swarm.helpers.io import create_file, is_local, make_folder, reaching, whole_file
+from domyn_swarm.storage.files import create_file, is_local, make_folder, reaching, whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from domyn_swarm.data.backends.registry import backend_names
 from domyn_swarm.doctor.finding import PROBES, Finding, ProbeError, probed
 from domyn_swarm.errors import MissingDependencyError
-from domyn_swarm.view import picture
+from domyn_swarm.report import diagram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,12 +107,12 @@ def check_extra(extra: str, packages: list[str]) -> Iterator[Finding]:
 def check_graphviz() -> Iterator[Finding]:
     """What draws pictures of graphs: it draws one."""
     try:
-        picture.draw("digraph { a -> b }", "svg")
+        diagram.draw("digraph { a -> b }", "svg")
     except MissingDependencyError as error:
         found = error.message.rstrip(".") + "; pictures are drawn in the browser, or not at all"
         yield Finding("graphviz", "warning", found, "pip install graphviz-pure, or your system's graphviz")
         return
-    yield Finding("graphviz", "ok", f"{next(picture.programs())} draws")
+    yield Finding("graphviz", "ok", f"{next(diagram.programs())} draws")
 
 
 def _installed(package: str) -> str | None:

@@ -11,13 +11,13 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
+from domyn_swarm.concurrency.resources import exhausted
+from domyn_swarm.concurrency.retry import status_is_retryable
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
 from domyn_swarm.endpoint.connecting import Way, certificates, way_to
+from domyn_swarm.endpoint.json_reader import NOT_JSON, read_json
 from domyn_swarm.endpoint.models import models_in
 from domyn_swarm.errors import ConfigurationError, EndpointError
-from domyn_swarm.helpers.json_reader import NOT_JSON, read_json
-from domyn_swarm.helpers.resources import exhausted
-from domyn_swarm.helpers.retry import status_is_retryable
 from domyn_swarm.masking import hide
 from domyn_swarm.redaction import resolved
 

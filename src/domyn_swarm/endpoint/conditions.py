@@ -10,8 +10,8 @@ import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from domyn_swarm.concurrency.retry import seconds_of
 from domyn_swarm.errors import EndpointError
-from domyn_swarm.helpers.retry import seconds_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from domyn_swarm.concurrency.retry import OVERLOADED_STATUS, backoff
 from domyn_swarm.endpoint.client import PROBE_SECONDS, EndpointClient
 from domyn_swarm.endpoint.models import named
 from domyn_swarm.errors import ConfigurationError, EndpointError
-from domyn_swarm.helpers.retry import OVERLOADED_STATUS, backoff
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

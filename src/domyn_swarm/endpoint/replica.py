@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from domyn_swarm.concurrency.pace import Pace
 from domyn_swarm.endpoint.conditions import allowances_of
-from domyn_swarm.helpers.pace import Pace
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
+    from domyn_swarm.concurrency.pace import Ticket
     from domyn_swarm.endpoint.client import Reply
     from domyn_swarm.errors import EndpointError
-    from domyn_swarm.helpers.pace import Ticket
 
 TROUBLED_AFTER = 3
 """Failures in a row, of whatever requests, after which they are the replica's and not the requests'."""

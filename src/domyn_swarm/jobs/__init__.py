@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.chat import ChatCompletionJob, MultiTurnChatCompletionJob
     from domyn_swarm.jobs.completion import CompletionJob
     from domyn_swarm.jobs.embedding import EmbeddingJob
-    from domyn_swarm.jobs.requests import EndpointJob
+    from domyn_swarm.jobs.endpoint import EndpointJob
 
 __all__ = [
     "ChatCompletionJob",
@@ -25,7 +25,7 @@ _HOMES = {
     "ChatCompletionJob": "domyn_swarm.jobs.chat",
     "CompletionJob": "domyn_swarm.jobs.completion",
     "EmbeddingJob": "domyn_swarm.jobs.embedding",
-    "EndpointJob": "domyn_swarm.jobs.requests",
+    "EndpointJob": "domyn_swarm.jobs.endpoint",
     "MultiTurnChatCompletionJob": "domyn_swarm.jobs.chat",
     "SwarmJob": "domyn_swarm.jobs.base",
 }

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence  # noqa: TC003 - the annotations o
 from typing import TYPE_CHECKING, Any, ClassVar, cast, dataclass_transform
 
 if TYPE_CHECKING:
-    from domyn_swarm.helpers.counts import Counts
-    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.jobspec import JobSpec
+    from domyn_swarm.telemetry.counts import Counts
+
+MODEL, REVISION = RESOLVED = ("model", "model_revision")
+"""What is part of a job's identity and may only be known from the endpoints."""
 
 
 @dataclass_transform(kw_only_default=True)
@@ -28,7 +31,7 @@ class SwarmJob:
     Python: `str`, `int`, `None`, `list`, `dict`, `datetime`, ...
 
     An output is a scalar (the one output column), a tuple (by position) or a dict (by name); see
-    `domyn_swarm.jobs.outputs`.
+    `domyn_swarm.engine.calls.outputs`.
 
     Subclasses are keyword-only dataclasses without saying so, unless they define `__init__`::
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.contents import text_of
+from domyn_swarm.jobs.endpoint import EndpointJob, ItemError
+from domyn_swarm.jobs.json_schema import Content, Structure, StructureError, schema_of
 from domyn_swarm.jobs.messages import Shape, messages_of, shown_in_prompt
 from domyn_swarm.jobs.replies import ReplyColumns, choices_of, counting, judged_by_text, together
-from domyn_swarm.jobs.requests import EndpointJob, ItemError
-from domyn_swarm.jobs.structured import Content, Structure, StructureError, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from domyn_swarm.endpoint.replicas import Answer, Judge
-    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.endpoint.load_balancer import Answer, Judge
+    from domyn_swarm.jobspec import JobSpec
 
 PATH = "chat/completions"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.jobs.contents import text_of
+from domyn_swarm.jobs.endpoint import EndpointJob, ItemError, kind_of
 from domyn_swarm.jobs.replies import ReplyColumns, choices_of, judged_by_text
-from domyn_swarm.jobs.requests import EndpointJob, ItemError, kind_of
 
 if TYPE_CHECKING:
-    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.jobspec import JobSpec
 
 PATH = "completions"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from domyn_swarm.concurrency.retry import status_is_retryable
+from domyn_swarm.endpoint.json_reader import NOT_JSON, read_json
 from domyn_swarm.errors import EndpointError
-from domyn_swarm.helpers.json_reader import NOT_JSON, read_json
-from domyn_swarm.helpers.retry import status_is_retryable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

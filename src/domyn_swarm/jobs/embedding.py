@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from domyn_swarm.errors import ConfigurationError, EndpointError
+from domyn_swarm.jobs.endpoint import EndpointJob, ItemError, kind_of
 from domyn_swarm.jobs.replies import SHOWN_CHARS
-from domyn_swarm.jobs.requests import EndpointJob, ItemError, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from domyn_swarm.endpoint.replicas import Answer
-    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.endpoint.load_balancer import Answer
+    from domyn_swarm.jobspec import JobSpec
 
 PATH = "embeddings"
 BASE64 = {"encoding_format": "base64"}

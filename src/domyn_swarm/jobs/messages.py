@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from domyn_swarm.helpers.json_reader import NOT_JSON, read_json
-from domyn_swarm.jobs.requests import ItemError, kind_of
+from domyn_swarm.endpoint.json_reader import NOT_JSON, read_json
+from domyn_swarm.jobs.endpoint import ItemError, kind_of
 
 Shape: TypeAlias = Literal["openai", "sharegpt", "text"]
 """How a row is read: as messages with `role` and `content`, with `from` and `value`, or as a text whatever it holds."""

@@ -7,20 +7,20 @@ import copy
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.endpoint.replicas import Answer, usage_of
+from domyn_swarm.endpoint.load_balancer import Answer, usage_of
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.jobs.contents import reasoning_of, text_of
+from domyn_swarm.jobs.json_schema import Content, StructureError
 from domyn_swarm.jobs.schema_types import list_of
-from domyn_swarm.jobs.structured import Content, StructureError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
-    from domyn_swarm.jobs.requests import EndpointJob
-    from domyn_swarm.jobs.spec import JobSpec
-    from domyn_swarm.jobs.structured import Structure
+    from domyn_swarm.jobs.endpoint import EndpointJob
+    from domyn_swarm.jobs.json_schema import Structure
+    from domyn_swarm.jobspec import JobSpec
 
 SHOWN_CHARS = 300
 NEAR = 0.85

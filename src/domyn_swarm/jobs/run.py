@@ -18,11 +18,11 @@ import msgspec
 
 from domyn_swarm import masking
 from domyn_swarm.endpoint.keys import VARIABLES
+from domyn_swarm.engine.runner import run
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError, TimeUp
-from domyn_swarm.helpers import terminal
-from domyn_swarm.jobs.runner import run
-from domyn_swarm.jobs.spec import JobSpec, make_spec
-from domyn_swarm.view.progress import progress_here
+from domyn_swarm.jobspec import JobSpec, make_spec
+from domyn_swarm.report import terminal
+from domyn_swarm.report.progress import progress_here
 
 logger = logging.getLogger("domyn_swarm")
 

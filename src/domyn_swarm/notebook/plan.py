@@ -14,34 +14,34 @@ import pyarrow.parquet as pq
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.columns import FAILURE, INPUTS, POSITION, TRACE
+from domyn_swarm.engine.evaluate import look_into
+from domyn_swarm.engine.graph.code_digest import code_digest
+from domyn_swarm.engine.graph.coercion import collected, lazy_type, table_of, without
+from domyn_swarm.engine.graph.overrides import DIGEST_CHARS, functions_of
+from domyn_swarm.engine.identity import IDENTITY
+from domyn_swarm.engine.output_writer import Artifact
+from domyn_swarm.engine.planning import check_overrides
+from domyn_swarm.engine.recording.command_line import command_of, why_no_command
+from domyn_swarm.engine.recording.describe import describe
+from domyn_swarm.engine.runner import run
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.helpers.fingerprint import code_digest
-from domyn_swarm.jobs.command import command_of, why_no_command
-from domyn_swarm.jobs.describe import describe
-from domyn_swarm.jobs.finalize import Artifact
-from domyn_swarm.jobs.identity import IDENTITY
-from domyn_swarm.jobs.looking import look_into
-from domyn_swarm.jobs.options import spec_for
-from domyn_swarm.jobs.overrides import DIGEST_CHARS, functions_of
-from domyn_swarm.jobs.planning import check_overrides
-from domyn_swarm.jobs.runner import run
-from domyn_swarm.jobs.standins import collected, lazy_type, table_of, without
-from domyn_swarm.notebook.wording import in_python, worded
-from domyn_swarm.view.picture import svg_or_mermaid
-from domyn_swarm.view.progress import progress_here, telling
+from domyn_swarm.notebook.error_translation import in_python, worded
+from domyn_swarm.options.resolve import spec_for
+from domyn_swarm.report.diagram import svg_or_mermaid
+from domyn_swarm.report.progress import progress_here, telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType, TracebackType
 
+    from domyn_swarm.engine.evaluate import Look
+    from domyn_swarm.engine.graph.overrides import Overrides
+    from domyn_swarm.engine.recording.metrics import Progress
+    from domyn_swarm.engine.runner import RunResult
     from domyn_swarm.jobs.base import SwarmJob
-    from domyn_swarm.jobs.looking import Look
-    from domyn_swarm.jobs.meter import Progress
-    from domyn_swarm.jobs.overrides import Overrides
-    from domyn_swarm.jobs.runner import RunResult
-    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.jobspec import JobSpec
     from domyn_swarm.notebook.scratch import Scratch
-    from domyn_swarm.view.model import Graph
+    from domyn_swarm.report.model import Graph
 
 logger = logging.getLogger("domyn_swarm")
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from domyn_swarm.data.memory import TAKEN, Held
+from domyn_swarm.engine.graph.coercion import is_frame, table_of
+from domyn_swarm.engine.graph.overrides import Overrides
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.loading import reference_to
-from domyn_swarm.jobs.options import spec_for
-from domyn_swarm.jobs.overrides import Overrides
-from domyn_swarm.jobs.spec import DEFAULT_JOB
-from domyn_swarm.jobs.standins import is_frame, table_of
+from domyn_swarm.jobspec import DEFAULT_JOB
+from domyn_swarm.notebook.error_translation import in_python
 from domyn_swarm.notebook.plan import Plan, listed
 from domyn_swarm.notebook.scratch import Scratch
-from domyn_swarm.notebook.wording import in_python
+from domyn_swarm.options.resolve import spec_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

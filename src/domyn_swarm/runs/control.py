@@ -16,13 +16,13 @@ import msgspec
 from domyn_swarm.checkpoint.lock import living_holder
 from domyn_swarm.checkpoint.submission import FILE, LOG, Submission
 from domyn_swarm.errors import CheckpointError, JobError, SwarmError
-from domyn_swarm.helpers.io import is_local, reaching
-from domyn_swarm.helpers.texts import now
 from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.launchers.base import FLUSH_SECONDS
 from domyn_swarm.runs.launchers.local import asked_to_end
 from domyn_swarm.runs.launchers.registry import load_launcher
 from domyn_swarm.runs.state import GOING_ON, Status, status_of, statuses
+from domyn_swarm.storage.files import is_local, reaching
+from domyn_swarm.storage.texts import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

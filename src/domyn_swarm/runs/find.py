@@ -54,7 +54,7 @@ def folder_of(run: str) -> RunFolder:
     Raises:
         ConfigurationError: there is none.
     """
-    from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415 - it reads parts, and NumPy takes its time
+    from domyn_swarm.checkpoint.inspection import open_run  # noqa: PLC0415 - it reads parts, and NumPy takes its time
 
     entry = _entry(run)
     return open_run(run) if entry is None else open_run(entry.path, entry.storage)
@@ -164,7 +164,7 @@ def _is_path(run: str) -> bool:
 
 def _opened(path: str) -> RunFolder:
     """A run's folder; one that was only sent holds nothing else yet."""
-    from domyn_swarm.checkpoint.survey import open_run  # noqa: PLC0415 - see above
+    from domyn_swarm.checkpoint.inspection import open_run  # noqa: PLC0415 - see above
 
     folder = RunFolder(path)
     with contextlib.suppress(SwarmError, OSError):

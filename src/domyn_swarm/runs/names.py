@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.helpers.paths import split
+from domyn_swarm.storage.paths import split
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from domyn_swarm.checkpoint.submission import Placement, Submission
+from domyn_swarm.engine.recording.run_record import origin_of
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.record import origin_of
-from domyn_swarm.jobs.spec import make_spec
+from domyn_swarm.jobspec import make_spec
 from domyn_swarm.runs import trust
 from domyn_swarm.runs.control import refuse_if_on
 from domyn_swarm.runs.state import Status, status_of
@@ -20,7 +20,7 @@ from domyn_swarm.runs.submit import checked, send
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.jobspec import JobSpec
     from domyn_swarm.runs.find import Run
 
 

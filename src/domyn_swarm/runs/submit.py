@@ -16,15 +16,13 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import SENDING, locked
 from domyn_swarm.checkpoint.process import Process
 from domyn_swarm.checkpoint.submission import FILE, LOG, Submission
+from domyn_swarm.engine.output_paths import check_outlives
+from domyn_swarm.engine.output_writer import is_current
+from domyn_swarm.engine.planning import make_plan
+from domyn_swarm.engine.preflight import looked_around
+from domyn_swarm.engine.recording.run_record import without_secrets
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.helpers.io import is_local
-from domyn_swarm.helpers.texts import now
-from domyn_swarm.jobs.finalize import is_current
-from domyn_swarm.jobs.output_paths import check_outlives
-from domyn_swarm.jobs.planning import make_plan
-from domyn_swarm.jobs.preflight import looked_around
-from domyn_swarm.jobs.record import without_secrets
-from domyn_swarm.jobs.spec import anchored, flag_of
+from domyn_swarm.jobspec import anchored, flag_of
 from domyn_swarm.redaction import HIDDEN
 from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.control import refuse_if_on
@@ -32,16 +30,18 @@ from domyn_swarm.runs.find import Run, canonical
 from domyn_swarm.runs.launchers.base import Launch
 from domyn_swarm.runs.launchers.registry import load_launcher
 from domyn_swarm.runs.names import base_name, check_name
+from domyn_swarm.storage.files import is_local
+from domyn_swarm.storage.texts import now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from domyn_swarm.checkpoint.submission import Placement
-    from domyn_swarm.helpers.counts import Counts
-    from domyn_swarm.jobs.meter import Progress
-    from domyn_swarm.jobs.planning import RunPlan
-    from domyn_swarm.jobs.spec import JobSpec
+    from domyn_swarm.engine.planning import RunPlan
+    from domyn_swarm.engine.recording.metrics import Progress
+    from domyn_swarm.jobspec import JobSpec
     from domyn_swarm.runs.launchers.base import Launcher
+    from domyn_swarm.telemetry.counts import Counts
 
 logger = logging.getLogger("domyn_swarm")
 

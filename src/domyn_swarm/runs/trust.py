@@ -15,10 +15,10 @@ import msgspec
 from domyn_swarm.checkpoint.lock import RUNNING, newest
 from domyn_swarm.checkpoint.submission import FILE, LOG
 from domyn_swarm.errors import CheckpointError, ConfigurationError
-from domyn_swarm.helpers.io import is_local
-from domyn_swarm.jobs.spec import JobSpec, make_spec
+from domyn_swarm.jobspec import JobSpec, make_spec
 from domyn_swarm.runs import index
 from domyn_swarm.runs.find import canonical
+from domyn_swarm.storage.files import is_local
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.process import Process

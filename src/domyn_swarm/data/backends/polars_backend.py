@@ -27,7 +27,7 @@ from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.stream import Stream, check_write_kwargs, count, head, schema, with_row_id, write
 from domyn_swarm.data.types import LIST_VIEWS, comparable, conformed, converted, parts, rebuilt
 from domyn_swarm.data.values import check_id_texts, job_batch
-from domyn_swarm.helpers.io import is_local
+from domyn_swarm.storage.files import is_local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

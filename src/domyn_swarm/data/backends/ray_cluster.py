@@ -20,14 +20,14 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayE
 from domyn_swarm.data.backends.base import Monitor, Session, WorkerFactory
 from domyn_swarm.data.backends.ray_relay import POLL_SECONDS, Relay, pump
 from domyn_swarm.errors import ConfigurationError, JobError
-from domyn_swarm.helpers.counts import Counts
+from domyn_swarm.telemetry.counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     import pyarrow as pa
 
-    from domyn_swarm.helpers.stop import Stop
+    from domyn_swarm.concurrency.stop import Stop
 
 PIECES_IN_FLIGHT = 2
 PIECES_PER_WORKER = 4

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.helpers.stop import Stop
 
 
 def look(address: str) -> dict[str, Any]:

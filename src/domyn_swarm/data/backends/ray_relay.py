@@ -15,13 +15,13 @@ from ray import cloudpickle
 from ray.exceptions import RayError
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_exists, _internal_kv_get, _internal_kv_put
 
-from domyn_swarm.helpers.counts import Counts
+from domyn_swarm.telemetry.counts import Counts
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from domyn_swarm.helpers.stop import Stop
+    from domyn_swarm.concurrency.stop import Stop
 
 NAMESPACE = "domyn_swarm"
 POLL_SECONDS = 0.3

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from domyn_swarm.errors import JobError
-from domyn_swarm.jobs.spec import JobSpec
+from domyn_swarm.jobspec import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

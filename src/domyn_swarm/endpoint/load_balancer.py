@@ -1,0 +1,346 @@
+"""Endpoints that serve the same model, as one: a request goes to the least loaded of them, and again if that can help.
+
+An endpoint that fails several times in a row is set aside and asked for its models until it answers; the rows meanwhile
+go to the others, or wait if there are none. What is no row's fault (a rate limit, no credit, an endpoint that is gone)
+costs no row a try. Nothing here knows what a request is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from domyn_swarm.concurrency import slots
+from domyn_swarm.concurrency.retry import backoff, is_overload
+from domyn_swarm.endpoint.answers import error_in, fault_of
+from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
+from domyn_swarm.endpoint.ends import Ends
+from domyn_swarm.endpoint.replica import GONE_STATUS, Replica, Spell, next_of
+from domyn_swarm.endpoint.single_flight import SharedAnswers
+from domyn_swarm.endpoint.tries import Tries
+from domyn_swarm.errors import ConditionError, EndpointError
+from domyn_swarm.telemetry import trace
+from domyn_swarm.telemetry.counts import Counts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from domyn_swarm.concurrency.pace import Ticket
+    from domyn_swarm.endpoint.client import Reply
+    from domyn_swarm.endpoint.rate_limit import Rates
+    from domyn_swarm.endpoint.replica import Transport
+
+FIRST_PROBE_SECONDS, MOST_PROBE_SECONDS = 0.25, 10.0
+LOOK_SECONDS, TURN_SECONDS, JUDGE_SECONDS = 0.5, 0.1, 0.05
+MOST_MODELS, MODEL_CHARS = 100, 200
+"""What is kept of the models that answers name."""
+
+Judge: TypeAlias = Callable[[dict[str, Any]], None]
+
+logger = logging.getLogger("domyn_swarm")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back: the JSON object, the seconds that it took, and how many requests were needed."""
+
+    body: dict[str, Any]
+    seconds: float
+    attempts: int
+
+
+class Replicas:
+    """Requests over `clients`, which are open. `retries` and `retry_timeout` (seconds) bound the tries of one request.
+
+    `counts` tells what happened so far; `clock` is in seconds.
+    """
+
+    def __init__(
+        self, clients: Sequence[Transport], rates: Rates, *, retries: int, retry_timeout: float, dedupe: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self.counts = Counts()
+        self._clock = clock
+        self._replicas = [Replica(client, clock) for client in clients]
+        self._rates = rates
+        self._retries = retries
+        self._retry_timeout = retry_timeout
+        self._shared = SharedAnswers() if dedupe else None
+        self._line = asyncio.Lock()  # those who may not send yet, in the order in which they came
+        self._turn = 0
+        self._ends = Ends(self._replicas, retry_timeout, clock)
+        self._probes: set[asyncio.Task[None]] = set()
+
+    async def post(self, path: str, payload: dict[str, Any], judge: Judge | None = None) -> Answer:
+        """The answer to a POST of `payload` to `path` (`chat/completions`).
+
+        `judge` is called with the body of an answer, and raises an EndpointError if a row cannot have it. Such an
+        answer has been paid for and says nothing against the endpoint; if the error is `retryable` there is another
+        try.
+
+        Raises:
+            EndpointError: there is none, after as many tries as are allowed and can help.
+            JobError: no request of this run can succeed.
+            ConditionError: no endpoint is there any more, or lets any request in.
+        """
+        body = msgspec.json.encode(payload)
+        if self._shared is None:
+            return await self._persist(path, body, judge)
+        answer, shared = await self._shared.once(path, body, lambda: self._persist(path, body, judge), Answer)
+        if shared:
+            self.counts.shared += 1
+            trace.shared(path, body, answer.body)
+        found: Answer = answer
+        return found
+
+    def pick(self) -> Transport:
+        """An endpoint for a request that somebody else sends: the least loaded, if any is up."""
+        self._turn += 1
+        best, _ = next_of(self._replicas, self._turn, self._clock())
+        return (best or self._replicas[self._turn % len(self._replicas)]).client
+
+    async def close(self) -> None:
+        """Ask no longer for those that were set aside."""
+        for probe in self._probes:
+            probe.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
+
+    async def _persist(self, path: str, body: bytes, judge: Judge | None) -> Answer:
+        tries = Tries(self._retries, self._retry_timeout, self._clock)
+        exchange = trace.exchange(path, body)
+        while True:
+            replica, ticket, estimate = await self._admitted(len(body))
+            tries.sent += 1
+            this = trace.Attempt(time.time(), url=replica.client.base_url)
+            exchange.attempts.append(this)
+            try:
+                reply = await self._send(replica, path, body, exchange)
+            except EndpointError as error:
+                this.seconds, this.status, this.error = self._clock() - ticket.at, error.status, error.message
+                self._rates.settle(len(body), estimate, 0)
+                await self._failed(replica, ticket, error, tries)
+                self.counts.retries += 1
+            else:
+                this.seconds = seconds = self._clock() - ticket.at
+                used = self._answered(replica, reply.body, seconds)
+                replica.heard(ticket, reply.headers, used)
+                self._rates.settle(len(body), estimate, used)
+                if (unfit := _judged(judge, reply.body)) is None:
+                    return Answer(reply.body, seconds, tries.sent)
+                this.error = unfit.message
+                tries.charge(Spell(), seconds)
+                await self._wait_for_another_try(replica, unfit, tries)
+                self.counts.retries += 1
+
+    async def _admitted(self, size: int) -> tuple[Replica, Ticket, float]:
+        """A replica for a request of `size` bytes that may be sent now, and the tokens that it is thought to cost."""
+        self._turn += 1
+        if self._rates.unlimited and not self._line.locked():
+            replica, _ = next_of(self._replicas, self._turn, self._clock())
+            if replica is not None:
+                return replica, replica.pace.sent(), 0.0
+        async with self._line:
+            estimate: float | None = None
+            since = self._clock()
+            while True:
+                await self._until_one_is_back()
+                replica, wait = next_of(self._replicas, self._turn, self._clock())
+                if replica is None:
+                    self._ends.check_hold()
+                    self._ends.check_silence(since)
+                    await slots.pause(min(wait, TURN_SECONDS), keeping=True)  # it may be sooner after all
+                elif estimate is None:  # takes time, after which another replica may be the next
+                    estimate = await self._rates.admit(size)
+                else:
+                    return replica, replica.pace.sent(), estimate
+
+    async def _send(self, replica: Replica, path: str, body: bytes, exchange: trace.Exchange) -> Reply:
+        counts = self.counts
+        counts.requests += 1
+        counts.in_flight += 1
+        replica.in_flight += 1
+        try:
+            reply = await replica.client.send(path, body)
+        finally:
+            replica.in_flight -= 1
+            counts.in_flight -= 1
+        exchange.response = msgspec.json.encode(reply.body)  # an answer or not: `job row` shows what came back
+        if (fault := fault_of(path, reply.body)) is not None:
+            error = error_in(reply.body)
+            asked = retry_after_of(reply.headers, fault) if error else None
+            raise EndpointError(
+                fault, status=200, retry_after=asked, condition=condition_of(200, error, fault, asked) if error else ""
+            )
+        return reply
+
+    def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
+        """Count an answer; the tokens that it says it used, None when it does not say."""
+        counts = self.counts
+        replica.pace.admitted()
+        replica.answered()
+        self._ends.answered()
+        counts.answers += 1
+        self._count_model(replica, answer)
+        counts.latencies.record(seconds)
+        used = [usage_of(answer, name) for name in ("prompt_tokens", "completion_tokens")]
+        counts.tokens_in += used[0] or 0
+        counts.tokens_out += used[1] or 0
+        return None if used == [None, None] else sum(filter(None, used))
+
+    def _count_model(self, replica: Replica, answer: dict[str, Any]) -> None:
+        """Count which model says that it has answered: a server may change it during a run."""
+        counts, name = self.counts, model_in(answer)
+        if name not in counts.answered_by and len(counts.answered_by) >= MOST_MODELS:
+            name = "others"
+        counts.answered_by[name] += 1
+        if replica.model not in (None, name):
+            counts.model_changes += 1
+            if counts.model_changes == 1:
+                logger.warning(
+                    "%s: answers come from %s, and came from %s before", replica.client.base_url, name, replica.model
+                )
+        replica.model = name
+
+    async def _failed(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
+        """Return when it is time for another try. Raises `error` when there will be none, or what ends the run."""
+        if error.condition == "spent":
+            replica.spent = error
+            self._ends.check_credit()
+        elif error.condition == "busy":
+            await self._busy(replica, ticket, error, tries)
+        else:
+            replica.pace.admitted()
+            self._ends.check_refusal(replica.client.base_url, error)
+            tries.charge(replica.spell, self._clock() - ticket.at)
+            await self._judge(replica, error, tries)
+            await self._wait_for_another_try(replica, error, tries)
+
+    async def _judge(self, replica: Replica, error: EndpointError, tries: Tries) -> None:
+        """Find out whether a failure is the replica's, whatever it is asked, before it counts as the request's."""
+        gone = replica.failed(error)
+        if replica.troubled and any(one.may_recover for one in self._replicas if one is not replica):
+            replica.spell.is_replicas = True
+        if gone or (error.status in GONE_STATUS and error.retryable and tries.are_used_up):
+            await self._set_aside(replica, error)
+
+    def _another_is_good(self, replica: Replica) -> bool:
+        now = self._clock()
+        return any(one is not replica and one.is_good(now) for one in self._replicas)
+
+    async def _set_aside(self, replica: Replica, error: EndpointError) -> None:
+        """Ask it for its models until it answers; returns when it is known whether it is there."""
+        if replica.aside is None:
+            replica.aside = asyncio.Event()
+            probe = asyncio.get_running_loop().create_task(self._probe(replica, error))
+            self._probes.add(probe)
+            probe.add_done_callback(self._probes.discard)
+        judged = replica.aside
+        while not judged.is_set():
+            await slots.pause(JUDGE_SECONDS, keeping=True)
+
+    async def _busy(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
+        """Hold the endpoint, or let the limit of calls in flight see to it where that adapts.
+
+        Raises:
+            ConditionError: no endpoint has let anything in for as long as a request may be tried.
+            EndpointError: others were let in, and this request was not, for as long.
+        """
+        replica.busy_with = error
+        tries.refused()
+        crowd = slots.current()
+        if error.retry_after is None and crowd is not None and crowd.adaptive and not replica.pace.is_needed(
+            ticket, replica.in_flight
+        ):  # fmt: skip
+            crowd.rejected()
+            await slots.pause(backoff(tries.refusals, error))
+        else:
+            replica.pace.refused(ticket, error.retry_after)
+        self._ends.check_dry()
+        if tries.is_singled_out:
+            raise self._final(error, tries)
+
+    async def _wait_for_another_try(self, replica: Replica, error: EndpointError, tries: Tries) -> None:
+        """Return when it is time for it. Raises `error` when there will be none, Halted when the run ends before."""
+        wait = 0.0 if self._another_is_good(replica) else backoff(max(tries.charged, 1), error)
+        in_time = tries.take(wait)
+        if is_overload(error):
+            slots.rejected()
+        if error.retryable and not tries.are_used_up and in_time:
+            await slots.pause(wait, keeping=not wait)
+            return
+        if error.retryable and not in_time:
+            error = _too_late(error, wait, self._retry_timeout)
+        raise self._final(error, tries)
+
+    def _final(self, error: EndpointError, tries: Tries) -> EndpointError:
+        error.retryable = False  # whoever makes the calls need not try on
+        error.attempts = tries.sent
+        return error
+
+    async def _until_one_is_back(self) -> None:
+        gone_since = self._clock()
+        while all(one.aside or one.spent for one in self._replicas):
+            self._ends.check_absence(gone_since)
+            await slots.pause(min(LOOK_SECONDS, self._retry_timeout / 10), keeping=True)
+
+    async def _probe(self, replica: Replica, error: EndpointError) -> None:
+        """Take `replica` back when it answers, whatever it says. If it does not at once, its failures are its own."""
+        url, wait, told = replica.client.base_url, FIRST_PROBE_SECONDS, False
+        judged = replica.aside
+        while True:
+            try:
+                await replica.client.models()
+                break
+            except EndpointError as probed:
+                if probed.status not in GONE_STATUS:
+                    break
+            except ConditionError:  # our own resources, which say nothing about the endpoint
+                pass
+            replica.spell.is_replicas = True
+            if judged is not None:
+                judged.set()
+            if not told:
+                logger.warning("%s is set aside until it answers: %s", url, error.message)
+                told = True
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, MOST_PROBE_SECONDS)
+        if told:
+            logger.info("%s is back", url)
+            replica.pace.restart()
+            replica.answered()
+        replica.is_there()
+        if judged is not None:
+            judged.set()
+
+
+def _judged(judge: Judge | None, answer: dict[str, Any]) -> EndpointError | None:
+    try:
+        if judge is not None:
+            judge(answer)
+    except EndpointError as error:
+        return error
+    return None
+
+
+def model_in(answer: dict[str, Any]) -> str:
+    """The model that an answer names, and the fingerprint of what runs it: `gpt-4o-2024-08-06 fp_a1b2`."""
+    told = (answer.get("model"), answer.get("system_fingerprint"))
+    return " ".join(one for one in told if isinstance(one, str))[:MODEL_CHARS]
+
+
+def usage_of(answer: dict[str, Any], name: str) -> int | None:
+    """A number of tokens (`prompt_tokens`) in the answer's `usage`; None when it does not say."""
+    usage = answer.get("usage")
+    used = usage.get(name) if isinstance(usage, dict) else None
+    return used if isinstance(used, int) else None
+
+
+def _too_late(error: EndpointError, wait: float, most: float) -> EndpointError:
+    return EndpointError(
+        f"{error.message.rstrip('.')}. Another try would come in {wait:,.0f} s, and --retry-timeout is {most:g} s.",
+        status=error.status,
+    )

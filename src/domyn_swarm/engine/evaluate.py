@@ -1,0 +1,111 @@
+"""Looking into the graph: one node's value, small if wanted, in this process. No run is touched."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from domyn_swarm.concurrency.stop import Stop
+from domyn_swarm.engine.calls.pipeline import check_method
+from domyn_swarm.engine.graph.build import driver_for, made_from, planning_inputs, reached, types_and_inputs
+from domyn_swarm.engine.graph.coercion import STREAMS
+from domyn_swarm.engine.graph.overrides import check_node, stream_values
+from domyn_swarm.engine.planning import known_before, with_columns_of
+from domyn_swarm.engine.recording.metrics import Meter, Silent
+from domyn_swarm.engine.signals import on_signals
+from domyn_swarm.errors import Interrupted
+from domyn_swarm.jobs.loading import build_job, load_job_class
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from domyn_swarm.data.backends.base import DataBackend
+    from domyn_swarm.engine.graph.overrides import Overrides
+    from domyn_swarm.jobspec import JobSpec
+
+WRITING = ("flushed", "finalized")
+"""Nodes that write."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The value of a node; a stream is a list of what it passed on. `backend` knows what a lazy frame is."""
+
+    value: Any
+    backend: DataBackend
+
+
+def look_into(spec: JobSpec, overrides: Overrides, node: str, limit: int | None, folder: str) -> Look:
+    """The value of `node`, made from the first `limit` pending rows if that is given.
+
+    What writes does so in `folder`, for all rows as if none were done; everything else looks at the run's own folder.
+
+    Raises:
+        SwarmError: there is no such node, or it cannot be computed.
+    """
+    job = build_job(load_job_class(spec.job), spec.job_kwargs)
+    spec = with_columns_of(job, spec)
+    check_method(job, spec)
+    writes = node in WRITING
+    if writes:
+        spec = msgspec.structs.replace(spec, output=f"{folder}/output.parquet")
+    check_node(node, types_and_inputs(spec)[0])
+    stop = Stop()
+    inputs = {
+        **planning_inputs(spec, job, f"{folder}/run" if writes else spec.run_dir),
+        "stop": stop,
+        "meter": Meter(Silent(), stop=stop),
+    }
+    driver = driver_for(spec, overrides=overrides)
+    known = known_before(spec, overrides)
+
+    def value_of(name: str) -> Any:
+        return driver.execute([name], inputs=inputs, overrides=known)[name]
+
+    given = known.keys() | overrides.values.keys()
+    edges = {one.name: () if one.name in given else made_from(one) for one in driver.list_available_variables()}
+    needed = reached(edges, node)
+    if needed & overrides.values.keys() & set(STREAMS):
+        known |= stream_values(overrides, value_of("columns"))
+    backend: DataBackend = value_of("backend")
+    head = "limited" if writes else "pending"
+    if limit is not None and head in needed and node != head:
+        known[head] = backend.head(value_of(head), limit)
+    if "job" in needed:
+        job.preflight(spec)
+    with _interruptible(stop):
+        value = value_of(node)
+        return Look(_taken(value, limit) if node in STREAMS else value, backend)
+
+
+@contextlib.contextmanager
+def _interruptible(stop: Stop) -> Iterator[None]:
+    """Raise Interrupted when `stop` is set, whatever broke then: `finalized` misses rows that did not come."""
+    try:
+        with on_signals(stop):
+            yield
+    finally:
+        if stop.is_set():
+            raise Interrupted("Interrupted.", "Nothing was written.") from None
+
+
+def _taken(stream: Iterable[Any], limit: int | None) -> list[Any]:
+    """What the stream passes on, until `limit` rows have come."""
+    taken: list[Any] = []
+    rows = 0
+    iterator = iter(stream)
+    try:
+        for item in iterator:
+            size = len(getattr(item, "ids", item))
+            if size:
+                taken.append(item)
+            rows += size
+            if limit is not None and rows >= limit:
+                break
+    finally:
+        if (close := getattr(iterator, "close", None)) is not None:
+            close()
+    return taken

@@ -1,0 +1,44 @@
+"""The last look before a run writes anything: at what its job asks, and at the engine's cluster.
+
+A run that stays and one that is sent away go through the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from domyn_swarm.engine.identity import check_identity
+from domyn_swarm.jobs.base import RESOLVED, REVISION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from domyn_swarm.engine.planning import RunPlan
+
+
+def looked_around(plan: RunPlan) -> RunPlan:
+    """The plan with what only the endpoints know (the model that will answer) as part of its identity.
+
+    Raises:
+        SwarmError: with exit status 2, when the run could not go on, or would mix the answers of two models.
+    """
+    before = plan.store.folder.load("run.json") or {} if plan.spec.resume else {}
+    known = {name: value for name, value in before.get("identity", {}).items() if name in RESOLVED}
+    if plan.pending:
+        found = dict(plan.job.preflight(plan.spec) or {})
+        plan = replace(plan, identity={**plan.identity, **found})
+        if found and plan.spec.resume:
+            check_identity(plan.identity, plan.spec, plan.store, plan.nodes["files"])
+            plan = replace(plan, identity=_with_other_replicas(plan.identity, known))
+    elif plan.spec.model is None:
+        plan = replace(plan, identity={**plan.identity, **known})
+    if plan.in_workers:
+        plan.nodes["backend"].check_address(plan.spec.ray_address)
+    return plan
+
+
+def _with_other_replicas(identity: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A replica that is away just now has not changed its model: what it said before still counts."""
+    now, then = identity.get(REVISION) or [], known.get(REVISION) or []
+    return {**identity, REVISION: then} if set(now) <= set(then) else identity

@@ -1,0 +1,1 @@
+"""What a run writes about itself: metrics, run.json, the report's figures. Private."""

@@ -1,0 +1,245 @@
+"""The graph that a JobSpec selects, as plain data: read from Hamilton's own, before any run and without its data."""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+import inspect
+import types
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
+
+import msgspec
+
+from domyn_swarm.data.backends.base import Frame
+from domyn_swarm.data.backends.registry import load_backend
+from domyn_swarm.engine.calls.pipeline import check_method, method_of
+from domyn_swarm.engine.graph.build import config_of, driver_for, made_from, planning_inputs, reached
+from domyn_swarm.engine.graph.coercion import is_frame, named
+from domyn_swarm.engine.graph.overrides import NOTHING
+from domyn_swarm.engine.recording.run_record import without_secrets
+from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.jobs.loading import build_job, load_job_class
+from domyn_swarm.masking import masked
+from domyn_swarm.report.model import Effect, Graph, Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from domyn_swarm.data.backends.base import DataBackend
+    from domyn_swarm.engine.graph.overrides import Overrides
+    from domyn_swarm.jobs.base import SwarmJob
+    from domyn_swarm.jobspec import JobSpec
+
+VALUE_CHARS = 200
+ALWAYS = ("store", "done", "limited")
+"""Nodes that a run asks for, whatever its output is made from."""
+_OWN = ("builtins", "collections", "typing", "domyn_swarm")
+"""Packages whose types are told without their package."""
+
+
+def describe(
+    spec: JobSpec, where: str | None = None, job: SwarmJob | None = None, overrides: Overrides = NOTHING
+) -> Graph:
+    """The graph for `spec`: config, inputs and nodes, each after what it is made from, in the page's order where free.
+
+    `where` is as in `driver_for`; None: where the rows of a run would go through. `job` spares building it again. Nodes
+    that nothing needs, because `overrides` has values for what is downstream of them, are left out.
+
+    Raises:
+        ConfigurationError: the job cannot be made, or has no method for the mode.
+        MissingDependencyError: the engine is not installed.
+    """
+    job = job or build_job(load_job_class(spec.job), spec.job_kwargs)
+    check_method(job, spec)
+    backend = overrides.values.get("backend") or load_backend(spec.data_backend)
+    where = where or ("workers" if backend.distributed and not overrides.keep_rows_here else "driver")
+    variables = driver_for(spec, where, overrides=overrides).list_available_variables()
+    config = config_of(spec, where)
+    computed = {variable.name: variable for variable in variables if not variable.is_external_input}
+    nodes = _needed([_node(variable, backend, overrides) for variable in _in_data_order(computed)])
+    taken = {name for node in nodes for name in node.inputs} - computed.keys()
+    given = [_input(variable, spec, job) for variable in variables if variable.name in taken]
+    about = [Node(name=name, kind="config", value=value) for name, value in config.items()]
+    title = f"{job_name(spec)} on {spec.data_backend}, {config['mode']}"
+    return Graph(title, [*about, *sorted(given, key=lambda node: _first_use(node, nodes)), *nodes])
+
+
+def job_name(spec: JobSpec) -> str:
+    """The job's class: where it stands says little, and may be long."""
+    return spec.job.rpartition(":")[2]
+
+
+def upstream_of(graph: Graph, name: str) -> Graph:
+    """Only what `name` is made from, and itself.
+
+    Raises:
+        ConfigurationError: there is no such node.
+    """
+    _check_name(graph, name, "--upstream-of")
+    return _only(graph, reached({node.name: node.inputs for node in graph.nodes}, name))
+
+
+def between(graph: Graph, start: str, end: str) -> Graph:
+    """Only what lies on ways from `start` to `end`.
+
+    Raises:
+        ConfigurationError: there is no such node, or no way.
+    """
+    for name in (start, end):
+        _check_name(graph, name, "--path")
+    inputs = {node.name: node.inputs for node in graph.nodes}
+    users = {name: [node.name for node in graph.nodes if name in node.inputs] for name in inputs}
+    kept = reached(inputs, end) & reached(users, start)
+    if not kept:
+        back = f"There is one back: --path {end} {start}." if start in reached(users, end) else ""
+        hint = back or f"What {end} is made from: --upstream-of {end}."
+        raise ConfigurationError(f"--path: no way leads from {start} to {end}.", hint)
+    return _only(graph, kept)
+
+
+def _only(graph: Graph, kept: set[str]) -> Graph:
+    nodes = [
+        msgspec.structs.replace(node, inputs=[name for name in node.inputs if name in kept])
+        for node in graph.nodes
+        if node.name in kept or node.kind == "config"
+    ]
+    return Graph(graph.title, nodes)
+
+
+def _check_name(graph: Graph, name: str, flag: str) -> None:
+    names = [node.name for node in graph.nodes if node.kind != "config"]
+    if name in names:
+        return
+    near = difflib.get_close_matches(name.partition("__")[0], names, 3, 0.5)
+    meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    nodes = ", ".join(node.name for node in graph.nodes if node.kind == "node")
+    raise ConfigurationError(f"{flag}: the graph has no node {name!r}.", f"{meant}Nodes: {nodes}.")
+
+
+def _in_data_order(variables: Mapping[str, Any]) -> list[Any]:
+    """Each after what it is made from, and otherwise as they stand on the page."""
+    missing = {name: len(made_from(variable) & variables.keys()) for name, variable in variables.items()}
+    ready = [(_line(_function(variables[name])), name) for name, count in missing.items() if not count]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        _, made = heapq.heappop(ready)
+        ordered.append(variables[made])
+        for name, variable in variables.items():
+            if made in made_from(variable):
+                missing[name] -= 1
+                if not missing[name]:
+                    heapq.heappush(ready, (_line(_function(variable)), name))
+    return ordered
+
+
+def _first_use(node: Node, nodes: list[Node]) -> int:
+    return next(at for at, user in enumerate(nodes) if node.name in user.inputs)
+
+
+def _needed(nodes: list[Node]) -> list[Node]:
+    """Those that the last one is made from, or that a run asks for by itself, and what they are made from."""
+    inputs = {node.name: node.inputs for node in nodes}
+    needed = set().union(*(reached(inputs, name) for name in (*ALWAYS, nodes[-1].name)))
+    return [node for node in nodes if node.name in needed]
+
+
+def _node(variable: Any, backend: DataBackend, overrides: Overrides) -> Node:
+    if variable.name in overrides.values:
+        value = _value_text(overrides.values[variable.name])
+        return Node(name=variable.name, type=_type_of(variable, backend), value=value, overridden="value")
+    if variable.name in overrides.functions:
+        return _replaced(variable, overrides.functions[variable.name], backend)
+    function = _function(variable)
+    variant = function.__code__.co_name.removeprefix(variable.name).removeprefix("__")
+    native = inspect.getdoc(backend.iter_batches) if "native" in variant else None
+    effects = variable.tags.get("effects", [])
+    return Node(
+        name=variable.name,
+        type=_type_of(variable, backend),
+        variant=variant,
+        doc="\n".join(filter(None, [variable.documentation, native])),
+        where=f"{function.__module__.replace('.', '/')}.py:{_line(function)}",
+        inputs=[name for name in inspect.signature(function).parameters if name in made_from(variable)],
+        effects=msgspec.convert([effects] if isinstance(effects, str) else effects, list[Effect]),
+    )
+
+
+def _replaced(variable: Any, function: Callable[..., Any], backend: DataBackend) -> Node:
+    code = function.__code__
+    # What a notebook's cells are called is of no use to anybody.
+    where = f"{PurePath(code.co_filename).name}:{code.co_firstlineno}" if Path(code.co_filename).is_file() else ""
+    return Node(
+        name=variable.name,
+        type=_type_of(variable, backend),
+        doc=inspect.getdoc(function) or "",
+        where=where,
+        inputs=[name for name in inspect.signature(function).parameters if name in made_from(variable)],
+        overridden="function",
+    )
+
+
+def _type_of(variable: Any, backend: DataBackend) -> str:
+    return _engines_type(backend) if variable.type is Frame else type_text(variable.type)
+
+
+def _value_text(value: Any) -> str:
+    """What somebody put in, shortly: its kind, and how many rows or items it has."""
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    kind = named(type(value))
+    try:
+        size = f", {len(value):,} {'rows' if is_frame(value) and not isinstance(value, dict) else 'items'}"
+    except TypeError:
+        size = ""
+    return f"{kind}{size}"
+
+
+def _function(variable: Any) -> Callable[..., Any]:
+    """The function on the graph's page that makes the node, or would, if it were not replaced."""
+    function: Callable[..., Any] = variable.originating_functions[0]
+    replaced: Callable[..., Any] = getattr(function, "replaces", function)
+    return replaced
+
+
+def _line(function: Any) -> int:
+    """Where its `def` stands, below the decorators."""
+    lines, start = inspect.getsourcelines(function)
+    return start + next(at for at, line in enumerate(lines) if line.startswith("def "))
+
+
+def _engines_type(backend: DataBackend) -> str:
+    """What the backend calls its lazy frame: what its `read` says that it returns."""
+    returned: Any = inspect.get_annotations(backend.read).get("return", "")
+    return returned if isinstance(returned, str) else type_text(returned)
+
+
+def type_text(hint: Any) -> str:
+    """`collections.abc.Iterator[domyn_swarm...JobBatch]` as `Iterator[JobBatch]`; other packages' types keep theirs."""
+    if hint is None or hint is types.NoneType:
+        return "None"
+    parts = list(get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " | ".join(map(type_text, parts))
+    while parts and get_origin(hint) is not tuple and parts[-1] in (None, types.NoneType):
+        parts.pop()  # what a generator is sent, and returns
+    plain = get_origin(hint) or hint
+    name = getattr(plain, "__qualname__", None) or getattr(plain, "_name", None) or str(plain)
+    package = getattr(plain, "__module__", "builtins").partition(".")[0]
+    name = name if package in _OWN else f"{package}.{name}"
+    return f"{name}[{', '.join(map(type_text, parts))}]" if parts else name
+
+
+def _input(variable: Any, spec: JobSpec, job: SwarmJob) -> Node:
+    kind = type_text(variable.type) if variable.type is not Any else ""
+    return Node(name=variable.name, kind="input", type=kind, value=_value(variable.name, spec, job))
+
+
+def _value(name: str, spec: JobSpec, job: SwarmJob) -> str:
+    """What a run would give the graph as `name`, as text; nothing for what there is only while it runs."""
+    told = {"spec": job_name(spec), "job": f"{job_name(spec)}.{method_of(job, native=spec.native_backend)}"}
+    value = {**planning_inputs(without_secrets(spec), job, spec.run_dir), **told}.get(name, "")
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    text = masked({"null": "none", "{}": "none"}.get(text, text))
+    return text if len(text) <= VALUE_CHARS else f"{text[: VALUE_CHARS - 1]}…"

@@ -1,0 +1,229 @@
+"""Jobs that send requests to OpenAI-compatible endpoints: what they have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from domyn_swarm.concurrency import slots
+from domyn_swarm.endpoint.client import REQUEST_PATHS, REQUEST_SECONDS, EndpointClient, normalised
+from domyn_swarm.endpoint.demo import MODEL as DEMO_MODEL
+from domyn_swarm.endpoint.demo import demo_server
+from domyn_swarm.endpoint.keys import read_key
+from domyn_swarm.endpoint.load_balancer import Answer, Replicas
+from domyn_swarm.endpoint.preflight import Found, listed_models, look
+from domyn_swarm.endpoint.rate_limit import Rates
+from domyn_swarm.errors import ConfigurationError, EndpointError, JobError
+from domyn_swarm.jobs.base import MODEL, REVISION, SwarmJob
+from domyn_swarm.masking import holds
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from domyn_swarm.endpoint.load_balancer import Judge
+    from domyn_swarm.jobspec import JobSpec
+    from domyn_swarm.telemetry.counts import Counts
+
+DEMO = "demo"
+
+logger = logging.getLogger("domyn_swarm")
+
+
+class ItemError(ValueError):
+    """A row that no request can be made from; trying again would not help."""
+
+    retryable = False
+
+
+class EndpointJob(SwarmJob):
+    """A job that sends requests for its rows to OpenAI-compatible endpoints.
+
+    `request` holds parameters that every request carries as they are: `{"temperature": 0, "max_tokens": 200}`. What
+    stands in `extra_body` goes into the body as well, as with the official client.
+
+    Write `transform_item` and send requests with `ask`, or with `client`, the official one. Requests are tried again,
+    spread over the endpoints and kept within the run's limits; `timeout`, `retries` and `retry_timeout` are those of a
+    request.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {"retries": 5, "grace": 30.0}
+    times_itself = True
+    reserved: ClassVar[tuple[str, ...]] = ("model", "stream", "extra_headers", "extra_query", "timeout")
+    """Parameters that `request` may not hold, because the job sets them or cannot work with them."""
+
+    request: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def preflight(self, spec: JobSpec) -> Mapping[str, Any]:
+        """Check `request`, the key, and that the endpoints answer and have the model, so that a mistake costs no row.
+
+        Returns the model that requests will name, and its revision where the endpoints tell one.
+
+        Raises:
+            ConfigurationError: something of it is wrong, no endpoint is given, or none answers.
+        """
+        self.prepare(spec)
+        if taken := sorted(self.parameters().keys() & set(self.reserved)):
+            raise ConfigurationError(
+                f"--job-kwargs: `request` holds {', '.join(taken)}.",
+                "--model names the model, --timeout the time; the content is the row's, and answers are not streamed.",
+            )
+        if not spec.endpoints:
+            raise ConfigurationError(
+                f"--endpoint is missing: {type(self).__name__} asks an OpenAI-compatible server.",
+                "Give its URL, set ENDPOINT, or try --endpoint demo.",
+            )
+        key = read_key(spec.api_key_file)
+        if holds(" ".join(_texts(msgspec.to_builtins(spec))), key or ""):
+            raise ConfigurationError(
+                "The key stands in an option, which would be written down with the run.",
+                "Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file alone.",
+            )
+        found = self._look(spec, key)
+        return {MODEL: found.model, REVISION: found.revisions}
+
+    def _look(self, spec: JobSpec, key: str | None) -> Found:
+        wanted = spec.model or getattr(self, "model", None)
+        for url in spec.endpoints:
+            if url.strip().rstrip("/").endswith(REQUEST_PATHS):
+                logger.info("--endpoint: %s is the address of a request; its server is at %s", url, normalised(url))
+        urls = list(dict.fromkeys(url for url in spec.endpoints if url != DEMO))
+        if spec.preflight and urls:
+            return look(urls, wanted, key, spec.preflight_timeout)
+        if urls and wanted is None:
+            raise ConfigurationError(
+                "--no-preflight: no model is named, and nobody asks the endpoints for one.", "Name it with --model."
+            )
+        return Found(wanted or DEMO_MODEL)
+
+    def prepare(self, spec: JobSpec) -> None:
+        """Make ready what needs no connection and is the same for every row; called before each check and each run.
+
+        Raises:
+            ConfigurationError: it cannot be made from the options.
+        """
+
+    def parameters(self) -> dict[str, Any]:
+        """`request`, with what stands in `extra_body` beside the rest."""
+        given = dict(self.request)
+        extra = given.pop("extra_body", None) or {}
+        if not isinstance(extra, dict):
+            raise ConfigurationError(
+                f"--job-kwargs: `extra_body` in `request` is {extra!r}, which is no object.", "Mend the JSON."
+            )
+        return {**given, **extra}
+
+    async def open(self, spec: JobSpec) -> None:
+        """Connect, and start the demo endpoint where that is asked for.
+
+        Raises:
+            EndpointError: no endpoint lists its models, and none is named.
+        """
+        self.prepare(spec)
+        self._key = read_key(spec.api_key_file)
+        self._timeout = spec.timeout or REQUEST_SECONDS
+        async with contextlib.AsyncExitStack() as resources:
+            clients = []
+            for url in spec.endpoints or [DEMO]:
+                client = EndpointClient(
+                    resources.enter_context(demo_server()) if url == DEMO else url,
+                    api_key=self._key, timeout=self._timeout, connect_timeout=spec.connect_timeout,
+                    through_proxies=url != DEMO,
+                )  # fmt: skip
+                clients.append(await resources.enter_async_context(client))
+            self._replicas = Replicas(
+                clients, Rates(spec.max_rpm, spec.max_tpm),
+                retries=spec.retries, retry_timeout=spec.retry_timeout, dedupe=spec.dedupe,
+            )  # fmt: skip
+            resources.push_async_callback(self._replicas.close)
+            self._places = slots.current()
+            self._parameters = self.parameters()
+            self._official: dict[str, Any] = {}
+            self._ways = {client.base_url: client.way for client in clients}
+            self.model = spec.model or getattr(self, "model", None) or await _first_model(clients)
+            self._resources = resources.pop_all()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._resources.aclose()
+
+    def traffic(self) -> Counts | None:
+        """Requests, answers, tokens and latencies so far; None before the job is open."""
+        replicas: Replicas | None = getattr(self, "_replicas", None)
+        if replicas is None:
+            return None
+        replicas.counts.limit = self._places.limit if self._places else 0
+        return replicas.counts.copy()
+
+    async def ask(self, path: str, content: dict[str, Any], judge: Judge | None = None) -> Answer:
+        """The answer to a POST of the model, `request` and `content` to `path` (`chat/completions`).
+
+        `judge` is called with the body of an answer, and raises an EndpointError if it cannot be used: with
+        `retryable` the request is sent again.
+
+        Raises:
+            EndpointError: there is none, after as many tries as are allowed and can help.
+        """
+        return await self._replicas.post(path, {"model": self.model, **self._parameters, **content}, judge)
+
+    @property
+    def client(self) -> Any:
+        """The official client (`openai.AsyncOpenAI`) of one of the endpoints, taking turns.
+
+        It costs ten times the CPU of `ask`, and knows nothing of `dedupe`, `max_rpm` and `max_tpm`; its errors are
+        tried again as all errors of a row are.
+
+        Raises:
+            JobError: the package is not installed, which ends the run.
+        """
+        return self._official_for(self._replicas.pick().base_url)
+
+    def _official_for(self, url: str) -> Any:
+        if url not in self._official:
+            try:
+                import openai  # noqa: PLC0415 - an extra
+
+                way = self._ways[url]
+                http = openai.DefaultAioHttpClient(proxy=way.proxy_url, verify=way.tls, trust_env=False)
+            except (ImportError, RuntimeError):  # there is no openai, or it has no aiohttp
+                raise JobError(
+                    "self.client needs the package openai.", "Run: pip install 'domyn-swarm[openai]'"
+                ) from None
+            client = openai.AsyncOpenAI(
+                base_url=url, api_key=self._key or "none", timeout=self._timeout, max_retries=0,
+                http_client=http,
+            )  # fmt: skip
+            self._resources.push_async_callback(client.close)
+            self._official[url] = client
+        return self._official[url]
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts in plain data, names of keys included."""
+    if isinstance(value, dict):
+        return [text for one in (*value, *value.values()) for text in _texts(one)]
+    if isinstance(value, list):
+        return [text for one in value for text in _texts(one)]
+    return [value] if isinstance(value, str) else []
+
+
+def kind_of(value: Any) -> str:
+    """What a row has instead of what is needed, for messages."""
+    if value is None:
+        return "null"
+    return "an empty list" if value == [] else f"{type(value).__name__} {value!r:.80}"
+
+
+async def _first_model(clients: Sequence[EndpointClient]) -> str:
+    """The first model of the first endpoint that lists any."""
+    error: Exception = EndpointError("The endpoints list no models.", "Name one with --model.")
+    for client in clients:
+        try:
+            if models := await listed_models(client):
+                return models[0].name
+        except EndpointError as failed:
+            error = failed
+    raise error

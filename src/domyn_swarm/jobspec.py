@@ -1,0 +1,369 @@
+"""`JobSpec`: everything that one run needs, declared once.
+
+Each field carries its type, its bounds, its default, its flags and its help text. The command line, `spec.json`, the
+graph's inputs and the documentation are all made from this class; nothing else carries options around.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
+from functools import cache
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from domyn_swarm.data.backends.registry import canonical
+from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.redaction import public_options
+from domyn_swarm.storage.paths import is_text, names_directory, split
+
+DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
+OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
+
+Positive = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # what clocks and locks take
+Grace = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Rate = Annotated[float, msgspec.Meta(gt=0, le=1e300)]
+ErrorBudget = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%$|^\d+$")]
+
+
+def _option(*flags: str, help: str, takes: str = "") -> msgspec.Meta:  # noqa: A002 - the word that the field uses
+    return msgspec.Meta(description=help, extra={"flags": flags, "takes": takes})
+
+
+class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    """One run of one job, as plain data: JSON in, JSON out, no secrets.
+
+    Build one with `make_spec`, which checks it; `JobSpec(...)` itself checks nothing.
+    """
+
+    job: Annotated[str, _option(help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB
+    job_kwargs: Annotated[
+        dict[str, Any], _option("--job-kwargs", help="JSON object: the job's fields, or options that flags override")
+    ] = {}
+    input: Annotated[
+        str, _option("--input", "-i", help="Parquet file, directory, glob, brace range (in_{000..127}.parquet) or URL")
+    ]
+    output: Annotated[str, _option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")]
+    input_columns: Annotated[
+        list[str], _option("--input-column", help="Column that makes the job's items; repeat for several")
+    ] = []
+    output_columns: Annotated[
+        list[str], _option("--output-column", help="Name of an output column; repeat for several")
+    ] = []
+    id_column: Annotated[
+        str | None, _option("--id-column", help="Column that identifies a row: not null, unique (default: a counter)")
+    ] = None
+    limit: Annotated[Positive | None, _option("--limit", help="Only the first N rows of the input")] = None
+    output_mode: Annotated[
+        Literal["append", "replace", "io_only"],
+        _option(
+            "--output-mode",
+            help="append: all input columns + outputs; replace: id + outputs; io_only: id + inputs + outputs",
+        ),
+    ] = "append"
+    overwrite: Annotated[
+        bool, _option("--overwrite/--no-overwrite", help="Replace an output that something else wrote")
+    ] = False
+
+    data_backend: Annotated[str, _option("--data-backend", help="Engine that reads, joins and writes")] = "pandas"
+    native_backend: Annotated[
+        bool,
+        _option("--native-backend/--no-native-backend", help="Hand frames of the engine to transform_items_native"),
+    ] = False
+    native_batch_size: Annotated[Positive, _option("--native-batch-size", help="Most rows in one native batch")] = 8192
+    batch_size: Annotated[Positive, _option("--batch-size", help="Most rows in one call of transform_items")] = 64
+    backend_read_kwargs: Annotated[
+        dict[str, Any], _option("--backend-read-kwargs", help="JSON object for the engine's reader")
+    ] = {}
+    backend_write_kwargs: Annotated[
+        dict[str, Any], _option("--backend-write-kwargs", help="JSON object for the engine's parquet writer")
+    ] = {}
+
+    ray_address: Annotated[
+        str | None,
+        _option(
+            "--ray-address",
+            help="Ray cluster: auto, host:6379 or ray://host:10001, or $RAY_ADDRESS; with --run-on ray the URL of its "
+            "dashboard, http://host:8265 (default: local)",
+        ),
+    ] = None
+
+    endpoints: Annotated[
+        list[str],
+        _option(
+            "--endpoint",
+            help="URL of an OpenAI-compatible server, or $ENDPOINT; repeat for several that serve the same model; "
+            "`demo` starts the bundled one",
+        ),
+    ] = []
+    api_key_file: Annotated[
+        str | None,
+        _option("--api-key-file", help="File that holds the key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"),
+    ] = None
+    model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = (
+        None
+    )
+    allow_model_change: Annotated[
+        bool,
+        _option(
+            "--allow-model-change/--no-allow-model-change",
+            help="Resume though another model, or another revision of it, made the rows that are done",
+        ),
+    ] = False
+    preflight: Annotated[
+        bool,
+        _option("--preflight/--no-preflight", help="Ask the endpoints for their models before the run"),
+    ] = True
+    preflight_timeout: Annotated[
+        Seconds, _option("--preflight-timeout", help="Seconds for an endpoint to list its models before the run")
+    ] = 5.0
+    max_concurrency: Annotated[
+        Positive | Literal["auto"] | None,
+        _option(
+            "--max-concurrency",
+            help="Calls in flight, or `auto` to find out how many the server takes "
+            "(default: 32 for async methods, else one per core)",
+            takes="N|auto",
+        ),
+    ] = None
+    max_rpm: Annotated[Rate | None, _option("--max-rpm", help="Most requests in a minute")] = None
+    max_tpm: Annotated[Rate | None, _option("--max-tpm", help="Most tokens in a minute, in and out together")] = None
+    retries: Annotated[
+        Count,
+        _option(
+            "--retries", help="More tries for a call that failed; jobs that ask an endpoint have 5 for each request"
+        ),
+    ] = 2
+    retry_timeout: Annotated[
+        Seconds, _option("--retry-timeout", help="Seconds for which a request is tried again, waits included")
+    ] = 600.0
+    timeout: Annotated[
+        Seconds | None,
+        _option("--timeout", help="Seconds for one call, or one request (default: none; 600 for requests)"),
+    ] = None
+    connect_timeout: Annotated[Seconds, _option("--connect-timeout", help="Seconds to connect to an endpoint")] = 10.0
+    grace: Annotated[
+        Grace,
+        _option(
+            "--grace",
+            help="Seconds for calls in flight when the run has to end (Ctrl-C, SIGTERM, an error); jobs that ask an "
+            "endpoint have 30",
+        ),
+    ] = 5.0
+    dedupe: Annotated[bool, _option("--dedupe/--no-dedupe", help="Send equal requests once, and share the answer")] = (
+        False
+    )
+    on_error: Annotated[
+        Literal["record", "fail"],
+        _option("--on-error", help="record: a failed row is written down, the job goes on; fail: stop at the first"),
+    ] = "record"
+    max_errors: Annotated[
+        ErrorBudget | None,
+        _option(
+            "--max-errors",
+            help="Stop when more rows than N, or than N% of those that finished, have failed",
+            takes="N|N%",
+        ),
+    ] = None
+
+    checkpoint_dir: Annotated[
+        str | None, _option("--checkpoint-dir", help="Folder of runs (default: .domyn-swarm beside the output)")
+    ] = None
+    checkpoint_tag: Annotated[
+        str | None, _option("--checkpoint-tag", help="Name of the run's folder (default: the output's name)")
+    ] = None
+    checkpoint_interval: Annotated[
+        Seconds, _option("--checkpoint-interval", help="Seconds of work that a crash may lose")
+    ] = 10.0
+    resume: Annotated[bool, _option("--resume/--no-resume", help="Go on from what the run's folder holds")] = True
+    keep_changed: Annotated[
+        bool,
+        _option(
+            "--keep-changed/--no-keep-changed",
+            help="Keep the output of a row whose inputs changed under the same --id-column; else it is computed again",
+        ),
+    ] = False
+    checkpointing: Annotated[
+        bool, _option("--checkpointing/--no-checkpointing", help="Keep finished rows on disk until the end")
+    ] = True
+
+    trace: Annotated[
+        bool, _option("--trace/--no-trace", help="Keep each row's requests, tries and answers, for `job row`")
+    ] = True
+
+    adapters: Annotated[
+        list[str],
+        _option("--adapter", help="Hamilton adapter that looks on, as module:factory; repeat for several"),
+    ] = []
+
+    @property
+    def run_dir(self) -> str:
+        """The run's folder: `<checkpoint-dir>/<tag>`."""
+        root = self.checkpoint_dir or f"{split(self.output)[0]}.domyn-swarm"
+        return f"{root.rstrip('/')}/{self.tag}"
+
+    @property
+    def tag(self) -> str:
+        """The name of the run's folder."""
+        return self.checkpoint_tag or split(self.output)[1]
+
+    @property
+    def run_storage(self) -> dict[str, Any]:
+        """Storage options for the run's folder: the output's, when it is on the same kind of filesystem."""
+        protocols = {path.rpartition("://")[0] for path in (self.run_dir, self.output)}
+        return self.backend_write_kwargs.get("storage_options") or {} if len(protocols) == 1 else {}
+
+    @property
+    def errors_path(self) -> str:
+        """Where failed rows are written down: `<output>.errors.parquet`."""
+        parent, name = split(self.output)
+        return f"{parent}{name.removesuffix('.parquet')}.errors.parquet"
+
+    @property
+    def output_is_directory(self) -> bool:
+        """Whether the output is a directory of parquet files rather than one file."""
+        return names_directory(self.output)
+
+
+def anchored(spec: JobSpec, folder: str = "") -> JobSpec:
+    """`spec` with its relative local paths made absolute, so that it means the same in another process's folder.
+
+    They are relative to `folder`, by default to this process's own.
+    """
+    names, folder = ("input", "output", "checkpoint_dir", "api_key_file"), folder or str(Path.cwd())
+    paths = {name: _anchored(path, folder) for name in names if (path := getattr(spec, name)) is not None}
+    where, colon, job_class = spec.job.rpartition(":")
+    job = f"{_anchored(where, folder)}{colon}{job_class}" if where.endswith(".py") else spec.job
+    return msgspec.structs.replace(spec, **paths, job=job)
+
+
+def _anchored(path: str, folder: str) -> str:
+    if "://" in path or PurePosixPath(path).is_absolute():
+        return path
+    return f"{folder}/{path}" if not path.startswith("~") else str(Path(path).expanduser())
+
+
+def make_spec(options: Mapping[str, Any]) -> JobSpec:
+    """Check `options` (JobSpec's fields by name) and freeze them.
+
+    Raises:
+        ConfigurationError: an option is unknown, of the wrong type, out of bounds, or contradicts another one.
+    """
+    public_options(options)  # what it hides is masked from here on, in refusals, too
+    try:
+        spec = msgspec.convert(dict(options), JobSpec)
+    except msgspec.ValidationError as error:
+        raise _refusal(error, options) from None
+    spec = msgspec.structs.replace(spec, data_backend=canonical(spec.data_backend))
+    _check_texts(spec)
+    if not spec.checkpointing and not spec.resume:
+        raise ConfigurationError(
+            "--no-resume and --no-checkpointing exclude each other: without checkpoints there is nothing to resume.",
+            "Drop one of the two.",
+        )
+    name = split(spec.output)[1]
+    if name in ("", ".", ".."):
+        raise ConfigurationError(
+            f"--output: {spec.output!r} names no file and no folder of its own.",
+            "Name a file that ends in .parquet, or a directory to make.",
+        )
+    suffix = PurePosixPath(name).suffix
+    if not spec.output_is_directory and suffix != ".parquet":
+        raise ConfigurationError(
+            f"--output: {spec.output!r} ends in {suffix!r}, but outputs are parquet only.",
+            "Name a file that ends in .parquet, or a directory (no suffix, or a trailing /).",
+        )
+    if spec.checkpoint_tag is not None and not re.fullmatch(r"(?!\.+$)[\w.@+=-]+", spec.checkpoint_tag):
+        raise ConfigurationError(
+            f"--checkpoint-tag: {spec.checkpoint_tag!r} is not a plain name.",
+            "Use letters, digits and . _ - @ + = only; it names a folder.",
+        )
+    return spec
+
+
+def _check_texts(spec: JobSpec) -> None:
+    """Refuse names whose bytes are not UTF-8: they could not be written down with the run."""
+    for name in spec.__struct_fields__:
+        value = getattr(spec, name)
+        texts = value if isinstance(value, list) else [value]
+        if odd := next((text for text in texts if isinstance(text, str) and not is_text(text)), None):
+            raise ConfigurationError(f"{flag_of(name)}: {odd!r} is not UTF-8.", "Rename it.")
+
+
+def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job_fields: frozenset[str]) -> JobSpec:
+    """Flags over job kwargs over the job class's own defaults.
+
+    A job kwarg that names an option and no field of the job is that option (`{"max_concurrency": 8}`).
+
+    Raises:
+        ConfigurationError: as `make_spec`, and when `defaults` holds what is no option.
+    """
+    if unknown := sorted(defaults.keys() - option_names()):
+        raise ConfigurationError(
+            f"Job {job!r}: its defaults hold {unknown[0]!r}, which is no option.",
+            f"Options: {', '.join(sorted(option_names()))}.",
+        )
+    kwargs = dict(flags.get("job_kwargs") or {})
+    options = option_names() - job_fields
+    from_kwargs = {name: kwargs.pop(name) for name in list(kwargs) if name in options}
+    given = {name: value for name, value in flags.items() if value is not None}
+    return make_spec({**defaults, **from_kwargs, **given, "job": job, "job_kwargs": kwargs})
+
+
+def option_names() -> frozenset[str]:
+    """The fields that a job class or job kwargs may set."""
+    return frozenset(JobSpec.__struct_fields__) - frozenset(OPTION_FIELDS_OF_THE_RUN)
+
+
+def flag_of(field: str) -> str:
+    """The flag that sets `field` on the command line, or the field's own name."""
+    flags = option_of(field).extra["flags"] or (field,)
+    return str(flags[0].partition("/")[0])
+
+
+@cache
+def option_of(field: str) -> Any:
+    """The description of `field`, and in `extra` its flags and what it takes (empty: see its type)."""
+    parts = get_args(_hints().get(field))
+    found = (part for part in parts if isinstance(part, msgspec.Meta) and part.extra)
+    return next(found, None) or _option(help="")
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    """The fields' annotations; evaluating them takes milliseconds."""
+    return get_type_hints(JobSpec, include_extras=True)
+
+
+def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> ConfigurationError:
+    """`Expected int >= 1 - at $.limit` as a sentence about a flag."""
+    reason, _, where = str(error).partition(" - at ")
+    if unknown := re.search(r"unknown field `(\w+)`", reason):
+        return ConfigurationError(
+            f"Unknown option {unknown.group(1)!r}.", "Known options: " + ", ".join(sorted(JobSpec.__struct_fields__))
+        )
+    if missing := re.search(r"required field `(\w+)`", reason):
+        return ConfigurationError(f"{flag_of(missing.group(1))} is missing.", "Give it on the command line.")
+    field = re.match(r"`?\$\.(\w+)", where.strip("`"))
+    if field is None:
+        return ConfigurationError(reason)
+    name = field.group(1)
+    return ConfigurationError(
+        f"{flag_of(name)}: {options.get(name)!r} is not valid.", f"It takes: {what_it_takes(name, error)}."
+    )
+
+
+def what_it_takes(name: str, error: msgspec.ValidationError) -> str:
+    """What `error`, about a value of the field `name`, should have got."""
+    hint = get_type_hints(JobSpec).get(name)
+    takes = ", ".join(get_args(hint)) if get_origin(hint) is Literal else option_of(name).extra["takes"]
+    return takes or _expected(str(error).partition(" - at ")[0])
+
+
+def _expected(reason: str) -> str:
+    """``Expected `int | null`, got `str` `` as `int`."""
+    return reason.removeprefix("Expected ").partition(", got")[0].replace("`", "").replace(" | null", "")

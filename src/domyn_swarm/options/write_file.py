@@ -1,0 +1,170 @@
+"""A run's options as an option file, which submits the same: TOML and YAML with each option's help, or JSON."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from domyn_swarm.checkpoint import records
+from domyn_swarm.checkpoint.submission import Submission
+from domyn_swarm.data.memory import IN_MEMORY
+from domyn_swarm.engine.recording.command_line import options_with_defaults, text_of
+from domyn_swarm.engine.recording.run_record import origin_of, without_secrets
+from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.jobspec import JobSpec, anchored, flag_of, make_spec, option_of
+from domyn_swarm.report.model import Option  # noqa: TC001 - msgspec evaluates the annotations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from domyn_swarm.checkpoint.folder import RunFolder
+
+Format = Literal["toml", "yaml", "json"]
+
+COMMENT_CHARS = 100
+OURS = "domyn_swarm.jobs"
+"""Where the jobs of this package are, which may be asked for their defaults."""
+
+
+def options_of_run(folder: RunFolder) -> dict[str, Any]:
+    """What was given for the run in `folder`, and where it was sent; its local paths are absolute.
+
+    Raises:
+        ConfigurationError: no file of options can submit the same, or the folder does not tell.
+    """
+    content = folder.load("spec.json")
+    if content is None:
+        raise ConfigurationError(
+            f"{folder.path} has no spec.json that can be read.", "It is written when a run begins."
+        )
+    spec = make_spec(content)
+    if spec.input.startswith(IN_MEMORY):
+        raise ConfigurationError(
+            f"The input of {folder.path} was in memory, so no file of options submits the same.",
+            "Write it to a parquet file, and submit the job with that.",
+        )
+    submission = Submission.load(folder)
+    origin = submission.folder if submission else origin_of(folder, spec)
+    defaults = _recorded_defaults(folder, spec)
+    whole = anchored(spec, origin) if origin else spec
+    return options_of(whole, defaults) | (_sending(submission) if submission else {})
+
+
+def _recorded_defaults(folder: RunFolder, spec: JobSpec) -> dict[str, Any]:
+    """Options that the run left at their defaults, as it wrote down itself: its job is not imported to be asked.
+
+    None where another job, or another value, is in the spec now.
+    """
+    if spec.job.rpartition(":")[0] == OURS:
+        return dict(options_with_defaults(spec))
+    recorded = records.load(folder, "run.json", _Recorded) or _Recorded()
+    told = {option.flag: option for option in recorded.options}
+    if (job := told.get("JOB")) is None or job.value != spec.job:
+        return {}
+    values = {name: getattr(spec, name) for name in JobSpec.__struct_fields__}
+    return {
+        name: value
+        for name, value in values.items()
+        if (option := told.get(flag_of(name))) and option.is_default and option.value == text_of(value)
+    }
+
+
+class _Recorded(msgspec.Struct):
+    """The options in `run.json`."""
+
+    options: list[Option] = []
+
+
+def options_of(spec: JobSpec, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of `spec` that are not their `defaults`."""
+    public = msgspec.structs.asdict(without_secrets(spec))
+    differing = {name: value for name, value in public.items() if name not in defaults or value != defaults[name]}
+    return {name: value for name, value in differing.items() if value is not None}
+
+
+def written(options: Mapping[str, Any], kind: Format, heading: str = "") -> str:
+    """`options` as a file of that kind, tables last. What JSON has no room for, comments, is left out there."""
+    if kind == "json":
+        return msgspec.json.format(msgspec.json.encode(options)).decode() + "\n"
+    if kind == "toml":  # which has no word for null: JSON then, as on the command line
+        options = {name: _as_json(value) if _holds_null(value) else value for name, value in options.items()}
+    entry = _toml if kind == "toml" else _yaml
+    in_order = sorted(options, key=lambda name: isinstance(options[name], dict))  # a table ends where the next begins
+    pieces = [_comment(heading), *(_comment(_help(name)) + entry(name, options[name]) for name in in_order)]
+    return "\n".join(filter(None, pieces))
+
+
+def _sending(submission: Submission) -> dict[str, Any]:
+    """Where the run was sent, as options of `job submit`; what is the default is left out."""
+    placement = submission.placement
+    given = msgspec.structs.asdict(placement) | {"detach": placement.run_on == type(placement)().run_on}
+    defaults = msgspec.structs.asdict(type(placement)()) | {"detach": False}
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
+def _help(name: str) -> str:
+    return _SENDING.get(name) or option_of(name).description or ""
+
+
+_SENDING = {
+    "detach": "Let the run go on by itself",
+    "job_name": "What the run is called",
+    "run_on": "Where the run goes on",
+    "slurm_args": "Options for sbatch, as one text",
+    "requeue": "On Slurm, queue the run again when its time is up, until it is done",
+}
+
+
+def _comment(text: str) -> str:
+    lines = textwrap.wrap(text, COMMENT_CHARS, break_long_words=False, break_on_hyphens=False)
+    return "".join(f"# {line}\n" for line in lines)
+
+
+def _toml(name: str, value: Any) -> str:
+    import tomli_w  # noqa: PLC0415 - for those who write TOML
+
+    if isinstance(value, list):
+        return f"{name} = [{', '.join(_toml('x', one).removeprefix('x = ').rstrip() for one in value)}]\n"
+    # A line that ends in another way would end as all others do.
+    return tomli_w.dumps({name: value}, multiline_strings="\\r" not in _as_json(value))
+
+
+def _yaml(name: str, value: Any) -> str:
+    from ruamel.yaml import YAML  # noqa: PLC0415 - for those who write YAML
+
+    stream = io.StringIO()
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml.width = 2**20
+    yaml.dump({name: _readable(value)}, stream)
+    return stream.getvalue()
+
+
+def _readable(value: Any) -> Any:
+    """Texts of several lines as they are read, where YAML can keep them so; what nobody can see is escaped."""
+    from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString  # noqa: PLC0415
+
+    if isinstance(value, dict):
+        return {_readable(name): _readable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_readable(inner) for inner in value]
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return LiteralScalarString(value) if _fits_a_block(value) else DoubleQuotedScalarString(value)
+
+
+def _fits_a_block(text: str) -> bool:
+    lines = text.split("\n")
+    return len(lines) > 1 and lines[0][:1].strip() != "" and all(x.isprintable() and x == x.rstrip() for x in lines)
+
+
+def _as_json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _holds_null(value: Any) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is None or any(map(_holds_null, inner))

@@ -1,0 +1,243 @@
+"""What two runs have written down of themselves, beside each other: options, fields, inputs, nodes, figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from domyn_swarm.checkpoint.inspection import aligned
+from domyn_swarm.checkpoint.part import JOB_FIELD, NODE
+from domyn_swarm.checkpoint.run_record import FILE, RunRecord, SpecRecord
+from domyn_swarm.data.columns import ROW_ID
+from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.masking import masked
+from domyn_swarm.report.comparison.differences import Difference, InputDifference, NodeDifference
+from domyn_swarm.report.comparison.model import Run, Total
+from domyn_swarm.report.files import report_of
+from domyn_swarm.report.model import Graph, Node, Option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from domyn_swarm.checkpoint.folder import RunFolder
+
+PLACES = ("--output", "--checkpoint-dir", "--checkpoint-tag")
+"""Options that only say where things are written."""
+JOB_KWARGS = "--job-kwargs"
+COUNTED = ("files", "source", "identified", "limited")
+"""Nodes that decide which row a generated id counts."""
+TOLD_BY_OPTIONS = ("job", "input_columns", "output_columns", "id_column", "model", "filters")
+"""What a job's identity repeats of its options."""
+MOST_FILES = 20
+DIGEST_CHARS = 8
+TRAFFIC = ("requests", "retries", "tokens_in", "tokens_out")
+T = TypeVar("T")
+
+
+class Recorded:
+    """A run as far as it has written itself down. Runs of earlier versions told less, so any of it may be missing.
+
+    Raises:
+        DamagedPartError: a part cannot be used.
+        CheckpointError: parts count in different versions of the input.
+    """
+
+    def __init__(self, name: str, folder: RunFolder) -> None:
+        self.name = name
+        self.folder = folder
+        self.path = folder.path
+        self.record = folder.load(FILE) or {}
+        """All that it has written down, for what `told` and `spec` have not."""
+        self.told = RunRecord.load(folder) or RunRecord()
+        self.spec = SpecRecord.load(folder) or SpecRecord()
+        self.parts = aligned(folder)
+        origin = self.parts[-1].origin if self.parts else None
+        self.id_col: str = origin.id_col if origin else self.told.id_column or ROW_ID
+        self.identity: dict[str, Any] = self.told.identity or (origin.identity if origin else {})
+        self.digest: str | None = origin.input_digest if origin else self.told.input_digest
+
+    def entry(self, name: str, kind: type[T], default: T) -> T:
+        """An entry of run.json; `default` when it is not there, or of another shape."""
+        try:
+            return msgspec.convert(self.record[name], kind)
+        except (KeyError, msgspec.ValidationError):
+            return default
+
+    @property
+    def run_id(self) -> str:
+        """The id that the footer of its output has."""
+        return self.told.run_id or (self.parts[-1].origin.run_id if self.parts else "")
+
+    @property
+    def output(self) -> str:
+        """Where the output was written, as the run was told."""
+        return self.told.output or self.spec.output
+
+    @property
+    def total(self) -> int | None:
+        """Rows of the input, within the limit."""
+        return self.told.total
+
+    @property
+    def input(self) -> str:
+        """The path or pattern of the input."""
+        return self.told.input or self.spec.input
+
+    @property
+    def state(self) -> str:
+        """As the report has it: a run whose process is gone is lost."""
+        try:
+            return report_of(self.folder).state
+        except ConfigurationError:
+            return self.told.state or ""
+
+    def run(self, rows: int, failed: int) -> Run:
+        """The run in few words."""
+        job = self.told.job or str(self.identity.get("job", "")).rpartition(":")[2]
+        return Run(
+            path=self.path, job=job, state=self.state, started=self.told.started,
+            ended=self.told.ended, output=self.output,
+            id_column=self.id_col, total=self.total, rows=rows, failed=failed, seconds=self.told.seconds,
+        )  # fmt: skip
+
+
+def unknowns(a: Recorded, b: Recorded) -> list[str]:
+    """What cannot be compared, as a run of an earlier version, or without its run.json, does not tell it."""
+    names = {"options": "options", "graph": "graph", "seconds": "figures"}
+    missing = [(run, [told for name, told in names.items() if name not in run.record]) for run in (a, b)]
+    return [
+        f"{run.name} does not tell its {', its '.join(what)}: they are not compared." for run, what in missing if what
+    ]
+
+
+def _differences(a: Mapping[str, str], b: Mapping[str, str]) -> list[Difference]:
+    return [Difference(name, a.get(name), b.get(name)) for name in {**a, **b} if a.get(name) != b.get(name)]
+
+
+def other_rows(a: Recorded, b: Recorded) -> str:
+    """Why the same count does not mean the same row of both inputs; empty when it does."""
+    if a.digest != b.digest:
+        return f"the inputs differ (A: {a.input}, digest {a.digest}; B: {b.input}, digest {b.digest})"
+    if a.identity.get("filters") != b.identity.get("filters"):
+        return f"the filters differ (A: {a.identity.get('filters')}; B: {b.identity.get('filters')})"
+    replaced = (name for name in COUNTED if a.identity.get(NODE + name) != b.identity.get(NODE + name))
+    name = next(replaced, None)
+    return f"node {name!r} was replaced, and not in both by the same" if name else ""
+
+
+def fields(a: Recorded, b: Recorded) -> list[Difference]:
+    """Fields of the job, and what else makes it another job, as far as options and nodes do not tell it."""
+    left_out = TOLD_BY_OPTIONS if a.record.get("options") and b.record.get("options") else ()
+    told = [
+        {
+            name.removeprefix(JOB_FIELD): _text(value)
+            for name, value in run.identity.items()
+            if name not in left_out and not name.startswith(NODE)
+        }
+        for run in (a, b)
+    ]
+    return _differences(*told) if a.identity and b.identity else []
+
+
+def options(a: Recorded, b: Recorded) -> list[Difference]:
+    """Options that are not the same. Job kwargs are told one by one, those that are fields of the job not at all."""
+    if not (a.record.get("options") and b.record.get("options")):
+        return []
+    known = {name for run in (a, b) for name in run.identity}
+    return _differences(*(dict(_options(run, known)) for run in (a, b)))
+
+
+def _options(run: Recorded, known: set[str]) -> Iterator[tuple[str, str]]:
+    for option in run.entry("options", list[Option], []):
+        if option.flag in PLACES:
+            continue
+        if option.flag != JOB_KWARGS:
+            yield option.flag, masked(option.value)
+            continue
+        try:
+            kwargs = msgspec.json.decode(option.value, type=dict[str, Any])
+        except msgspec.DecodeError:  # a key in it was masked
+            yield option.flag, masked(option.value)
+            continue
+        yield from ((f"{JOB_KWARGS} {k}", _text(v)) for k, v in kwargs.items() if f"{JOB_FIELD}{k}" not in known)
+
+
+def _text(value: Any) -> str:
+    return masked(value if isinstance(value, str) else msgspec.json.encode(value).decode())
+
+
+def inputs(a: Recorded, b: Recorded) -> InputDifference | None:
+    """What of the inputs is not the same; None when all of it is, or when that is not known."""
+    if a.digest is None or b.digest is None or a.digest == b.digest:
+        return None
+    then, now = (Counter(map(tuple, run.entry("input_files", list[tuple[Any, ...]], []))) for run in (a, b))
+    old, new = ({str(file[0]): _rows(file) for file in files} for files in (then - now, now - then))
+    files = [Difference(name, old.get(name), new.get(name)) for name in sorted({**old, **new})]
+    return InputDifference(masked(a.input), masked(b.input), files[:MOST_FILES])
+
+
+def _rows(file: tuple[Any, ...]) -> str:
+    """Rows and digest of a file: two that have as many rows hold others."""
+    rows = f"{file[1]:,} rows" if isinstance(file[1], int) else "rows"
+    return f"{rows}, digest {str(file[2]).rpartition(':')[2][:DIGEST_CHARS]}"
+
+
+def nodes(a: Recorded, b: Recorded) -> list[NodeDifference]:
+    """Nodes that are not the same, in data order."""
+    if "graph" not in a.record or "graph" not in b.record:
+        return []
+    old, new = _computed(a), _computed(b)
+    found = (_node(name, old.get(name), new.get(name)) for name in {**old, **new})
+    return [one for ones in found for one in ones]
+
+
+def _computed(run: Recorded) -> dict[str, tuple[Node, str]]:
+    """The nodes by name, each with what it was replaced by, if it was."""
+    graph = run.entry("graph", Graph, Graph("", []))
+    return {node.name: (node, _replaced(run, node)) for node in graph.nodes if node.kind == "node"}
+
+
+def _replaced(run: Recorded, node: Node) -> str:
+    if not node.overridden:
+        return "no"
+    digest = str(run.identity.get(NODE + node.name, "")).rpartition(" ")[2][:DIGEST_CHARS]
+    return f"by a {node.overridden} ({digest})" if digest else f"by a {node.overridden}"
+
+
+def _node(name: str, a: tuple[Node, str] | None, b: tuple[Node, str] | None) -> Iterator[NodeDifference]:
+    if a is None or b is None:
+        yield NodeDifference(name, "node", *("there" if node else None for node in (a, b)))
+        return
+    (old, by), (new, now_by) = a, b
+    if by != now_by:
+        yield NodeDifference(name, "replaced", by, now_by)
+        return
+    if old.variant != new.variant:
+        yield NodeDifference(name, "variant", old.variant, new.variant)
+    if old.type != new.type:
+        yield NodeDifference(name, "type", old.type, new.type)
+    if set(old.inputs) != set(new.inputs):
+        yield NodeDifference(name, "inputs", ", ".join(old.inputs), ", ".join(new.inputs))
+
+
+def totals(a: Recorded, b: Recorded) -> list[Total]:
+    """Requests, tokens and time of the newest start of each run, those that any of them tells."""
+    old, new = _figures(a), _figures(b)
+    return [_total(name, old.get(name), new.get(name)) for name in {**old, **new}]
+
+
+def _total(name: str, a: float | None, b: float | None) -> Total:
+    return Total(name, a, b, None if a is None or b is None else round(b - a, 3))
+
+
+def _figures(run: Recorded) -> dict[str, float]:
+    traffic = run.entry("traffic", dict[str, Any], {})
+    figures = {name: traffic[name] for name in TRAFFIC if isinstance(traffic.get(name), (int, float))}
+    seconds, rows = run.told.seconds, run.told.rows
+    if seconds is not None:
+        figures["seconds"] = seconds
+        if rows:
+            figures["rows_per_second"] = round(rows / max(seconds, 1e-3), 1)
+    return figures

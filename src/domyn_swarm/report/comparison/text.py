@@ -1,0 +1,142 @@
+"""A comparison of two runs as a text for terminals."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from domyn_swarm.report.comparison.differences import Difference
+from domyn_swarm.report.comparison.word_diff import beside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from domyn_swarm.report.comparison.model import Comparison, Example, Run, Total
+
+LINE_CHARS = 400
+INPUT_CHARS = 100
+"""Most characters of a text that are shown; of what the job was given fewer will do to know it again."""
+SHORT_CHARS = 60
+"""Two values that have no more together stand on one line."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+NOT_THERE = "(not there)"
+NULL = "(null)"
+
+
+def told(comparison: Comparison) -> str:
+    """The comparison as text; one line where nothing differs but the time."""
+    c = comparison
+    if c.alike:
+        return one_line(c)
+    sections = [
+        [c.headline],
+        [f"{side}  {_run(run)}" for side, run in _runs(c)],
+        [*_titled("options", c.options)],
+        [*_titled("fields of the job", c.fields)],
+        [*_titled("input", c.input_changes())],
+        [*_titled("nodes", [Difference(node.label, node.a, node.b) for node in c.nodes])],
+        [*_rows(c)],
+        [*_totals(c.totals)],
+        *([*_example(c.on, example)] for example in c.examples),
+        [*_more(c)],
+        c.notes,
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines)
+
+
+def one_line(comparison: Comparison) -> str:
+    """The headline, with the seconds that both took."""
+    times = ", ".join(f"{side} {number(run.seconds)} s" for side, run in _runs(comparison) if run.seconds is not None)
+    return f"{comparison.headline.removesuffix('.')}{f' ({times})' if times else ''}."
+
+
+def _runs(comparison: Comparison) -> tuple[tuple[str, Run], ...]:
+    return ("A", comparison.a), ("B", comparison.b)
+
+
+def run_facts(run: Run) -> list[str]:
+    """What stands beside a run's path."""
+    of = f" of {run.total:,}" if run.total is not None and run.total != run.rows else ""
+    output = f"output {run.output}" if run.output else ""
+    facts = [run.job, run.state, f"{run.rows:,}{of} rows", f"{run.failed:,} failed", run.started, output]
+    return [fact for fact in facts if fact]
+
+
+def _run(run: Run) -> str:
+    return line(f"{run.path}: {', '.join(run_facts(run))}")
+
+
+def _titled(title: str, differences: Sequence[Difference]) -> Iterator[str]:
+    if differences:
+        yield f"{title} (A -> B)"
+        for one in differences:
+            yield from _difference(one, NOT_THERE)
+
+
+def _difference(one: Difference, nothing: str) -> Iterator[str]:
+    """On one line where that is short, else one below the other, cut to what changed."""
+    before, after = (nothing if text is None else text for text in (one.a, one.b))
+    shown = f"{line(before)} -> {line(after)}"
+    if len(shown) <= SHORT_CHARS:
+        yield f"  {line(one.name)}: {shown}"
+        return
+    yield f"  {line(one.name)}"
+    if one.a is not None and one.b is not None:
+        before, after = ("".join(piece.text for piece in pieces) for pieces in beside(before, after))
+    yield f"  - {line(before)}"
+    yield f"  + {line(after)}"
+
+
+def line(text: str, most: int = LINE_CHARS) -> str:
+    """`text` on one line, without what would move the cursor, cut to `most` characters."""
+    cut = text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), cut)
+
+
+def _rows(comparison: Comparison) -> Iterator[str]:
+    yield f"rows, matched by {line(comparison.on)}"
+    for kind, count, columns in comparison.counted():
+        yield f"  {kind:<18}{count:>14}  {line(columns)}".rstrip()
+
+
+def _totals(totals: Sequence[Total]) -> Iterator[str]:
+    if totals:
+        yield f"{'totals':<20}{'A':>14}{'B':>14}{'B - A':>14}"
+        for total in totals:
+            more = number(total.difference, signed=True)
+            yield f"  {total.label:<18}{number(total.a):>14}{number(total.b):>14}{more:>14}"
+
+
+def number(value: float | None, *, signed: bool = False) -> str:
+    """A figure with as many digits as it is worth; `-` for one that is not known."""
+    if value is None:
+        return "-"
+    sign = "+" if signed and value > 0 else ""
+    if value == int(value):
+        return f"{sign}{value:,.0f}"
+    return f"{sign}{value:,.1f}" if abs(value) >= 10 else f"{sign}{value:,.3g}"
+
+
+def _example(on: str, example: Example) -> Iterator[str]:
+    yield f"{line(on)} {line(example.id)}"
+    for name, value in example.input.items():
+        yield f"  {line(name)}: {line(NULL if value is None else value, INPUT_CHARS)}"
+    if example.failure_a or example.failure_b:
+        outputs = {side: _outputs(example, side) for side in "ab"}
+        yield f"  - {f'failed: {line(example.failure_a)}' if example.failure_a else outputs['a']}"
+        yield f"  + {f'failed: {line(example.failure_b)}' if example.failure_b else outputs['b']}"
+        return
+    for one in example.columns:
+        yield from _difference(one, NULL)
+
+
+def _more(comparison: Comparison) -> Iterator[str]:
+    """What examples do not show, where there are any."""
+    more = comparison.rows.otherwise - len(comparison.examples)
+    if comparison.examples and more:
+        yield f"{more:,} more row{' came' if more == 1 else 's came'} out otherwise."
+
+
+def _outputs(example: Example, side: str) -> str:
+    values = {one.name: getattr(one, side) for one in example.columns}
+    return ", ".join(f"{line(name)}: {line(NULL if value is None else value)}" for name, value in values.items())

@@ -1,0 +1,87 @@
+"""The report of a run: read from what the run wrote down, drawn, and left in its folder."""
+
+from __future__ import annotations
+
+import threading
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from domyn_swarm.checkpoint import records
+from domyn_swarm.checkpoint.lock import Watch, living_holder
+from domyn_swarm.checkpoint.records import UnreadableRecordError
+from domyn_swarm.checkpoint.run_record import FILE
+from domyn_swarm.errors import ConfigurationError, MissingDependencyError
+from domyn_swarm.report.diagram import dot_of, draw
+from domyn_swarm.report.model import Graph, Report
+from domyn_swarm.report.page import render
+from domyn_swarm.storage.files import whole_file
+
+if TYPE_CHECKING:
+    from domyn_swarm.checkpoint.folder import RunFolder
+
+
+def report_of(folder: RunFolder) -> Report:
+    """The report of the run in `folder`, as it is now.
+
+    Raises:
+        ConfigurationError: the run wrote down too little: it began with an earlier version, or never began.
+    """
+    report = recorded(folder)
+    if report.state == "running" and living_holder(folder) is None:
+        report.state = "lost"
+    return report
+
+
+def recorded(folder: RunFolder) -> Report:
+    """The report as the run wrote it down last, wherever that was.
+
+    Raises:
+        ConfigurationError: as `report_of`.
+    """
+    incomplete = f"run.json is missing or incomplete in {folder.path}"
+    inspect = f"What finished: domyn-swarm checkpoint inspect {quote(folder.path)}"
+    try:
+        report = records.read(folder, FILE, Report)
+    except UnreadableRecordError as error:
+        raise ConfigurationError(f"{incomplete}: {error.reason}.", inspect) from None
+    if report is None:
+        raise ConfigurationError(f"{incomplete}.", f"It is written once the run has begun. {inspect}")
+    return report
+
+
+class LiveReport:
+    """The report of one run, asked for again and again, without a wait for its holder's next heartbeat."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._watch = Watch(folder)
+        self._one_at_a_time = threading.Lock()
+
+    def now(self) -> Report:
+        """As `report_of`. A holder on another machine is alive for as long as others would wait for it."""
+        report = recorded(self._folder)
+        if report.state == "running":
+            with self._one_at_a_time:
+                holder = self._watch.look()
+            if holder is None and self._watch.is_certain:
+                report.state = "lost"
+        return report
+
+
+def picture_of(report: Report) -> str:
+    """The graph's nodes with their figures as SVG; empty where there is nothing to draw it with."""
+    nodes = Graph(report.graph.title, [node for node in report.graph.nodes if node.kind != "input"])
+    try:
+        return draw(dot_of(nodes, report.figures), "svg").decode()
+    except MissingDependencyError:
+        return ""
+
+
+def save_report(folder: RunFolder, report: Report) -> None:
+    """Write `report.html` and, where it can be drawn, `graph.svg`."""
+    picture = picture_of(report)
+    if picture:
+        with whole_file(folder.fs, f"{folder.root}/graph.svg") as file:
+            file.write(picture.encode())
+    with whole_file(folder.fs, f"{folder.root}/report.html") as file:
+        file.write(render(report, picture).encode())

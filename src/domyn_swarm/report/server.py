@@ -1,0 +1,234 @@
+"""The report of a run over HTTP, for a browser on this machine: live while the run goes, with all rows at hand.
+
+It listens on loopback, which all users of the machine reach: it answers to requests that name it so and carry its
+token, and takes no path from any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+import secrets
+import signal
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from domyn_swarm.errors import ConfigurationError, SwarmError
+from domyn_swarm.masking import masked
+from domyn_swarm.report.diagram import dot_of
+from domyn_swarm.report.files import LiveReport, picture_of, recorded
+from domyn_swarm.report.page import render
+from domyn_swarm.storage.files import reaching
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from aiohttp.typedefs import Handler
+
+    from domyn_swarm.checkpoint.folder import RunFolder
+    from domyn_swarm.report.model import FailureKind, Report
+
+HOST = "127.0.0.1"
+NAMES = (HOST, "localhost")
+SHUTDOWN_SECONDS = 1.0
+DRAW_SECONDS = 1.0
+"""Between two drawings of the picture."""
+PAGE_ROWS = 50
+READERS = 2
+"""Threads for reports, and as many for look-ups, which may take long."""
+TOKEN_BYTES = 24
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+PAGE_POLICY = "frame-ancestors 'none'"
+"""The page has the rest of its policy in itself, and both hold."""
+
+T = TypeVar("T")
+logger = logging.getLogger("domyn_swarm")
+
+
+def serve(folder: RunFolder, port: int, announce: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM; `announce` gets the report's URL, token included, once the server listens.
+
+    Raises:
+        ConfigurationError: the run has no report, or the port is taken.
+        DataError: the folder cannot be reached.
+    """
+    with reaching(folder.path):
+        recorded(folder)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_served(folder, port, announce))
+
+
+async def _served(folder: RunFolder, port: int, announce: Callable[[str], None]) -> None:
+    view = _View(folder)
+    runner = web.AppRunner(view.app(), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, HOST, port).start()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise ConfigurationError(f"--port: {port} cannot be used: {reason}.", "Choose another.") from None
+        announce(f"http://{HOST}:{runner.addresses[0][1]}/?token={view.token}")
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
+
+
+class _View:
+    """The server's routes. Whatever reads or draws does it in a thread."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.token = secrets.token_urlsafe(TOKEN_BYTES)
+        self._folder = folder
+        self._report = LiveReport(folder)
+        self._picture = _Picture()
+        self._kinds: Sequence[FailureKind] = ()  # of the report that was given last: a page names them by number
+        self._reading = ThreadPoolExecutor(READERS, "domyn-swarm-report")
+        self._looking = ThreadPoolExecutor(READERS, "domyn-swarm-look-up")
+
+    def app(self) -> web.Application:
+        app = web.Application(middlewares=[_guarded, self._with_token])
+        app.router.add_get("/", self._page)
+        app.router.add_get("/data.json", self._data)
+        app.router.add_get("/row.json", self._row)
+        app.router.add_get("/failures.json", self._failures)
+        app.on_response_prepare.append(_with_headers)
+        return app
+
+    @web.middleware
+    async def _with_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Keep out other users of the machine: the token is in the URL that was printed, and in the page's requests."""
+        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+        given = given if scheme == "Bearer" else request.query.get("token", "")
+        if not hmac.compare_digest(given.encode(errors="replace"), self.token.encode()):
+            return web.Response(status=403, text="The token is missing: open the URL that the command has printed.")
+        return await handler(request)
+
+    async def _page(self, _: web.Request) -> web.Response:
+        report, picture = await self._now()
+        page = await _in(self._reading, lambda: render(report, picture, live=True))
+        headers = {"Content-Security-Policy": PAGE_POLICY}
+        return web.Response(text=page, content_type="text/html", headers=headers)
+
+    async def _data(self, _: web.Request) -> web.Response:
+        report, picture = await self._now()
+        return _json({"report": report, "picture": picture})
+
+    async def _now(self) -> tuple[Report, str]:
+        def read() -> Report:
+            with reaching(self._folder.path):
+                return self._report.now()
+
+        report = await _in(self._reading, read)
+        self._kinds = report.failures
+        return report, await self._picture.of(report, self._reading)
+
+    async def _row(self, request: web.Request) -> web.Response:
+        def text() -> str:
+            from domyn_swarm.report.row import look_up, told  # noqa: PLC0415 - only who looks up a row needs it
+
+            with reaching(self._folder.path):
+                return told(look_up(self._folder, request.query.get("id", "")))
+
+        return await self._looked_up(lambda: {"text": text()})
+
+    async def _failures(self, request: web.Request) -> web.Response:
+        kinds = self._kinds
+
+        def page() -> dict[str, Any]:
+            from domyn_swarm.report.failures import failures_of_kind  # noqa: PLC0415
+
+            number, offset = _number(request, "kind"), _number(request, "offset")
+            if number >= len(kinds):
+                raise ConfigurationError(f"kind: {number} is none of the {len(kinds)} kinds of failures in the report.")
+            rows, total = failures_of_kind(self._folder, kinds[number], offset, PAGE_ROWS, kinds)
+            return {"rows": rows, "total": total}
+
+        return await self._looked_up(page)
+
+    async def _looked_up(self, look: Callable[[], dict[str, Any]]) -> web.Response:
+        """What was found, or why nothing was: the page shows both."""
+        try:
+            return _json(await _in(self._looking, look))
+        except SwarmError as error:
+            return _json({"error": str(error)})
+
+
+class _Picture:
+    """The picture of the newest report. It is drawn when what it shows has changed, and not all the time."""
+
+    def __init__(self) -> None:
+        self._drawn = ""
+        self._dot = ""
+        self._at = float("-inf")
+        self._one_at_a_time = asyncio.Lock()
+
+    async def of(self, report: Report, threads: ThreadPoolExecutor) -> str:
+        dot = dot_of(report.graph, report.figures)
+        async with self._one_at_a_time:
+            if dot != self._dot:
+                # Not the one before: a page asks no more once the run has ended.
+                await asyncio.sleep(self._at + DRAW_SECONDS - time.monotonic())
+                self._at = time.monotonic()
+                self._drawn, self._dot = await _in(threads, lambda: picture_of(report)), dot
+            return self._drawn
+
+
+async def _in(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def _number(request: web.Request, name: str) -> int:
+    text = request.query.get(name, "0")
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise ConfigurationError(f"{name}: {text!r} is no number from 0 on.")
+    return int(text)
+
+
+@web.middleware
+async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Keep out pages of other sites, whose names may lead here, and keep in what goes wrong."""
+    try:
+        if not _is_named(request):
+            return web.Response(status=403, text="This server answers to its own address only.")
+        if request.method not in ("GET", "HEAD"):
+            return web.Response(status=405, text="GET and HEAD only.", headers={"Allow": "GET, HEAD"})
+        return await handler(request)
+    except web.HTTPException as error:
+        return web.Response(status=error.status, text=error.reason)
+    except SwarmError as error:  # no JSON: the page keeps what it shows, and asks again
+        return web.Response(status=503, text=str(error))
+    except Exception:  # noqa: BLE001 - whatever it is, the log has it, and the client has not
+        logger.error("%s %s: %s", request.method, request.path, masked(traceback.format_exc()))
+        return web.Response(status=500, text="This went wrong; the server's log says how.")
+
+
+def _is_named(request: web.Request) -> bool:
+    port = request.get_extra_info("sockname")[1]
+    suffixes = (f":{port}", "") if port == 80 else (f":{port}",)
+    return request.headers.getall("Host", []) in [[f"{name}{suffix}"] for name in NAMES for suffix in suffixes]
+
+
+async def _with_headers(_: web.Request, response: web.StreamResponse) -> None:
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+
+
+def _json(content: Any) -> web.Response:
+    return web.Response(body=msgspec.json.encode(content), content_type="application/json")
