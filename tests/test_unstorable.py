@@ -18,7 +18,7 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.part import DamagedPartError, Origin, Part, write_part
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
-from domyn_swarm.errors import CheckpointError
+from domyn_swarm.errors import CheckpointError, JobError
 from tests.chaos.damages import truncated
 from tests.conftest import rows, write
 
@@ -39,6 +39,15 @@ class Deep(SwarmJob):
         for _ in range(levels):
             value = {"a": [value]}
         return {"made": value, "levels_made": levels}
+
+
+class Moments(SwarmJob):
+    """Makes seconds that are no milliseconds, in which parquet stores them."""
+
+    input_columns = ("levels",)
+
+    def transform_items_native(self, batch: Any, *, backend_name: str, id_col: str, input_cols: list[str]) -> pa.Table:
+        return pa.table({"made": pa.array(batch["levels"] * 2**62, pa.int64()).view(pa.timestamp("s"))})
 
 
 def here(job_class: type[SwarmJob]) -> str:
@@ -79,6 +88,20 @@ def test_what_cannot_be_stored_is_its_rows_failure() -> None:
     assert (report.rows, report.failed, report.parts) == (3, 1, 1)
     (failed,) = (row for table in store.failures() for row in table.to_pylist())
     assert (failed["id"], failed[FAILURE]["type"], failed[FAILURE]["attempts"]) == (1, "OutputError", 1)
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    ({"max_errors": "1"}, "2 of 4 rows have failed; --max-errors allows 1"),
+    ({"on_error": "fail"}, "The row with _row_id = 1 failed: OutputError: column 'made'"),
+])  # fmt: skip
+def test_it_counts_as_any_failed_row(options: dict[str, Any], told: str) -> None:
+    write("in.parquet", {"levels": [0, 1, 1, 0]})
+    spec = {"job": here(Moments), "input": "in.parquet", "output": "out.parquet", "native_backend": True, **options}
+    with pytest.raises(JobError, match=told):
+        run(make_spec(spec))
+    assert not Path("out.parquet").exists()
+    result = run(make_spec({**spec, "max_errors": None, "on_error": "record"}))
+    assert (result.rows, result.failed) == (4, 2)
 
 
 def test_nothing_is_written_of_what_cannot_be_read_back() -> None:

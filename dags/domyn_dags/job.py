@@ -150,7 +150,7 @@ def flushed__driver(
 ) -> FlushReport:
     """Every finished row in a durable part. This node pulls the stream."""
     with contextlib.closing(transformed) as tables:
-        return store.flush(map(meter, tables), checkpoint_interval, meter.stop)
+        return store.flush(map(meter, tables), checkpoint_interval, meter.stop, meter.refused)
 
 
 @config.when(where="workers")

@@ -14,7 +14,7 @@ import pytest
 
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.input_files import list_files
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.errors import ConfigurationError, SwarmError
 from tests.conformance.conftest import Run
 from tests.conftest import rows, write
 
@@ -181,3 +181,15 @@ def test_a_refusal_names_column_type_and_value(run_job: Run) -> None:
         run_job("Upper", input="in.parquet", backend_read_kwargs={"filters": [["number", ">", "one"]]})
     assert all(part in refused.value.message for part in ("--backend-read-kwargs", "'number'", "int64", "'one'"))
     assert [path.name for path in Path().iterdir()] == ["in.parquet"]
+
+
+def test_folders_that_hold_no_row_that_passes_are_not_read(run_job: Run) -> None:
+    for year in (2023, 2024):
+        write(f"in/year={year}/a.parquet", {"text": [f"text of {year}"] * 40}, compression="none")
+    damaged = Path("in/year=2023/a.parquet")
+    damaged.write_bytes(damaged.read_bytes()[:4] + b"\xff" * 40 + damaged.read_bytes()[44:])
+    filters = [[["year", ">=", 2024]], [["year", "==", 2023], ["year", "==", 2024]]]
+    result = run_job("Upper", input="in", backend_read_kwargs={"filters": filters})
+    assert (result.rows, rows("out.parquet")[-1]["upper"]) == (40, "TEXT OF 2024")
+    with pytest.raises(SwarmError, match="year=2023"):
+        run_job("Upper", input="in", output="all.parquet", backend_read_kwargs={"filters": [["year", ">", 0]]})

@@ -186,17 +186,24 @@ class CheckpointStore:
                 settled = _mark(settled, part.failed)
         return settled
 
-    def flush(self, tables: Iterable[pa.Table], interval: float, stop: Stop | None = None) -> FlushReport:
+    def flush(
+        self,
+        tables: Iterable[pa.Table],
+        interval: float,
+        stop: Stop | None = None,
+        refused: Callable[[pa.Table], None] | None = None,
+    ) -> FlushReport:
         """Make a stream of finished rows durable, in parts cut by rows, by bytes, and every `interval` seconds.
 
         When the stream breaks, what came before is made durable first. When a part cannot be written, `stop` is set to
-        end the stream, and what it still yields is written at its end if that is possible by then.
+        end the stream, and what it still yields is written at its end if that is possible by then. Rows that cannot be
+        stored become failed rows, and `refused` gets them.
 
         Raises:
             Exception: why a part could not be written, or whatever the stream raises.
         """
         self.folder.make()
-        with PartWriter(self.folder, self._origin, self._next_name(), interval, self.fence, stop) as writer:
+        with PartWriter(self.folder, self._origin, self._next_name(), interval, self.fence, stop, refused) as writer:
             for table in tables:
                 writer.add(table)
         return writer.report

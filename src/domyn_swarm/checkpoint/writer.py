@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
 from domyn_swarm.checkpoint.encode import UnstorableError, storable
@@ -19,6 +20,8 @@ from domyn_swarm.data.columns import FAILURE
 from domyn_swarm.storage.files import is_local
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from domyn_swarm.checkpoint.folder import PartName, RunFolder
     from domyn_swarm.checkpoint.lock import Fence
     from domyn_swarm.checkpoint.part import Origin
@@ -55,6 +58,9 @@ class PartWriter:
     When a part cannot be written, `stop` is set, so that the stream ends with the calls that are in flight. Its rows
     are kept, and written at the end together with those that came after it: what was exhausted may be free by then, and
     a `Reserve` is released for them. The error is raised in any case. Without a `stop` it is raised at once.
+
+    Rows whose outputs parquet cannot hold become failed rows. `refused` is called with them, in the thread that adds
+    tables.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class PartWriter:
         interval: float,
         fence: Fence | None = None,
         stop: Stop | None = None,
+        refused: Callable[[pa.Table], None] | None = None,
     ) -> None:
         self.report = FlushReport()
         self._folder = folder
@@ -73,6 +80,8 @@ class PartWriter:
         self._interval = interval
         self._fence = fence
         self._stop = stop
+        self._tell = refused
+        self._refused: list[pa.Table] = []
         self._trouble: Exception | None = None
         self._recent: list[str] = []
         self._reserve = Reserve(folder.root if is_local(folder.fs) else None)
@@ -142,6 +151,7 @@ class PartWriter:
             return
         try:
             self.report = self._writing.result()
+            self._tell_refused()
         except LockLostError:
             self._writing = None
             raise
@@ -166,8 +176,15 @@ class PartWriter:
                 if tries_left:
                     time.sleep(LAST_PAUSE)
             else:
+                self._tell_refused()
                 self._start()
                 return
+
+    def _tell_refused(self) -> None:
+        """Hand on the rows that the part just written holds as failed ones, and that had not failed before."""
+        refused, self._refused = self._refused, []
+        for table in refused if self._tell else ():
+            self._tell(table)  # type: ignore[misc]
 
     def _write(self, tables: list[pa.Table], report: FlushReport, name: PartName) -> FlushReport:
         types = united([table.schema for table in tables])
@@ -187,8 +204,10 @@ class PartWriter:
         try:
             write_part(self._folder.fs, path, table, self._origin)
         except UnstorableError:
+            before = pc.is_null(table[FAILURE])
             table = storable(table, self._origin.id_col)
             write_part(self._folder.fs, path, table, self._origin)
+            self._refused.append(table.filter(pc.and_(before, pc.is_valid(table[FAILURE]))))
         return table
 
     def _compact(self) -> None:

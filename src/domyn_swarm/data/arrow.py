@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from domyn_swarm.data.columns import POSITION, RUN_KEY
 from domyn_swarm.data.damage import check_rows, naming_damage
 from domyn_swarm.data.hive import with_hive_values
+from domyn_swarm.data.int96 import int96_columns, within_reach
 from domyn_swarm.data.types import conformed, converted, empty_table, working_schema
 from domyn_swarm.errors import CheckpointError, ConfigurationError, OutputConflictError
 from domyn_swarm.storage.files import (
@@ -108,13 +109,24 @@ def scan_groups(
     size = min(batch_size, rows_within(files, BATCH_BYTES))
     schema = working_schema(projected(check_parquet("", files), list(columns)))
     found = 0
-    with naming_damage(files, file, columns), open_parquet(files.fs, file.path) as parquet:
+    with naming_damage(files, file, columns), open_parquet(files.fs, file.path, file.int96) as parquet:
         own = parquet.schema_arrow.names
         present = [column for column in columns if column in own] or own[:1]
-        for batch in parquet.iter_batches(batch_size=size, row_groups=list(groups), columns=present):
+        for batch in _batches(files, file, parquet, {"batch_size": size, "row_groups": list(groups)}, present):
             found += batch.num_rows
             yield with_hive_values(conformed(batch, schema), file)
         check_rows(file, sum(file.groups[group] for group in groups), found)
+
+
+def _batches(
+    files: InputFiles, file: InputFile, parquet: pq.ParquetFile, cut: Mapping[str, Any], columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    batches = parquet.iter_batches(columns=list(columns), **cut)
+    if file.int96 != "ns" or not (old := sorted(int96_columns(parquet).intersection(columns))):
+        yield from batches
+        return
+    with open_parquet(files.fs, file.path, "us") as coarse:
+        yield from within_reach(batches, coarse.iter_batches(columns=old, **cut))
 
 
 def row_at(files: InputFiles, file: InputFile, row: int, columns: Sequence[str]) -> dict[str, Any]:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFile, InputFiles
 
 SCAN_ROWS = 65_536
-_HINT = "Restore the file, or write it again, or leave it out of --input."
+_HINT = (
+    "Restore the file, or leave it out of --input. "
+    "A column that the job does not need can be left out of the output: --output-mode io_only."
+)
 _NO_KEYS = "No keys are taken. Write a copy that is not encrypted, or leave the file out of --input."
 
 

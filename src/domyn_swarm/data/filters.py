@@ -7,9 +7,9 @@ but `in` finds it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,9 @@ from domyn_swarm.data.comparable import Bounds, Incomparable, bounds_of, compara
 from domyn_swarm.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+
+    from domyn_swarm.data.input_files import InputFile, InputFiles
 
 OPERATORS = ("==", "!=", "<", ">", "<=", ">=", "in", "not in")
 _FLAG = "--backend-read-kwargs: filters"
@@ -111,10 +113,17 @@ class Filters:
         return reduce(pc.or_, groups)
 
     def may_pass(self, group: Any) -> bool:
-        """Whether any row of a row group may pass, by its metadata."""
+        """Whether any row of a row group may pass, by its metadata, which has no encrypted columns."""
         found = (group.column(number) for number in range(group.num_columns))
         statistics = {column.path_in_schema: column.statistics for column in found}
         return any(all(_may_hold(one, statistics) for one in alternative) for alternative in self.alternatives)
+
+    def may_pass_with(self, known: Mapping[str, Any]) -> bool:
+        """Whether any row may pass in which the columns `known`, Arrow arrays of one value, have these values."""
+        return any(
+            all(one.mask(known[one.column])[0].as_py() for one in alternative if one.column in known)
+            for alternative in self.alternatives
+        )
 
 
 def _may_hold(condition: Condition, statistics: dict[str, Any]) -> bool:
@@ -139,6 +148,17 @@ def parse_filters(filters: Any, schema: pa.Schema) -> Filters:
         raise ConfigurationError(f"{_FLAG} are not valid: {filters!r}.", _HINT)
     alternatives = filters if isinstance(filters[0][0], (list, tuple)) else [filters]
     return Filters(tuple(tuple(_condition(one, schema) for one in alternative) for alternative in alternatives))
+
+
+def files_that_may_pass(files: InputFiles, filters: Any) -> InputFiles:
+    """`files` without those in folders whose names say that no row of them passes."""
+    wanted = parse_filters(filters, cast("pa.Schema", files.schema))
+
+    def may_pass(file: InputFile) -> bool:
+        values = {name: pa.array([value], files.hive.field(name).type) for name, value in file.hive}
+        return not values or wanted.may_pass_with(values)
+
+    return replace(files, files=tuple(filter(may_pass, files.files)))
 
 
 def _condition(value: Any, schema: pa.Schema) -> Condition:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from domyn_swarm.data.file_metadata import shared
 from domyn_swarm.data.hive import with_hive_columns
+from domyn_swarm.data.int96 import Unit, int96_unit
 from domyn_swarm.data.listing import Skipped, list_paths
 from domyn_swarm.data.uniting import united
 from domyn_swarm.errors import ConfigurationError, DataError, JobError
@@ -38,7 +39,9 @@ class InputFile:
 
     `groups` has the rows of each row group, `decoded_bytes` is about what all rows take in memory; both are empty where
     only reading tells. `version` is what the filesystem calls this version of the file (modification time, ETag); None
-    when no file holds the rows. `hive` has the values of columns that stand in the names of its folders.
+    when no file holds the rows. `hive` has the values of columns that stand in the names of its folders. `int96` is the
+    unit in which columns of that type are read, where there are any. Of a file with `encrypted` columns no column's
+    metadata may be asked for: pyarrow ends the process.
     """
 
     path: str
@@ -49,6 +52,8 @@ class InputFile:
     decoded_bytes: int = 0
     version: str | None = None
     hive: tuple[tuple[str, Any], ...] = ()
+    int96: Unit | None = None
+    encrypted: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,10 +135,12 @@ def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
     try:
         version = _version(fs, path)
         with fs.open(path, "rb") as file:
-            digest = _footer_digest(file, size)
+            footer = _footer_bytes(file, size)
             file.seek(0)
             parquet = pq.ParquetFile(file)
-            metadata, schema = parquet.metadata, parquet.schema_arrow
+            metadata, schema, int96 = parquet.metadata, parquet.schema_arrow, int96_unit(parquet)
+            if int96 == "us":
+                schema = pq.ParquetFile(file, metadata=metadata, coerce_int96_timestamp_unit=int96).schema_arrow
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         rows = _checked_rows(metadata, groups)
     except (pa.ArrowException, OSError) as error:
@@ -142,11 +149,19 @@ def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
             "Inputs are parquet; the pandas backend alone also reads .csv, .jsonl and .ndjson, for debugging.",
         ) from None
     decoded = sum(group.total_byte_size for group in groups)
-    return InputFile(path, size, metadata.num_rows, digest, rows, decoded, version), schema
+    encrypted = metadata.serialized_size != len(footer)  # a signature follows
+    digest = _footer_digest(footer, size)
+    found = InputFile(path, size, metadata.num_rows, digest, rows, decoded, version, int96=int96, encrypted=encrypted)
+    return found, schema
 
 
-def _footer_digest(file: Any, size: int) -> str:
-    """The digest of the footer of an open parquet file of `size` bytes."""
+def _footer_digest(footer: bytes, size: int) -> str:
+    """Identifies the content of a parquet file of `size` bytes."""
+    return f"{size}:{hashlib.sha256(footer).hexdigest()}"
+
+
+def _footer_bytes(file: Any, size: int) -> bytes:
+    """The footer of an open parquet file of `size` bytes."""
     file.seek(max(0, size - 8))
     length, magic = struct.unpack("<I4s", file.read(8)) if size >= 12 else (0, b"")
     if magic == b"PARE":
@@ -154,7 +169,8 @@ def _footer_digest(file: Any, size: int) -> str:
     if magic != b"PAR1" or length + 12 > size:
         raise pa.ArrowInvalid("no parquet footer; the file is of another format, or was cut off")
     file.seek(size - 8 - length)
-    return f"{size}:{hashlib.sha256(file.read(length)).hexdigest()}"
+    footer: bytes = file.read(length)
+    return footer
 
 
 def _checked_rows(metadata: pq.FileMetaData, groups: list[pq.RowGroupMetaData]) -> tuple[int, ...]:
@@ -216,7 +232,7 @@ def _change(files: InputFiles, file: InputFile) -> str:
                 same = _content_digest(files.fs, file.path, size) == file.digest
             else:
                 with files.fs.open(file.path, "rb") as opened:
-                    same = _footer_digest(opened, size) == file.digest
+                    same = _footer_digest(_footer_bytes(opened, size), size) == file.digest
             return "" if same else f"{file.path} changed"
     except FileNotFoundError:
         return f"{file.path} was removed"

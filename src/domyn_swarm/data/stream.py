@@ -17,14 +17,14 @@ import pyarrow as pa
 from domyn_swarm.data import arrow
 from domyn_swarm.data.batches import Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
-from domyn_swarm.data.filters import parse_filters
+from domyn_swarm.data.filters import Filters, files_that_may_pass, parse_filters
 from domyn_swarm.data.ids import EXAMPLES, duplicate_ids, null_id
 from domyn_swarm.data.types import comparable, conformed, converted, is_stored, working, working_schema
 from domyn_swarm.data.values import check_id_texts
 from domyn_swarm.storage.files import open_parquet
 
 if TYPE_CHECKING:
-    from domyn_swarm.data.input_files import InputFiles
+    from domyn_swarm.data.input_files import InputFile, InputFiles
 
 Scan: TypeAlias = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 
@@ -221,17 +221,25 @@ def write(
 
 
 def _filtered_scan(files: InputFiles, filters: Any) -> Scan:
+    files = files_that_may_pass(files, filters)
     wanted = parse_filters(filters, cast("pa.Schema", files.schema))
 
     def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
         needed = list(dict.fromkeys([*columns, *wanted.columns]))
         for file in files.files:
-            with open_parquet(files.fs, file.path) as parquet:
-                metadata = parquet.metadata
-            groups = [group for group in range(len(file.groups)) if wanted.may_pass(metadata.row_group(group))]
-            for batch in arrow.scan_groups(files, file, groups, needed, batch_size):
+            for batch in arrow.scan_groups(files, file, _groups(files, file, wanted), needed, batch_size):
                 kept = batch.filter(wanted.mask(batch))
                 if kept.num_rows:
                     yield kept.select(list(columns))
 
     return scan
+
+
+def _groups(files: InputFiles, file: InputFile, wanted: Filters) -> Sequence[int]:
+    """The row groups of `file` that may hold rows that pass."""
+    groups = range(len(file.groups))
+    if file.encrypted:
+        return groups
+    with open_parquet(files.fs, file.path) as parquet:
+        metadata = parquet.metadata
+    return [group for group in groups if wanted.may_pass(metadata.row_group(group))]

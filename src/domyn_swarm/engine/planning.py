@@ -112,8 +112,8 @@ def make_plan(
     if spec.resume:
         check_identity(identity, spec, nodes["store"], nodes["files"])
     plan = counted(RunPlan(spec, job, identity, nodes, 0, 0, adapters=adapters, overrides=overrides))
-    if plan.pending and not overrides and overrides.held is None:
-        rehearse(backend, nodes["files"], nodes["columns"], spec)
+    if plan.pending and not overrides:
+        rehearse(nodes, spec, overrides.held.table if overrides.held else None)
     return plan
 
 

@@ -17,6 +17,7 @@ from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.concurrency.resources import ExhaustedError, exhausted, raise_file_limit
 from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.data.listing import HIDDEN, told
+from domyn_swarm.engine.calls.pipeline import row_failed
 from domyn_swarm.engine.graph.build import driver_for, inputs_of
 from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.engine.identity import check_identity
@@ -92,8 +93,12 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
             logger.warning("--input: %s leaves out %s", spec.input, left_out)
         plan = looked_around(plan)
         with locked(plan.store.folder, stop) as lock:
-            meter = Meter(progress or Silent(), plan.job.traffic, ErrorBudget(spec.max_errors), stop, flows)
+            meter = Meter(progress or Silent(), plan.job.traffic, _budget(spec), stop, flows)
             return _run_locked(plan, lock, meter, started)
+
+
+def _budget(spec: JobSpec) -> ErrorBudget:
+    return ErrorBudget("0" if spec.on_error == "fail" else spec.max_errors)
 
 
 @contextlib.contextmanager
@@ -196,18 +201,26 @@ def _execute(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
             pulls = plan.pending and plan.overrides.pull_rows
             report = graph.value("flushed") if pulls else FlushReport()
         lock.check()
-        if meter.overspent:
-            counts = meter.counts
-            raise JobError(
-                f"{counts.failed:,} of {counts.rows:,} rows have failed; --max-errors allows {plan.spec.max_errors}.",
-                "The reasons are in the run's parts; mend the cause, or allow more.",
-            )
+        _check_failures(plan.spec, plan.store.id_col, meter)
         if stop.is_set():
             raise Interrupted("The run was asked to stop.")
         with on_signals(None):
             plan.store.compact()
             artifact: Artifact = graph.value("finalized", flushed=report)
     return artifact
+
+
+def _check_failures(spec: JobSpec, id_col: str, meter: Meter) -> None:
+    """Refuse to finish with more failed rows than may be. The job's own failures ended the stream of rows already."""
+    counts = meter.counts
+    if spec.on_error == "fail" and counts.failed:
+        (error, _), failed = next(iter(counts.failures.items()))
+        raise row_failed(id_col, failed.examples[0][0], error, failed.examples[0][1])
+    if meter.overspent:
+        raise JobError(
+            f"{counts.failed:,} of {counts.rows:,} rows have failed; --max-errors allows {spec.max_errors}.",
+            "The reasons are in the run's parts. Remove the cause, or allow more.",
+        )
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,9 @@ class Worker:
         try:
             results = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._stop)
             with flows.running("flushed"), contextlib.closing(flows.measured("transformed", results)) as tables:
-                self._report = work.store.flush(map(self._meter, tables), work.spec.checkpoint_interval, self._stop)
+                self._report = work.store.flush(
+                    map(self._meter, tables), work.spec.checkpoint_interval, self._stop, self._meter.refused
+                )
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks
             self._error = error
 

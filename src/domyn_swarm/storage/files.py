@@ -85,13 +85,16 @@ def is_local(fs: Any) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
-def open_parquet(fs: Any, path: str) -> pq.ParquetFile:
+def open_parquet(fs: Any, path: str, int96: str | None = None) -> pq.ParquetFile:
     """A parquet file opened for streaming; local files without Python in the read path.
 
+    `int96` is the unit of moments in that old type (None: nanoseconds).
     Reading ahead is bounded: pyarrow's own default buffers every row group that was read until the file is closed.
     """
     source, ahead = (path, LOCAL_READ_BYTES) if is_local(fs) else (fs.open(path, "rb"), REMOTE_READ_BYTES)
-    return pq.ParquetFile(source, pre_buffer=False, buffer_size=ahead, page_checksum_verification=True)
+    return pq.ParquetFile(
+        source, pre_buffer=False, buffer_size=ahead, page_checksum_verification=True, coerce_int96_timestamp_unit=int96
+    )
 
 
 def make_folder(fs: Any, path: str) -> None:

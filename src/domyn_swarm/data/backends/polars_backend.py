@@ -191,6 +191,8 @@ def _window(
     files: InputFiles, options: Mapping[str, Any], columns: Sequence[str], file: InputFile, start: int, rows: int
 ) -> pl.DataFrame | pa.Table:
     stored = [column for column in columns if column not in files.hive.names]
+    if file.int96:  # moments beyond the reach of nanoseconds would become others
+        return pa.Table.from_batches(list(arrow.scan_window(files, file, start, rows, columns)))
     try:
         lazy = pl.scan_parquet(file.path, glob=False, hive_partitioning=False, **options).slice(start, rows)
         # By their very names: `select` takes `*` and `^a.*$` for patterns.

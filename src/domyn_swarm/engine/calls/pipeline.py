@@ -16,6 +16,7 @@ from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, INPUTS, POSITION, TRACE
 from domyn_swarm.data.memory import as_table
 from domyn_swarm.data.types import comparable, with_types
+from domyn_swarm.data.values import python_values
 from domyn_swarm.engine.calls.outputs import Failure, OutputColumns
 from domyn_swarm.engine.calls.worker_pool import Chunk, Finished, Limits, concurrency_for, run_calls
 from domyn_swarm.errors import ConfigurationError, JobError
@@ -121,7 +122,8 @@ def transform(
                 failed = table.filter(pc.is_valid(table[FAILURE]))
                 stop.set()
     if failed is not None:
-        raise _row_failed(failed, columns.id)
+        (ids, _), (failures, _) = python_values(failed[columns.id]), python_values(failed[FAILURE])
+        raise row_failed(columns.id, repr(ids[0]), failures[0]["type"], failures[0]["message"])
 
 
 def _digested(batch: JobBatch, columns: Columns) -> JobBatch:
@@ -131,12 +133,11 @@ def _digested(batch: JobBatch, columns: Columns) -> JobBatch:
     return replace(batch, digests=batch.digested(), digested=None)
 
 
-def _row_failed(failed: pa.Table, id_col: str) -> JobError:
-    row = failed.slice(0, 1).to_pylist()[0]
-    failure = row[FAILURE]
+def row_failed(id_col: str, id_: str, kind: str, message: str) -> JobError:
+    """The error that ends a run with `on_error="fail"`, of the first row that failed."""
     return JobError(
-        f"The row with {id_col} = {row[id_col]!r} failed: {failure['type']}: {failure['message']}",
-        "Mend the cause, or use --on-error record to write failed rows down and go on.",
+        f"The row with {id_col} = {id_} failed: {kind}: {message}",
+        "Remove the cause, or use --on-error record, which writes failed rows down and continues.",
     )
 
 

@@ -96,6 +96,11 @@ class Meter:
         self.advanced(more + self._requests())
         return table
 
+    def refused(self, table: pa.Table) -> None:
+        """Count rows as failed that were counted before, and could not be stored."""
+        failures = kinds_of(table, self.counts.failures.keys())
+        self.advanced(Counts(failed=table.num_rows, failures=failures))
+
     def finish(self) -> None:
         """Count the last requests, which may have brought no row. Nobody is told, for that may be what broke."""
         self.counts += self._requests()
