@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ import pytest
 from hypothesis import settings
 
 from domyn_swarm.data.backends.registry import backend_names
+from tests import forked
 from tests.conformance.table import Table
-from tests.forked import Forks
 
 if TYPE_CHECKING:
     from tests.kernel import Kernel
@@ -27,7 +27,9 @@ JOBS = Path(__file__).with_name("jobs.py")
 # Ray gives way to all other processes, and beside busy tests its workers stood still for a minute and more.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - the name is Ray's
 
-settings.register_profile("suite", deadline=None)  # no test depends on how fast the machine is
+# No test depends on how fast the machine is. `-m hypothesis --hypothesis-profile thorough` tries more.
+settings.register_profile("suite", deadline=None, max_examples=25)
+settings.register_profile("thorough", deadline=None, max_examples=200)
 settings.load_profile("suite")
 
 SECRETS_AND_DEFAULTS = ("ENDPOINT", "DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
@@ -72,7 +74,13 @@ def backends(request: pytest.FixtureRequest) -> list[str]:
 
 
 def _selected(config: pytest.Config) -> list[str]:
-    return config.getoption("--backend") or backend_names()
+    return config.getoption("--backend") or _all_backends()
+
+
+@functools.cache
+def _all_backends() -> list[str]:
+    """Looks through the metadata of everything that is installed, and is asked by each test function."""
+    return backend_names()
 
 
 @pytest.fixture(autouse=True)
@@ -87,25 +95,12 @@ def folder(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch
     return tmp_path
 
 
-@pytest.fixture(scope="session")
-def forks() -> Iterator[Forks]:
-    """What commands are forked from."""
-    found = Forks()
-    yield found
-    found.close()
-
-
 @pytest.fixture
-def command(forks: Forks) -> Command:
+def command() -> Command:
     """Run `domyn-swarm` in the test's folder, as a process of its own."""
 
     def run(*arguments: str, env: Mapping[str, str] | None = None, timeout: float = 120) -> Any:
-        environment = {**os.environ, **(env or {})}
-        if forks.fits(environment):
-            return forks.run(arguments, environment, timeout)
-        return subprocess.run(
-            command_line(*arguments), check=False, capture_output=True, text=True, timeout=timeout, env=environment
-        )
+        return run_command(*arguments, env={**os.environ, **(env or {})}, timeout=timeout)
 
     return run
 
@@ -128,9 +123,19 @@ def key_file(request: pytest.FixtureRequest) -> Iterator[str]:
         yield file.name
 
 
+def start_command(*arguments: str, **options: Any) -> Any:
+    """`domyn-swarm` as a process that runs beside the test: see `forked.start`."""
+    return forked.start(forked.PROGRAM, *arguments, **options)
+
+
+def run_command(*arguments: str, **options: Any) -> Any:
+    """`domyn-swarm` as a process that has ended: see `forked.run`."""
+    return forked.run(forked.PROGRAM, *arguments, **options)
+
+
 def command_line(*arguments: str) -> list[str]:
     """The console script of the environment that the tests run in."""
-    return [str(Path(sys.executable).with_name("domyn-swarm")), *arguments]
+    return forked.command_line(forked.PROGRAM, *arguments)
 
 
 def write(path: str | Path, columns: Mapping[str, Any] | pa.Table, **options: Any) -> str:

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import typer
 
 from domyn_swarm.cli.main import app
 from domyn_swarm.errors import SwarmError
-from tests.conftest import command_line, job, write
+from tests.conftest import job, run_command, write
 
 FOLDER = Path(".domyn-swarm/out.parquet")
 SUBMIT = ("job", "submit", job("Paced"), "--input", "in.parquet", "--output", "out.parquet", "--max-concurrency", "4")
@@ -41,8 +40,7 @@ def slow(seconds: float) -> tuple[str, ...]:
 def said(*arguments: str, status: int = 0) -> Any:
     """What a command says as JSON. Those that start a run are processes of their own, whose end the run outlives."""
     if arguments[1] in ("submit", "resume"):
-        line = command_line(*arguments, "--json")
-        done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=120)
+        done = run_command(*arguments, "--json")
         assert done.returncode == status, (arguments, done.returncode, done.stdout, done.stderr)
         return json.loads(done.stdout)
     with contextlib.redirect_stdout(io.StringIO()) as printed:

@@ -24,6 +24,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from markdown_it import MarkdownIt
 
 from domyn_swarm import make_spec
 from domyn_swarm.cli.main import app
+from tests import forked
 
 ROOT = Path(__file__).parents[1]
 CHECKED_BY_THE_BUILD = {"{include}", "{toctree}", "{generated}"}
@@ -49,6 +51,7 @@ PROGRESS = r"\d\d:\d\d:\d\d .*\n"
 
 SESSION = """
 import contextlib, io, json, linecache, sys, traceback
+sys.path.insert(0, "")
 for number, line in enumerate(sys.stdin):
     text, name, printed, failed = json.loads(line), f"<block {number}>", io.StringIO(), False
     linecache.cache[name] = len(text), None, text.splitlines(keepends=True), name
@@ -88,13 +91,15 @@ class Reader:
 
     def __init__(self, folder: Path, environment: Mapping[str, str], replace: Mapping[str, str]) -> None:
         scripts = Path(sys.executable).parent  # of the environment that the tests run in
-        path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
+        self._servers, self._files = contextlib.ExitStack(), contextlib.ExitStack()
+        typed = Path(self._files.enter_context(tempfile.TemporaryDirectory(prefix="domyn-swarm-typed-")))
+        forked.write_script(typed)
+        path = os.pathsep.join([str(typed), str(scripts), os.environ["PATH"]])
         self.folder = folder
         self.environment = {**os.environ, **environment, "PATH": path, "BROWSER": "true", "COLUMNS": "200"}
         self.replace = replace
         self.printed: str | None = None
-        self._session: subprocess.Popen[str] | None = None
-        self._servers = contextlib.ExitStack()
+        self._session: Any = None
 
     def __enter__(self) -> Reader:
         return self
@@ -102,7 +107,10 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._servers.close()
         if self._session:
-            self._session.communicate(timeout=60)  # it ends by itself, and leaves nothing among temporary files
+            self._session.stdin.close()
+            self._session.wait(timeout=60)  # it ends by itself, and leaves nothing among temporary files
+            self._session.stdout.close()
+        self._files.close()
 
     def read(self, block: Block) -> None:
         """Do what the block says.
@@ -164,12 +172,9 @@ class Reader:
         """Start a server, and wait for the line that says where it is. One that is up at the same place makes room."""
         parses(command)
         self._servers.close()
-        server = subprocess.Popen(
-            shlex.split(self._replaced(command), comments=True), stdout=subprocess.PIPE, text=True,
-            cwd=self.folder, env=self.environment,
-        )  # fmt: skip
+        words = shlex.split(self._replaced(command), comments=True)
+        server = forked.start(*words, stdout=subprocess.PIPE, cwd=self.folder, env=self.environment)
         self._servers.callback(_end, server)
-        assert server.stdout
         assert "http://" in (line := server.stdout.readline()), line
 
     def _replaced(self, text: str) -> str:
@@ -179,12 +184,12 @@ class Reader:
 
     def _python(self, block: Block) -> None:
         if self._session is None:
-            self._session = subprocess.Popen(
-                [sys.executable, "-c", SESSION], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                cwd=self.folder, env=self.environment,
+            script = Path(self._files.enter_context(tempfile.TemporaryDirectory())) / "session.py"
+            script.write_text(SESSION)
+            self._session = forked.start(
+                str(script), stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=self.folder,
+                env=self.environment,
             )  # fmt: skip
-        assert self._session.stdin
-        assert self._session.stdout
         print(json.dumps(block.text), file=self._session.stdin, flush=True)
         failed, self.printed = json.loads(self._session.stdout.readline())
         assert not failed, self.printed
@@ -211,12 +216,10 @@ class Reader:
         assert not (wrong := drawn_edges(block.text) - graph_edges()), wrong
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    process.terminate()
-    process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream:
-            stream.close()
+def _end(server: Any) -> None:
+    server.terminate()
+    server.wait()
+    server.stdout.close()
 
 
 def assert_printed(expected: str, printed: str) -> None:

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm.concurrency.adaptive import FIRST, LEAST, MOST, AdaptiveLimit
@@ -207,7 +207,6 @@ Report = tuple[bool, int, float]
 """Whether calls came through, how many, and the seconds that passed before each."""
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     reports=st.lists(
         st.tuples(
@@ -229,7 +228,6 @@ def test_the_limit_is_between_1_and_4096_whatever_the_calls_and_the_clock_do(rep
             assert 1 <= said <= 4096
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32), share=st.floats(0, 1), latency=st.sampled_from([1e-6, 0.1, 60.0]))
 def test_the_limit_is_between_1_and_4096_when_any_call_may_be_refused(seed: int, share: float, latency: float) -> None:
     chance = random.Random(seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, command_line, job, rows, tree, write
+from tests.conftest import Command, job, rows, start_command, tree, write
 
 DIR = ".domyn-swarm/out.parquet"
 TEXTS = [f"row {number}" for number in range(12)]
@@ -64,7 +64,7 @@ def test_failed_rows_are_counted_apart_and_not_exported(command: Command) -> Non
 def test_a_running_run_and_a_killed_one_name_their_process(command: Command) -> None:
     write("in.parquet", {"text": TEXTS})
     flags = ["--input", "in.parquet", "--output", "out.parquet", "--job-kwargs", '{"seconds": 3600}']
-    process = subprocess.Popen(command_line("job", "submit", job("Recorded"), *flags), stderr=subprocess.DEVNULL)
+    process = start_command("job", "submit", job("Recorded"), *flags, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not Path("calls").exists():
         assert time.monotonic() < deadline, "the job does not start"

@@ -16,7 +16,7 @@ import pytest
 
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.jobspec import JobSpec, flag_of
-from tests.conftest import JOBS, Command, command_line, job, rows, table, tree, write
+from tests.conftest import JOBS, Command, job, rows, start_command, table, tree, write
 
 CHAT = "domyn_swarm.jobs:ChatCompletionJob"
 RATE = r"\d+\.\d \([\d,]+ rows/s\)"
@@ -668,7 +668,7 @@ def on_a_terminal(*arguments: str) -> tuple[str, str, int]:
     """What the command shows on a terminal of 80 columns without its control sequences, its stdout, its status."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
-    process = subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    process = start_command(*arguments, stdout=subprocess.PIPE, stderr=theirs, env=environment)
     os.close(theirs)
     shown = b""
     while chunk := _read(ours):

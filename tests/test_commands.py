@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import command_line, job, write
+from tests.conftest import job, run_command, start_command, write
 from tests.detached import called_here
 from tests.reader import commands
 
@@ -50,10 +50,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     environment = {"XDG_DATA_HOME": str(home / "data"), "XDG_STATE_HOME": str(home / "state"), "PWD": str(place)}
     write(place / "in.parquet", {"text": ["a", "b"]})
     for name, *flags in (("answers", "--detach"), ("spare",), ("gone",)):
-        line = command_line(*UPPER, f"{name}.parquet", *flags)
-        subprocess.run(line, check=True, capture_output=True, cwd=place, env={**os.environ, **environment})
-    waited = command_line("job", "wait", "answers")
-    subprocess.run(waited, check=True, capture_output=True, cwd=place, env={**os.environ, **environment})
+        done = run_command(*UPPER, f"{name}.parquet", *flags, cwd=place, env={**os.environ, **environment})
+        assert done.returncode == 0, done.stderr
+    waited = run_command("job", "wait", "answers", cwd=place, env={**os.environ, **environment})
+    assert waited.returncode == 0, waited.stderr
     return environment
 
 
@@ -93,7 +93,7 @@ def test_every_command_speaks_json(path: str, there: None, capsys: pytest.Captur
 
 def first_line(*arguments: str) -> str:
     """What a command prints that goes on until it is ended."""
-    process = subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, text=True)
+    process = start_command(*arguments, stdout=subprocess.PIPE)
     try:
         assert process.stdout
         return process.stdout.readline()

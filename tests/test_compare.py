@@ -26,7 +26,7 @@ from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, J
 from domyn_swarm.report.comparison.model import Difference, Rows
 from domyn_swarm.report.comparison.rows import KEY, Side, matched
 from tests.browser import Browser, browser  # noqa: F401 - a fixture
-from tests.conftest import Command, command_line, job, stop, write
+from tests.conftest import Command, job, start_command, stop, write
 from tests.two_runs import FAIL, A, B, edited, outputs, record, submit, texts
 
 # Rows.
@@ -517,11 +517,10 @@ def test_a_run_that_broke_is_compared_as_far_as_it_came() -> None:
 def test_a_run_that_is_going_on_is_compared_as_far_as_it_has_come(command: Command) -> None:
     write("in.parquet", {"text": ["x"] * 200})
     submit("a", job("Recorded"), output_columns=[])
-    line = command_line(
+    going = start_command(
         "job", "submit", job("Recorded"), "--input", "in.parquet", "--output", "b.parquet", "--max-concurrency", "2",
-        "--job-kwargs", '{"seconds": 0.1}', "--checkpoint-interval", "0.1",
+        "--job-kwargs", '{"seconds": 0.1}', "--checkpoint-interval", "0.1", stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    going = subprocess.Popen(line, stderr=subprocess.DEVNULL)
     try:
         while not list(Path(B).glob("parts/*.parquet")):
             time.sleep(0.05)

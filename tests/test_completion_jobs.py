@@ -22,7 +22,7 @@ from aiohttp import web
 from domyn_swarm import RunResult, make_spec, run
 from domyn_swarm.endpoint.demo import DemoSettings, demo_server
 from domyn_swarm.errors import ConfigurationError
-from tests.conftest import Command, command_line, rows, tree, write
+from tests.conftest import Command, rows, start_command, tree, write
 from tests.test_endpoint import answering, serving
 
 KEY = "sk-never-to-be-seen-4711"
@@ -354,9 +354,7 @@ def test_the_key_reaches_the_endpoint_and_is_written_down_nowhere(command: Comma
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """`domyn-swarm` as a process that does not outlive the test."""
-    with subprocess.Popen(
-        command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as started:
+    with start_command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as started:
         try:
             yield started
         finally:

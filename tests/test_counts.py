@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
@@ -40,7 +40,6 @@ def assert_percentiles(seconds: list[float], precision: float) -> None:
 # Latencies.
 
 
-@settings(max_examples=200, deadline=None)
 @given(seconds=st.lists(st.floats(1e-5, 1e5), min_size=1, max_size=200))
 @example(seconds=[0.7077])
 @example(seconds=[0.93])
@@ -98,7 +97,6 @@ def counts(draw: st.DrawFn) -> Counts:
     return Counts(*draw(Numbers), latencies=recorded(draw(Seconds)))
 
 
-@settings(max_examples=100, deadline=None)
 @given(one=counts(), other=counts(), third=counts())
 def test_counts_add_up_in_any_order_and_their_difference_is_what_was_added(
     one: Counts, other: Counts, third: Counts
@@ -111,7 +109,6 @@ def test_counts_add_up_in_any_order_and_their_difference_is_what_was_added(
     assert one + Counts() == one
 
 
-@settings(max_examples=50, deadline=None)
 @given(one=counts(), other=counts())
 def test_latencies_of_two_processes_are_as_if_one_had_recorded_all(one: Counts, other: Counts) -> None:
     both = (one + other).latencies
@@ -121,7 +118,6 @@ def test_latencies_of_two_processes_are_as_if_one_had_recorded_all(one: Counts, 
     )
 
 
-@settings(max_examples=50, deadline=None)
 @given(one=counts())
 def test_counts_come_out_of_a_pickle_as_they_went_in(one: Counts) -> None:
     found = pickle.loads(pickle.dumps(one))
@@ -172,7 +168,6 @@ def test_a_budget_is_spent_when_more_rows_failed_than_may(
     assert ErrorBudget(most).text == most
 
 
-@settings(max_examples=300, deadline=None)
 @given(percent=st.integers(0, 100), rows=st.integers(100, 10_000), beyond=st.sampled_from([-1, 0, 1]))
 def test_a_share_is_exact_to_the_row(percent: int, rows: int, beyond: int) -> None:
     failed = percent * rows // 100 + beyond
@@ -253,7 +248,6 @@ def test_what_happened_elsewhere_is_counted_and_told_and_weighs_on_the_budget() 
     assert without_failures([meter.counts]) == [Counts(22, 3)]
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     tables=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=12),
     most=st.none() | st.integers(0, 60).map(str) | st.integers(0, 50).map(lambda percent: f"{percent}%"),

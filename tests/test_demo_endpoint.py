@@ -18,7 +18,7 @@ import pytest
 
 from domyn_swarm.endpoint.demo import DemoSettings, demo_server
 from domyn_swarm.errors import ConfigurationError
-from tests.conftest import Command, command_line
+from tests.conftest import Command, start_command
 
 PATIENCE = 60.0
 
@@ -200,9 +200,8 @@ def test_a_port_that_is_taken_is_refused_and_leaves_no_thread_behind() -> None:
 @contextlib.contextmanager
 def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`domyn-swarm endpoint demo`, and the URL that it prints once it listens."""
-    with subprocess.Popen(
-        command_line("endpoint", "demo", "--port", "0", *arguments),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    with start_command("endpoint", "demo", "--port", "0", *arguments,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     ) as process:  # fmt: skip
         try:
             assert process.stdout

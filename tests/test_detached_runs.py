@@ -22,7 +22,7 @@ from domyn_swarm.errors import JobError
 from domyn_swarm.runs.find import all_runs
 from domyn_swarm.runs.index import register
 from domyn_swarm.runs.state import statuses
-from tests.conftest import Command, command_line, job, rows, stop, tree, write
+from tests.conftest import Command, command_line, job, rows, start_command, stop, tree, write
 from tests.detached import (
     FOLDER,
     LONG,
@@ -77,9 +77,7 @@ def test_a_run_outlives_its_terminal_and_says_how_to_follow_it(command: Command)
     assert os.getsid(driver()) == driver() != shell.pid
     os.kill(driver(), signal.SIGHUP)  # as some logouts do to whatever is left of their user
     assert [(run["name"], run["state"]) for run in said("job", "list")] == [("night-shift", "running")]
-    follower = subprocess.Popen(
-        command_line("job", "logs", "-f", "-n", "1", "night-shift"), stdout=subprocess.PIPE, text=True
-    )
+    follower = start_command("job", "logs", "-f", "-n", "1", "night-shift", stdout=subprocess.PIPE)
     assert follower.stdout
     assert "rows" in follower.stdout.readline()
     Path("fast").touch()
@@ -143,10 +141,7 @@ def test_a_run_that_does_not_end_is_killed_with_all_of_its_session(command: Comm
 
 def test_of_two_that_are_submitted_at_once_one_wins_and_the_other_names_it() -> None:
     texts(LONG)
-    both = [
-        subprocess.Popen(command_line(*DETACH, *slow(0.05)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    both = [start_command(*DETACH, *slow(0.05), stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)]
     ends = sorted((process.wait(), *process.communicate()) for process in both)
     assert [status for status, _, _ in ends] == [0, 2]
     assert "process " in ends[1][2]

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import Command, command_line, rows, stop, write
+from tests.conftest import Command, rows, start_command, stop, write
 from tests.servers.chaos import Chaos, answer_to, chaos
 
 TEXTS = [f"row {number}" for number in range(1000)]
@@ -55,7 +55,7 @@ def submit(servers: Chaos | Sequence[Chaos], *options: str) -> list[str]:
 @contextlib.contextmanager
 def running(arguments: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """The command as a process that does not outlive the test."""
-    process = subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         yield process
     finally:

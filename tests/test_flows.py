@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domyn_swarm import make_spec
@@ -116,7 +116,6 @@ def test_a_stream_that_splits_batches_takes_no_time_of_the_one_before_it() -> No
     assert share(flows, "source") > 0.5
 
 
-@settings(max_examples=30, deadline=None)
 @given(data=st.data())
 def test_the_times_of_all_nodes_together_are_the_time_that_went_by_in_them(data: st.DataObject) -> None:
     """However they call one another, and whatever breaks."""
@@ -207,7 +206,6 @@ def test_batches_of_an_engine_are_told_by_their_kind_and_columns(batch: Any, tol
     assert flow.sample == [{"id": "x"}]
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     value=st.text(st.characters(codec=None, exclude_categories=[]), max_size=400)
     | st.binary(max_size=300)
@@ -465,7 +463,6 @@ def numbers(one: Counts) -> Any:
     return one.rows, one.failed, dict(one.latencies), flows, failures
 
 
-@settings(max_examples=80, deadline=None)
 @given(one=counts(), other=counts(), third=counts())
 def test_flows_and_failures_add_up_in_any_order_and_their_difference_is_what_was_added(
     one: Counts, other: Counts, third: Counts
@@ -478,7 +475,6 @@ def test_flows_and_failures_add_up_in_any_order_and_their_difference_is_what_was
     assert numbers(sum([one, other, third], Counts())) == numbers(one + other + third)
 
 
-@settings(max_examples=100, deadline=None)
 @given(steps=st.lists(counts(), min_size=1, max_size=5))
 def test_what_was_reported_step_by_step_is_what_there_is(steps: list[Counts]) -> None:
     """A worker counts on; who reports sends the difference to what was sent before."""
@@ -496,7 +492,6 @@ def test_what_was_reported_step_by_step_is_what_there_is(steps: list[Counts]) ->
         assert received.flows[node].schema == flow.schema
 
 
-@settings(max_examples=100, deadline=None)
 @given(one=counts(), other=counts())
 def test_examples_are_few_and_each_is_one_that_was_there(one: Counts, other: Counts) -> None:
     for kind, failed in (one + other).failures.items():
@@ -507,7 +502,6 @@ def test_examples_are_few_and_each_is_one_that_was_there(one: Counts, other: Cou
             assert failed.examples
 
 
-@settings(max_examples=50, deadline=None)
 @given(one=counts())
 def test_counts_with_flows_and_failures_survive_the_way_to_another_process(one: Counts) -> None:
     assert pickle.loads(pickle.dumps(one)) == one
@@ -610,7 +604,6 @@ def steps(draw: st.DrawFn) -> Counts:
 
 
 @pytest.mark.parametrize("most", [2, 4, 10])
-@settings(max_examples=60, deadline=None)
 @given(taken=st.lists(st.tuples(steps(), st.booleans()), max_size=120))
 def test_however_often_it_is_asked_the_timeline_stays_short_and_keeps_all_sums(
     most: int, taken: list[tuple[Counts, bool]]

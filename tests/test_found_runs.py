@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from domyn_swarm.checkpoint.process import Process
-from tests.conftest import Command, command_line, job
+from tests.conftest import Command, job, run_command
 from tests.detached import FOLDER, texts
 from tests.servers.object_store import object_store
 
@@ -134,11 +134,11 @@ def test_a_file_of_the_working_folder_takes_no_module_s_place_where_the_job_is_a
     texts(2)
     Path("domyn_dags.py").write_text("raise SystemExit('the wrong module')")
     Path("numpy.py").write_text("raise SystemExit('the wrong module')")
-    done = subprocess.run(
-        command_line("job", "graph", "domyn_swarm.jobs:ChatCompletionJob", "--json"),
-        capture_output=True,
-        text=True,
-        check=False,
+    done = run_command(
+        "job",
+        "graph",
+        "domyn_swarm.jobs:ChatCompletionJob",
+        "--json",
     )
     assert done.returncode == 0, done.stderr
     Path("mine.py").write_text(Path(job("Upper").rpartition(":")[0]).read_text())
@@ -293,11 +293,14 @@ def test_one_s_own_run_is_known_by_the_index_wherever_its_folder_is(command: Com
     texts(400)
     slow = ("--job-kwargs", '{"seconds": 0.05}', "--max-concurrency", "1")
     files = ("--input", "in.parquet", "--output", "out.parquet")
-    sent = subprocess.run(
-        command_line("job", "submit", job("Paced"), *files, *slow, "--detach", "--json"),
-        capture_output=True,
-        text=True,
-        check=False,
+    sent = run_command(
+        "job",
+        "submit",
+        job("Paced"),
+        *files,
+        *slow,
+        "--detach",
+        "--json",
     )
     assert sent.returncode == 0, sent.stderr
     os.chown(FOLDER, NOBODY, NOBODY)

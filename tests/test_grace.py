@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import Command, command_line, stop, write
+from tests.conftest import Command, start_command, stop, write
 from tests.detached import until
 from tests.servers.chaos import chaos
 
@@ -44,8 +44,7 @@ def submitted(seconds: Sequence[float], *options: str, **environment: str) -> su
         "job", "submit", "sleeper.py:Sleeper", "--input", "in.parquet", "--output", "out.parquet",
         "--checkpoint-interval", "3600", "--max-concurrency", str(len(seconds)), *options,
     )  # fmt: skip
-    return subprocess.Popen(
-        command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    return start_command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, **environment},
     )  # fmt: skip
 

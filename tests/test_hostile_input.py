@@ -23,7 +23,7 @@ from domyn_swarm.report.files import LiveReport
 from domyn_swarm.runs.find import Run
 from domyn_swarm.runs.state import status_of
 from domyn_swarm.storage.braces import MAX_PATHS, expanded
-from tests.conftest import Command, command_line, job, rows, tree, write
+from tests.conftest import Command, job, rows, run_command, start_command, tree, write
 from tests.detached import FOLDER, refusal, texts
 
 FILES = ("--input", "in.parquet", "--output", "out.parquet")
@@ -119,10 +119,7 @@ def test_a_filesystem_without_hard_links_does_as_well() -> None:
     env = {**os.environ, "PYTHONPATH": str(Path("shim").absolute())}
     texts(2)
     processes = [
-        subprocess.Popen(
-            command_line("job", "submit", job("Upper"), *FILES), env=env, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
+        start_command("job", "submit", job("Upper"), *FILES, env=env, stderr=subprocess.PIPE) for _ in range(2)
     ]
     ends = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
     assert [said for said, status in ends if status not in (0, 2) or "Traceback" in said] == []
@@ -145,17 +142,13 @@ def test_an_index_that_somebody_holds_delays_no_start(command: Command) -> None:
     called = Path("calls")
     with held_index():
         began = time.monotonic()
-        done = subprocess.Popen(
-            command_line("job", "submit", job("Paced"), "--input", "in.parquet", "--output", "other.parquet")
-        )
+        done = start_command("job", "submit", job("Paced"), "--input", "in.parquet", "--output", "other.parquet")
         while not called.exists():
             assert time.monotonic() - began < 40
             time.sleep(0.05)
         assert done.wait(60) == 0
         away = ("--input", "in.parquet", "--output", "away.parquet", "--detach")
-        detached = subprocess.run(
-            command_line("job", "submit", job("Upper"), *away),
-            check=False, capture_output=True, text=True, timeout=50,
+        detached = run_command("job", "submit", job("Upper"), *away, timeout=50,
         )  # fmt: skip
     assert detached.returncode == 0, detached.stderr
     assert "name       away" in detached.stdout
@@ -164,7 +157,7 @@ def test_an_index_that_somebody_holds_delays_no_start(command: Command) -> None:
 
 def test_view_and_status_agree_whatever_another_machine_s_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
     texts(1)
-    run = subprocess.run(command_line("job", "submit", job("Upper"), *FILES), check=False)
+    run = run_command("job", "submit", job("Upper"), *FILES)
     assert run.returncode == 0
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.2)
     monkeypatch.setattr(lock, "POLL_SECONDS", 0.05)

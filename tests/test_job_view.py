@@ -34,7 +34,7 @@ from domyn_swarm.engine.recording.metrics import kinds_of
 from domyn_swarm.report.failures import failures_of_kind
 from domyn_swarm.report.model import FailureKind
 from tests.browser import Browser, browser
-from tests.conftest import Command, command_line, write
+from tests.conftest import Command, run_command, start_command, write
 from tests.test_imports import HELP, loaded
 
 __all__ = ["browser"]
@@ -127,8 +127,7 @@ class View(NamedTuple):
 @contextlib.contextmanager
 def viewed(run: str | Path = DIR, *flags: str, env: dict[str, str] | None = None) -> Iterator[View]:
     """The view of a run, once it listens."""
-    with subprocess.Popen(
-        command_line("job", "view", str(run), *flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    with start_command("job", "view", str(run), *flags, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, **(env or {})},
     ) as process:  # fmt: skip
         try:
@@ -152,7 +151,7 @@ def eventually(found: Callable[[], Any]) -> Any:
 
 
 def submitted(*flags: str) -> list[str]:
-    return command_line("job", "submit", *flags, "--input", "in.parquet", "--output", "out.parquet")
+    return ["job", "submit", *flags, "--input", "in.parquet", "--output", "out.parquet"]
 
 
 @contextlib.contextmanager
@@ -160,7 +159,7 @@ def running(*flags: str) -> Iterator[subprocess.Popen[str]]:
     """A run, once it has written down how it goes."""
     with (
         Path("log").open("w") as log,
-        subprocess.Popen(submitted(*flags), stdout=log, stderr=log, text=True) as process,
+        start_command(*submitted(*flags), stdout=log, stderr=log) as process,
     ):
         try:
             while "graph" not in (RunFolder(DIR).load("run.json") or {}):
@@ -174,10 +173,9 @@ def running(*flags: str) -> Iterator[subprocess.Popen[str]]:
 @contextlib.contextmanager
 def endpoint(latency: float) -> Iterator[str]:
     """`domyn-swarm endpoint demo`, and its URL."""
-    line = command_line("endpoint", "demo", "--port", "0", "--latency", str(latency))
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+    line = ("endpoint", "demo", "--port", "0", "--latency", str(latency))
+    with start_command(*line, stdout=subprocess.PIPE) as process:
         try:
-            assert process.stdout
             yield process.stdout.readline().split()[3]
         finally:
             process.kill()
@@ -188,9 +186,7 @@ def moody(texts: Sequence[str], ids: Sequence[str] | None = None) -> None:
     Path("moody.py").write_text(MOODY)
     write("in.parquet", {"text": texts} if ids is None else {"id": ids, "text": texts})
     flags = [] if ids is None else ["--id-column", "id"]
-    done = subprocess.run(
-        [*submitted("moody.py:Moody", "--retries", "0"), *flags], check=False, capture_output=True, text=True
-    )
+    done = run_command(*submitted("moody.py:Moody", "--retries", "0"), *flags)
     assert done.returncode in (0, 3), done.stderr
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import Command, command_line, job, rows, stop, write
+from tests.conftest import Command, job, rows, run_command, start_command, stop, write
 from tests.detached import until
 
 ROWS = 60_000
@@ -49,7 +49,7 @@ def test_twenty_kills_lose_nothing_and_repeat_only_what_was_not_durable() -> Non
     repeated = 0
     for life in range(KILLS):
         seen, kept, before = len(called()), durable(), parts()
-        process = subprocess.Popen(command_line(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start_command(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         if life % 4 == 3:  # however slowly this machine starts it
             until(partial(leaves_a_part, process, before))
         time.sleep(moments.uniform(0.2, 1.6))
@@ -61,7 +61,7 @@ def test_twenty_kills_lose_nothing_and_repeat_only_what_was_not_durable() -> Non
         repeated += len(set(called()) - durable())
     seen, kept = len(called()), durable()
     assert kept, "some lives were long enough to leave a part"
-    done = subprocess.run(command_line(*arguments), check=False, capture_output=True, text=True)
+    done = run_command(*arguments)
     assert done.returncode == 0, done.stderr
     assert not kept & set(called()[seen:])
     assert set(called()) == set(TEXTS)
@@ -76,7 +76,7 @@ def test_an_interrupt_keeps_the_calls_in_flight_and_the_same_command_goes_on(
     texts = TEXTS[:3000]
     write("in.parquet", {"text": texts})
     arguments = [*SUBMIT, "--job-kwargs", '{"seconds": 0.005}']
-    process = subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     _wait_for_calls(100)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
@@ -96,7 +96,7 @@ def test_an_interrupt_keeps_the_calls_in_flight_and_the_same_command_goes_on(
 def test_a_call_that_hangs_does_not_keep_an_interrupted_run_from_ending() -> None:
     write("in.parquet", {"text": ["a", "b"]})
     arguments = [*SUBMIT, "--job-kwargs", '{"seconds": 3600}']
-    process = subprocess.Popen(command_line(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start_command(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait_for_calls(2)
         process.send_signal(signal.SIGINT)
@@ -107,7 +107,7 @@ def test_a_call_that_hangs_does_not_keep_an_interrupted_run_from_ending() -> Non
 
 def test_the_lock_goes_with_a_process_that_is_killed(command: Command) -> None:
     write("in.parquet", {"text": ["a", "b"]})
-    process = subprocess.Popen(command_line(*SUBMIT, "--job-kwargs", '{"seconds": 3600}'), stderr=subprocess.DEVNULL)
+    process = start_command(*SUBMIT, "--job-kwargs", '{"seconds": 3600}', stderr=subprocess.DEVNULL)
     _wait_for_calls(2)
     refused = command(*SUBMIT, "--job-kwargs", '{"seconds": 3600}')
     assert refused.returncode == 2

@@ -180,7 +180,7 @@ cases = given(
 )  # fmt: skip
 
 
-@settings(max_examples=16, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @cases
 def test_something_changes_during_a_run(output: str, event: Any, moment: str, before: bool, tmp_path: Path) -> None:
     folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
@@ -194,7 +194,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield healthy
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @cases
 def test_something_changes_during_a_run_in_an_object_store(
     output: str, event: Any, moment: str, before: bool, store: Any, monkeypatch: pytest.MonkeyPatch

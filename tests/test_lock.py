@@ -28,6 +28,7 @@ from domyn_swarm.checkpoint.process import Holder, this_process
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import CheckpointError
+from tests import forked
 from tests.conftest import Command, write
 
 FOLDER = ".domyn-swarm/out.parquet"
@@ -77,17 +78,15 @@ class Process:
     """A process that does as it is told; one with a `machine` beats fast and thinks that it is there."""
 
     def __init__(self, machine: str = "") -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PROCESS, machine], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        script = Path("process.py").absolute()
+        script.write_text(PROCESS)
+        self._process = forked.start(str(script), machine, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.pid = self._process.pid
 
     def tell(self, *words: object) -> None:
-        assert self._process.stdin
         print(*words, file=self._process.stdin, flush=True)
 
     def answer(self) -> str:
-        assert self._process.stdout
         return self._process.stdout.readline().strip()
 
     def ask(self, *words: object) -> str:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from domyn_swarm.storage.files import filesystem, whole_file
-from tests.conftest import Command, command_line, job, stop, tree
+from tests.conftest import Command, job, start_command, stop, tree
 from tests.servers.object_store import OBSERVER, Bucket, ObjectStore, object_store
 
 Troubled = Callable[..., Bucket]
@@ -88,7 +88,7 @@ def submit(bucket: Bucket, *more: str, name: str = "Recorded", seconds: float = 
 
 
 def started(arguments: Sequence[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start_command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def called() -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm import JobSpec, make_spec
@@ -327,7 +327,6 @@ OPTIONS: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.fixed_dictionaries(PATHS, optional=OPTIONS), st.sampled_from(get_args(Format)))
 def test_what_is_written_is_read_as_the_same_spec(options: dict[str, Any], kind: Format) -> None:
     spec = make_spec(options)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Command, command_line, job, write
+from tests.conftest import Command, job, run_command, write
 from tests.test_job_view import viewed
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
@@ -84,7 +84,7 @@ def test_another_user_reads_nothing_of_a_run(command: Command, open_to_all: Path
     write("in.parquet", {"text": [WORD]})
     Path("in.parquet").chmod(0o600)
     files = ("--input", "in.parquet", "--output", "out.parquet")
-    sent = subprocess.run(command_line("job", "submit", job("Upper"), *files, "--detach"), check=False)
+    sent = run_command("job", "submit", job("Upper"), *files, "--detach")
     assert sent.returncode == 0
     assert command("job", "wait", "out").returncode == 0
     Path("out.parquet").chmod(0o600)
@@ -104,7 +104,7 @@ def mode_of(path: str | Path) -> int:
 def test_runs_logs_and_the_index_are_their_user_s_alone(command: Command) -> None:
     write("in.parquet", {"text": ["a"]})
     files = ("--input", "in.parquet", "--output", "out.parquet")
-    assert subprocess.run(command_line("job", "submit", job("Upper"), *files, "--detach"), check=False).returncode == 0
+    assert run_command("job", "submit", job("Upper"), *files, "--detach").returncode == 0
     command("job", "wait", "out")
     index = Path(os.environ["XDG_DATA_HOME"], "domyn-swarm/runs.sqlite")
     modes = {path: mode_of(path) for path in (Path(".domyn-swarm/out.parquet"), index.parent)}
@@ -123,7 +123,7 @@ def test_in_a_shared_folder_the_umask_says_who_else_may_look(parent: int, umask:
     Path("runs").mkdir()
     Path("runs").chmod(parent)
     files = ("--input", "in.parquet", "--output", "out.parquet", "--checkpoint-dir", "runs")
-    done = subprocess.run(command_line("job", "submit", job("Upper"), *files), check=False, umask=umask)
+    done = run_command("job", "submit", job("Upper"), *files, umask=umask)
     assert done.returncode == 0
     assert oct(mode_of("runs/out.parquet") & 0o777) == oct(run)
 

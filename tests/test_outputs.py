@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm import SwarmJob, make_spec, run
@@ -432,7 +432,6 @@ def is_stored(value: Any, found: Any) -> bool:
     return value == found
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(st.lists(JSON, max_size=6) | st.lists(SCALARS, max_size=6), max_size=4))
 def test_any_value_is_stored_or_is_its_rows_failure(chunks: list[list[Any]]) -> None:
     columns = OutputColumns(["x"])
@@ -446,7 +445,6 @@ def test_any_value_is_stored_or_is_its_rows_failure(chunks: list[list[Any]]) -> 
             assert row["x"] is None if row[FAILURE] else is_stored(value, row["x"])
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.dictionaries(TEXTS, SCALARS, max_size=3) | SCALARS | st.tuples(SCALARS, SCALARS), max_size=6))
 def test_any_outputs_make_one_row_each_and_columns_that_parquet_takes(outputs: list[Any]) -> None:
     for names in ([], ["x"], ["x", "y"]):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm.checkpoint import part_file
@@ -75,7 +75,6 @@ def test_each_bit_that_flips_is_found() -> None:
     check_bits(everywhere())
 
 
-@settings(max_examples=150, deadline=None)
 @given(cut=st.integers(0, 5000), more=st.binary(max_size=40), at=st.integers(0, 5000), other=st.binary(max_size=40))
 def test_bytes_that_are_cut_off_added_or_others_are_found(cut: int, more: bytes, at: int, other: bytes) -> None:
     one = written(range(6), failed=[4])

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm import JobSpec, make_spec, run
@@ -72,7 +72,6 @@ def outputs(store: CheckpointStore) -> dict[int, int]:
 # What a footer tells.
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     positions=st.sets(st.integers(-1, 40), min_size=1, max_size=40),
     failed=st.sets(st.integers(-1, 40), max_size=3),
@@ -259,7 +258,6 @@ Sizes = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(sizes=Sizes)
 def test_there_are_no_more_parts_than_one_for_50_000_rows_and_two(sizes: list[int]) -> None:
     assert len(grouped([Sized(rows) for rows in sizes])) <= sum(sizes) / 50_000 + 2
@@ -269,7 +267,6 @@ def test_parts_of_almost_50_000_rows_are_merged() -> None:
     assert len(grouped([Sized(49_900)] * 1000)) == 500
 
 
-@settings(max_examples=200, deadline=None)
 @given(parts=st.lists(st.builds(Sized, st.integers(1, 150_000), st.sampled_from("ab"), st.integers(1, 2**27))))
 def test_merging_keeps_order_and_bounds_and_never_crosses_origins(parts: list[Sized]) -> None:
     groups = grouped(parts)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm.concurrency import slots as module
@@ -195,7 +195,6 @@ def rows(most: int) -> st.SearchStrategy[list[list[Step]]]:
     return st.lists(st.lists(steps, max_size=4), max_size=most)
 
 
-@settings(max_examples=150, deadline=None)
 @given(limit=st.integers(1, 5), rows=rows(30))
 def test_as_many_have_a_place_as_there_are_and_never_more_while_calls_come_and_go(
     limit: int, rows: list[list[Step]]
@@ -210,7 +209,6 @@ def test_as_many_have_a_place_as_there_are_and_never_more_while_calls_come_and_g
     on_simulated_time(work())
 
 
-@settings(max_examples=150, deadline=None)
 @given(limit=st.integers(1, 5), rows=rows(30), moves=st.lists(st.tuples(times(), st.integers(1, 9)), max_size=10))
 def test_it_is_the_same_while_the_limit_moves(
     limit: int, rows: list[list[Step]], moves: list[tuple[float, int]]
@@ -232,7 +230,6 @@ def test_it_is_the_same_while_the_limit_moves(
     on_simulated_time(work())
 
 
-@settings(max_examples=200, deadline=None)
 @given(
     limit=st.integers(1, 4),
     rows=rows(30),

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm import SwarmJob, make_spec, run
@@ -117,7 +117,6 @@ class AtOnceError(Exception):
 # Every payload, once, with its key.
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 20), max_size=8),
     concurrency=st.integers(1, 16),

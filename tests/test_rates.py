@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domyn_swarm.endpoint.rate_limit import Rates
@@ -59,7 +59,6 @@ Arrivals = st.lists(st.tuples(st.sampled_from([0.0, 0.0, 0.0, 0.5, 7.0, 59.0, 20
 """Seconds that pass, and how many requests come then at once."""
 
 
-@settings(max_examples=80, deadline=None)
 @given(arrivals=Arrivals, max_rpm=st.integers(1, 300) | st.floats(1, 300))
 @example(arrivals=[(0.0, 200)], max_rpm=90)  # one and a half a second
 @example(arrivals=[(0.0, 3), (59.0, 3), (59.0, 3)], max_rpm=1)
@@ -86,7 +85,6 @@ def test_no_minute_has_more_requests_than_allowed_however_they_come(
     assert most_in_a_minute(sent) <= math.ceil(max_rpm)
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     arrivals=Arrivals, sizes=st.lists(st.integers(1, 100), min_size=1, max_size=9), max_tpm=st.integers(6000, 20_000)
 )
@@ -128,7 +126,6 @@ def test_no_minute_has_more_tokens_than_allowed_when_some_request_is_worth_most_
     assert most_in_a_minute(sent) <= 6000 + MOMENT
 
 
-@settings(max_examples=60, deadline=None)
 @given(sizes=st.lists(st.integers(1, 5000), min_size=1, max_size=30), max_tpm=st.integers(60, 20_000))
 def test_large_requests_make_a_minute_larger_by_one_of_them_at_most(sizes: list[int], max_tpm: int) -> None:
     sent: list[Admission] = []
@@ -214,7 +211,6 @@ def test_a_second_worth_goes_at_once_and_no_more_piles_up_in_an_idle_hour(allowe
 # In which order.
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 2000), min_size=1, max_size=40),
     max_rpm=st.none() | st.integers(10, 600),

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import Command, command_line, job, rows, stop, tree, write
+from tests.conftest import Command, job, rows, start_command, stop, tree, write
 from tests.servers.ray_cluster import SETTINGS
 
 pytestmark = pytest.mark.stress
@@ -67,7 +67,7 @@ def submit(address: str, *more: str, seconds: float = 0.01) -> list[str]:
 
 def started(arguments: list[str]) -> subprocess.Popen[str]:
     write("in.parquet", {"text": TEXTS}, row_group_size=250)
-    return subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start_command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def calls() -> Counter[str]:

@@ -85,7 +85,7 @@ def told(*arguments: str) -> None:
         command_line().main(list(arguments), prog_name="domyn-swarm", standalone_mode=False)
 
 
-@settings(max_examples=40, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_record_is_shown_or_refused(whole: dict[str, bytes], data: st.DataObject) -> None:
     for name, content in whole.items():
@@ -113,7 +113,7 @@ ROWS = st.tuples(
 )
 
 
-@settings(max_examples=30, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=20_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ROWS, max_size=4, unique_by=(lambda row: str(row[0]), lambda row: row[1])), st.text(max_size=20))
 def test_damaged_rows_of_the_index_end_no_listing(whole: dict[str, bytes], rows: list[Any], handle: str) -> None:
     with contextlib.closing(sqlite3.connect(Path(os.environ["XDG_DATA_HOME"]) / "domyn-swarm/runs.sqlite")) as db:

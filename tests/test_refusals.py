@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from domyn_swarm.endpoint.demo import demo_server
-from tests.conftest import Command, command_line, job, rows, stop, tree, write
+from tests.conftest import Command, job, rows, start_command, stop, tree, write
 
 JOB_FILES = {
     "abstract.py": """
@@ -441,7 +441,7 @@ def test_the_second_of_two_runs_on_one_folder_is_told_who_holds_it(command: Comm
     write("in.parquet", {"text": [f"row {number}" for number in range(2000)]})
     slow = ["--job-kwargs", '{"seconds": 0.05}', "--checkpoint-interval", "1000", "--max-concurrency", "1"]
     arguments = [job("Recorded"), "--input", "in.parquet", "--output", "out.parquet", *slow]
-    first = subprocess.Popen(command_line("job", "submit", *arguments), stderr=subprocess.DEVNULL)
+    first = start_command("job", "submit", *arguments, stderr=subprocess.DEVNULL)
     try:
         while not Path(".domyn-swarm/out.parquet/report.html").exists():  # the last of its files for half a minute
             assert first.poll() is None

@@ -16,7 +16,7 @@ import pytest
 
 from domyn_swarm.concurrency.resources import Reserve, exhausted
 from domyn_swarm.errors import ConditionError, EndpointError
-from tests.conftest import command_line, write
+from tests.conftest import run_command, write
 from tests.servers.chaos import chaos
 
 RUN = Path(".domyn-swarm/out.parquet")
@@ -52,14 +52,10 @@ class Filling(SwarmJob):
 def submitted(*arguments: str, files: tuple[int, int] | None = None, memory: int | None = None) -> Any:
     """A run with these limits of open files (soft and hard) and of address space (bytes)."""
 
-    def limit() -> None:
-        if files:
-            resource.setrlimit(resource.RLIMIT_NOFILE, files)
-        if memory:
-            resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-
-    line = command_line("job", "submit", *arguments, "--input", "in.parquet", "--output", "out.parquet")
-    return subprocess.run(line, check=False, capture_output=True, text=True, timeout=200, preexec_fn=limit)
+    limits = {resource.RLIMIT_NOFILE: files, resource.RLIMIT_AS: memory and (memory, memory)}
+    set_ = {limit: values for limit, values in limits.items() if values}
+    names = ("--input", "in.parquet", "--output", "out.parquet")
+    return run_command("job", "submit", *arguments, *names, timeout=200, limits=set_)
 
 
 def kept() -> int:

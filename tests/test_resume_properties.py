@@ -34,7 +34,7 @@ class Cut(Silent):
             raise RuntimeError("cut")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8)
 @given(
     count=st.integers(0, 150),
     group=st.integers(1, 60),
@@ -81,7 +81,6 @@ def _finished(outcomes: list[tuple[int, int | None]]) -> pa.Table:
     )
 
 
-@settings(max_examples=60, deadline=None)
 @given(runs=st.lists(st.lists(st.lists(Outcome, max_size=8, unique_by=lambda o: o[0]), max_size=4), max_size=4))
 def test_the_store_holds_the_latest_success_of_each_row(runs: list[list[list[tuple[int, int | None]]]]) -> None:
     latest: dict[int, int] = {}

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm import RunResult, SwarmJob, make_spec, masking, run
@@ -38,7 +38,7 @@ from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec, resolve
 from domyn_swarm.report.files import report_of
 from domyn_swarm.report.model import Report
 from tests.chaos.damages import truncated
-from tests.conftest import Command, command_line, job, rows, stop, write
+from tests.conftest import Command, job, rows, start_command, stop, write
 from tests.servers.chaos import chaos
 from tests.test_secrets import FROM_ENVIRONMENT, check_nothing_is_shown
 
@@ -455,7 +455,7 @@ def started(*options: str) -> subprocess.Popen[str]:
         "job", "submit", job("Recorded"), "--input", "in.parquet", "--output", "out.parquet",
         "--job-kwargs", '{"seconds": 0.01}', "--max-concurrency", "2", *options,
     ]  # fmt: skip
-    return subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return start_command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for(happened: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -647,7 +647,6 @@ def test_every_option_is_tried() -> None:
     assert {"job", *FIELDS} == set(JobSpec.__struct_fields__)
 
 
-@settings(max_examples=100, deadline=None)
 @given(spec=specs())
 def test_the_line_of_a_spec_means_that_spec(spec: JobSpec) -> None:
     masking._known.clear()

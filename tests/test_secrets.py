@@ -20,7 +20,7 @@ from domyn_swarm import masking
 from domyn_swarm.endpoint.client import EndpointClient
 from domyn_swarm.errors import EndpointError
 from domyn_swarm.masking import hide, masked
-from tests.conftest import Command, command_line, rows, stop, tree, write
+from tests.conftest import Command, command_line, rows, start_command, stop, tree, write
 from tests.servers.chaos import FORMS, Chaos, chaos
 from tests.servers.modes import playing
 from tests.test_endpoint import raw_server
@@ -219,8 +219,8 @@ def test_a_job_that_uses_the_official_client(command: Command) -> None:
 def test_a_run_that_is_done_and_the_processes_that_do_it(key_file: str) -> None:
     write("in.parquet", {"item": [f"fine {number}" for number in range(40)]})
     with chaos("--latency", "0.1") as server:
-        arguments = command_line(*submit(server, "--max-concurrency", "4", "--api-key-file", key_file))
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        arguments = submit(server, "--max-concurrency", "4", "--api-key-file", key_file)
+        process = subprocess.Popen(command_line(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             while server.count() < 8:
                 assert process.poll() is None, process.communicate()
@@ -252,8 +252,8 @@ def test_a_run_whose_endpoint_goes_away(key_file: str) -> None:
     write("in.parquet", {"item": [f"fine {number}" for number in range(200)]})
     with chaos("--latency", "0.05") as server:
         options = ("--max-concurrency", "2", "--retry-timeout", "1", "--api-key-file", key_file)
-        arguments = command_line(*submit(server, *options))
-        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        arguments = submit(server, *options)
+        process = start_command(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             while server.count() < 8:
                 assert process.poll() is None, process.communicate()

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm.concurrency import slots as module
@@ -249,7 +249,6 @@ Request = tuple[float, int, int, bool]
 """Seconds after the last one, which body, the seconds that its answer takes, and whether it fails."""
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     requests=st.lists(
         st.tuples(st.sampled_from([0.0, 0.0, 1.0, 3.0]), st.integers(0, 5), st.integers(0, 3), st.booleans()),

@@ -20,7 +20,7 @@ from domyn_swarm.checkpoint.submission import Placement
 from domyn_swarm.doctor.clusters import check_slurm
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.runs.launchers.registry import load_launcher
-from tests.conftest import Command, command_line, job, rows, tree, write
+from tests.conftest import Command, command_line, job, rows, run_command, tree, write
 from tests.reader import Reader
 from tests.servers.slurm import Slurm, is_installed, slurm
 from tests.test_docs import SLURM, read
@@ -74,8 +74,7 @@ class Limited:
         return subprocess.Popen(line, env=self.environment, cwd=self.home)
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            command_line("job", *arguments), check=False, capture_output=True, text=True, timeout=120,
+        return run_command("job", *arguments, timeout=120,
             env=self.environment, cwd=self.home,
         )  # fmt: skip
 

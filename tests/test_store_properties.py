@@ -19,6 +19,7 @@ from unittest.mock import patch
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -399,5 +400,10 @@ def finished(batch: Batch, order: Sequence[int]) -> pa.Table:
     return pa.table({name: column for name, column in columns.items() if name != "note" or batch.noted})
 
 
-TestStore = Store.TestCase
-TestStore.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+class TestStore(Store.TestCase):
+    settings = settings(max_examples=8, stateful_step_count=20, deadline=None)
+
+
+@pytest.mark.stress
+class TestStoreAtLength(Store.TestCase):
+    settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domyn_swarm import RunResult, SwarmJob, make_spec, masking, run
@@ -351,7 +351,6 @@ def test_of_equal_requests_one_is_told_with_its_tries_and_the_others_as_shared(c
 # How it is kept.
 
 
-@settings(max_examples=50, deadline=None)
 @given(size=st.integers(0, 3 * BODY_BYTES), letter=st.sampled_from(["a", "é", "漢", '"', "\\", "\n"]))
 @example(size=BODY_BYTES - 14, letter="a")
 @example(size=BODY_BYTES - 13, letter="a")
@@ -373,7 +372,6 @@ def test_a_body_is_kept_as_it_is_up_to_a_size_and_as_the_beginning_of_a_text_bey
 Texts = st.text(st.characters(codec=None, exclude_categories=[]), max_size=40)
 
 
-@settings(max_examples=200, deadline=None)
 @given(error=Texts, text=st.text(max_size=40), url=st.text(max_size=20))
 @example(error="\ud83d", text="\x00\x1b[2J\u2028</script>", url='"\\')
 def test_whatever_stands_in_errors_and_answers_comes_out_as_it_went_in_but_for_halves_of_characters(
@@ -497,7 +495,6 @@ Secrets = st.text(
 Around = st.text(st.characters(codec="utf-8"), max_size=30)
 
 
-@settings(max_examples=200, deadline=None)
 @given(secret=Secrets, data=st.data(), pieces=st.lists(Around, min_size=2, max_size=4))
 def test_texts_that_are_many_are_masked_as_all_are_where_a_stretch_has_two_pieces_or_more(
     secret: str, data: st.DataObject, pieces: list[str]
@@ -513,7 +510,6 @@ def test_texts_that_are_many_are_masked_as_all_are_where_a_stretch_has_two_piece
     assert json.loads(masked_json(json.dumps(text, ensure_ascii=False))) == masked(text) != text
 
 
-@settings(max_examples=100, deadline=None)
 @given(secret=Secrets, before=st.binary(max_size=10), after=st.binary(max_size=10))
 def test_a_key_within_something_longer_in_base64_is_masked_in_texts_that_are_many_too(
     secret: str, before: bytes, after: bytes
@@ -524,7 +520,6 @@ def test_a_key_within_something_longer_in_base64_is_masked_in_texts_that_are_man
     assert json.loads(masked_json(json.dumps(text, ensure_ascii=False))) == masked(text) != text
 
 
-@settings(max_examples=100, deadline=None)
 @given(secret=Secrets, text=st.text(st.characters(exclude_characters="+/=-_", exclude_categories=["L", "N", "Cs"])))
 def test_texts_without_a_key_stay_as_they_are(secret: str, text: str) -> None:
     masking._known.clear()

@@ -16,24 +16,42 @@ Run = Callable[..., RunResult]
 
 CLUSTERS = ("ray",)
 """Engines whose runs start processes: each takes seconds of CPU."""
+LIKE_PANDAS = ("toy-arrow",)
+"""Engines that read, filter and write with the same code as pandas."""
 RUNS = {"run_job", "shout", "shout_in_mode"}
 """Fixtures of cases that are runs; other cases call the backend's functions."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before items are selected by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of cases that are runs, a chosen set is run on a cluster; `--backend` runs all of them on the engine it names."""
+    """Choose where cases that are runs are made; `--backend` makes all of them, on the engine it names.
+
+    Those marked `clusters` are made on every engine in both modes. All others are made on pandas in both modes, and on
+    the other engines in native mode, where the frames are the engine's own: the rest of these is stress. Engines that
+    share their code with pandas, and clusters, are left to stress and to `--backend`.
+    """
     if config.getoption("--backend"):
         return
-    left_out = [item for item in items if _is_run_on_cluster(item) and not item.get_closest_marker("clusters")]
+    left_out = set()
+    for item in items:
+        where = _of_a_run(item)
+        if where is None or where["backend"] == "pandas" or item.get_closest_marker("clusters"):
+            continue
+        if where["backend"] in CLUSTERS:
+            left_out.add(item)
+        elif where["backend"] in LIKE_PANDAS or where.get("mode") == "compatibility":
+            item.add_marker("stress")
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
-def _is_run_on_cluster(item: pytest.Item) -> bool:
+def _of_a_run(item: pytest.Item) -> dict[str, Any] | None:
+    """The parameters of a case that is a run."""
     if not isinstance(item, pytest.Function) or "conformance" not in item.path.parts or not hasattr(item, "callspec"):
-        return False
-    return item.callspec.params.get("backend") in CLUSTERS and not RUNS.isdisjoint(item.fixturenames)
+        return None
+    params = item.callspec.params
+    return params if "backend" in params and not RUNS.isdisjoint(item.fixturenames) else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -72,7 +72,7 @@ class Chaos:
         self.log = log
         self.port = 0
         self._options = options
-        self._process: subprocess.Popen[str] | None = None
+        self._process: Any = None
         self.start()
 
     @property
@@ -81,9 +81,10 @@ class Chaos:
 
     def start(self) -> None:
         """Start it, or start it again where it was. It goes on writing the same log."""
-        command = [sys.executable, __file__, "--port", str(self.port), "--log", str(self.log), *self._options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout
+        from tests import forked  # which the server, a script, does not need
+
+        options = ("--port", str(self.port), "--log", str(self.log), *self._options)
+        self._process = forked.start(__file__, *options, stdout=subprocess.PIPE)
         self.port = int(self._process.stdout.readline().rpartition(":")[2].partition("/")[0])
 
     def kill(self) -> None:
@@ -91,7 +92,6 @@ class Chaos:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            assert self._process.stdout
             self._process.stdout.close()
             self._process = None
 

@@ -15,7 +15,6 @@ import contextlib
 import inspect
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,9 +36,9 @@ class Modes:
         self.log = log
         log.unlink(missing_ok=True)
         given = [f"{name}={value}" for name, value in settings.items()]
-        command = [sys.executable, __file__, mode, *given, "--log", str(log)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout
+        from tests import forked  # which the server, a script, does not need
+
+        self.process = forked.start(__file__, mode, *given, "--log", str(log), stdout=subprocess.PIPE)
         self.url = self.process.stdout.readline().strip()
 
     def bodies(self) -> list[Any]:
@@ -60,7 +59,6 @@ def playing(mode: str, log: str | Path = "requests.jsonl", **settings: Any) -> I
     finally:
         server.process.kill()
         server.process.wait()
-        assert server.process.stdout
         server.process.stdout.close()
 
 

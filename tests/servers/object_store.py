@@ -25,7 +25,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -54,9 +53,11 @@ class ObjectStore:
 
     def __init__(self, options: tuple[str, ...], log: Path) -> None:
         self.log = log
-        command = [sys.executable, __file__, "--log", str(log), *options]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout
+        from tests import forked  # which the server, a script, does not need
+
+        self._process = forked.start(
+            __file__, "--log", str(log), *options, stdout=subprocess.PIPE, imports=("moto.server", "s3fs")
+        )
         self.url = self._process.stdout.readline().strip()
 
     @property
@@ -92,7 +93,6 @@ class ObjectStore:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
-        assert self._process.stdout
         self._process.stdout.close()
 
 
