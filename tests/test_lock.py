@@ -78,9 +78,9 @@ class Process:
     """A process that does as it is told; one with a `machine` beats fast and thinks that it is there."""
 
     def __init__(self, machine: str = "") -> None:
-        script = Path("process.py").absolute()
-        script.write_text(PROCESS)
-        self._process = forked.start(str(script), machine, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._process = forked.start(
+            str(Path("process.py").absolute()), machine, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self.pid = self._process.pid
 
     def tell(self, *words: object) -> None:
@@ -108,6 +108,7 @@ Start = Callable[..., Process]
 def start() -> Iterator[Start]:
     """Start a process; all of them end with the test."""
     processes: list[Process] = []
+    Path("process.py").write_text(PROCESS)
 
     def start(machine: str = "") -> Process:
         processes.append(Process(machine))

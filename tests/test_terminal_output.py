@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pty
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from domyn_swarm.report.terminal import escaped, one_line
-from tests.conftest import Command, command_line, job, write
+from tests.conftest import Command, job, start_command, write
 from tests.test_found_runs import found
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\x7f\r"
@@ -20,9 +19,7 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\x7f\r"
 def on_a_terminal(*arguments: str, env: dict[str, str] | None = None) -> str:
     """What the command writes to a terminal."""
     main, side = pty.openpty()
-    process = subprocess.Popen(
-        command_line(*arguments), stdin=side, stdout=side, stderr=side, env={**os.environ, **(env or {})}
-    )
+    process = start_command(*arguments, stdin=side, stdout=side, stderr=side, env={**os.environ, **(env or {})})
     os.close(side)
     pieces = []
     while True:
