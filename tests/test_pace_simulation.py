@@ -9,6 +9,7 @@ import asyncio
 
 import pytest
 
+from domyn_swarm.errors import EndpointError
 from tests.simulated_servers import Limit, Server, best_seconds, limited, run, troubled
 from tests.test_places import on_simulated_time
 
@@ -63,15 +64,40 @@ def test_500_groups_of_servers_in_trouble_fail_no_row_that_a_patient_client_woul
         check_trouble(seed)
 
 
-def test_refusals_that_have_nothing_to_do_with_the_pace_do_not_slow_it_down_for_good() -> None:
-    class Moody(Server):
-        def _refuses(self) -> bool:
-            return self._random.random() < 0.1
+class Moody(Server):
+    """Refuses at random, whatever the pace is, and says to come again at once."""
 
-    server = Moody(1, 0.05, says="milliseconds", limit=Limit(1e6, 1e6, level=1e6))
-    outcome = on_simulated_time(run([server], 3000, 32))
+    share = 0.1
+
+    def _refuses(self) -> bool:
+        return self._random.random() < self.share
+
+    def _refusal(self) -> EndpointError:
+        return EndpointError("429", status=429, retry_after=0.0, condition="busy")
+
+
+@pytest.mark.parametrize(
+    ("share", "rows", "most"), [(0.1, 40, 10), (0.3, 40, 15), (0.5, 40, 60), (0.02, 3000, 100), (0.1, 3000, 60)]
+)
+def test_refusals_that_have_nothing_to_do_with_the_pace_do_not_slow_it_down_for_good(
+    share: float, rows: int, most: float
+) -> None:
+    server = Moody(1, 0.05)
+    server.share = share
+    outcome = on_simulated_time(run([server], rows, 32))
     assert outcome.failed == 0
-    assert outcome.seconds < 400
+    assert outcome.seconds < most
+
+
+@pytest.mark.parametrize("window", [0, 10])
+def test_a_limit_is_kept_by_what_the_headers_say_is_left(window: float) -> None:
+    """Given back at once when a window ends, or bit by bit, for which nobody has to wait until all of it is there."""
+    limit = Limit(1, 60, window, level=window or 60)
+    server = Server(1, 0.1, limit, "headers")
+    best = best_seconds(server, 300)
+    outcome = on_simulated_time(run([server], 300, 16))
+    assert outcome.requests <= 360
+    assert best >= 0.9 * outcome.seconds
 
 
 def test_a_limit_that_is_raised_is_found() -> None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from domyn_swarm.data.backends.registry import canonical
+from domyn_swarm.data.finite import check_finite
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.redaction import public_options
 from domyn_swarm.storage.paths import is_text, names_directory, split
@@ -260,6 +261,8 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
         raise _refusal(error, options) from None
     spec = msgspec.structs.replace(spec, data_backend=canonical(spec.data_backend))
     _check_texts(spec)
+    for name in spec.__struct_fields__:
+        check_finite(flag_of(name), getattr(spec, name))
     if not spec.checkpointing and not spec.resume:
         raise ConfigurationError(
             "--no-resume and --no-checkpointing exclude each other: without checkpoints there is nothing to resume.",

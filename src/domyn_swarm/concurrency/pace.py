@@ -26,7 +26,11 @@ FIRST_RATE, SEARCH_SECONDS, SEARCH_AGAIN_SECONDS = 1.0, 0.5, 2.0
 """Where little is known of the rate the pace doubles in that time, until something is refused again."""
 SLOWEST = 1 / 120
 FIRST_HOLD_SECONDS, MOST_HOLD_SECONDS = 0.25, 10.0
+MOST_HOLD_AT_ONCE = 1.0
+"""Where an endpoint asks for no wait; many round down to whole seconds."""
 MOST_TOLD_SECONDS = 60.0
+MOVED_SECONDS = 1.5
+"""So much the moment at which an allowance is given back may move by rounding."""
 SLACK_SECONDS = 0.01
 """By so much longer an endpoint is left alone than it asked: neither clock nor network is exact."""
 CATCH_UP_SECONDS = 0.02
@@ -35,8 +39,16 @@ STEADY, MOST_STEADY = 0.1, 2
 """A rate that is found again, to that share, is probed less often: the time doubles, so many times at most."""
 USED_UP = 3.0
 """The pace climbs to no more than so many times what was really sent."""
-EVENTS = 12
-"""Refusals after which it can be told whether slowing down has made a difference."""
+EVENTS, EVENTS_AT_ONCE, FEW_ADMITTED, DECLINE = 12, 4, 12, 0.7
+"""Refusals after which it can be told whether slowing down has made a difference: it has not when so few were admitted
+between them on average, and the pace has been cut to that share. Fewer are enough where the endpoint asks for no wait.
+"""
+MOST_DRY_AT_ONCE = 3
+AFFORDABLE = 0.9
+"""If that share is admitted, and the endpoint asks for no wait for the rest, the pace stays."""
+MOST_DRY_BY_CHANCE = 8
+BLOCK_REQUESTS, MORE_REFUSED = 20, 0.15
+"""Where requests are refused by chance: how many are looked at together, and how much more is a limit after all."""
 
 
 class Ticket(NamedTuple):
@@ -55,6 +67,18 @@ class _Mark(NamedTuple):
     rate: float
 
 
+class _Told(NamedTuple):
+    """What was told at a moment: the number of the last request that is allowed `until` then.
+
+    Each further one is allowed `each` seconds after the one before (infinity: none is).
+    """
+
+    at: float
+    last: int
+    until: float
+    each: float
+
+
 class Pace:
     """The pace of one endpoint. `clock` is in seconds; not for several threads."""
 
@@ -71,13 +95,17 @@ class Pace:
         self._dry = 0  # events in a row between which nothing was admitted
         self._marks: deque[_Mark] = deque(maxlen=16)
         self._runs: deque[int] = deque(maxlen=EVENTS)  # requests that were admitted between two events
-        self._by_chance: float | None = None  # what a run was when it turned out that no pace makes a difference
+        self._by_chance: float | None = None  # the share that is refused, where the pace makes no difference to it
+        self._at_once = 0  # refusals in a row that asked for no wait
+        self._block = (0, 0)  # the last request, and how many were refused by then, that were looked at
         self._told_hold = 0.0  # seconds for which it asked when it refused last
         self._strikes = self._struck_at = 0
         self._trial_until = 0  # the number of the last request of a trial
         self._echo = 0.0  # seconds until a refusal is known
         self._probing = False
-        self._told: tuple[int, float] | None = None  # the number of the last request that is allowed, until when
+        self._told: _Told | None = None
+        self._full_first = Ticket(-math.inf, 0), ""  # when all is given back, as was told first, and what is counted
+        self._each = math.inf  # seconds after which one request is given back, if that is how it goes
         self._told_by = 0
         self.dry_since: float | None = None
         """Since when everything has been refused."""
@@ -107,12 +135,11 @@ class Pace:
         until = max(self._held_until, self._next_at)
         if self._gentle:
             until = max(until, self._gentle_until(now))
-        if self._told is not None:
-            last, told_until = self._told
-            if told_until <= now:
+        if (told := self._told) is not None:
+            if told.until <= now:
                 self._told = None
-            elif self._number >= last:
-                until = max(until, told_until)
+            elif (beyond := self._number - told.last) >= 0:
+                until = max(until, min(told.until, told.at + (beyond + 1) * told.each))
         return max(0.0, until - now)
 
     def sent(self) -> Ticket:
@@ -136,12 +163,32 @@ class Pace:
         self._answered += 1
         self.dry_since = None
 
-    def told(self, ticket: Ticket, remaining: int, seconds: float) -> None:
-        """With the answer to `ticket`, the endpoint said how many more requests it takes in the next `seconds`."""
+    def told(self, ticket: Ticket, remaining: int, seconds: float, unit: str = "") -> None:
+        """With the answer to `ticket`, the endpoint said how many more requests it takes in the next `seconds`.
+
+        `unit` is what it counts. Where the moment at which all is given back is later with each request, it is given
+        back bit by bit, and there is no need to wait for that moment.
+        """
         if ticket.number < self._told_by:
             return
         self._told_by = ticket.number
-        self._told = (ticket.number + remaining, ticket.at + min(seconds, MOST_TOLD_SECONDS))
+        self._learn_each(Ticket(ticket.at + seconds, ticket.number), unit)
+        until = ticket.at + min(seconds, MOST_TOLD_SECONDS)
+        self._told = _Told(ticket.at, ticket.number + remaining, until, self._each)
+
+    def _learn_each(self, full: Ticket, unit: str) -> None:
+        """Find out whether the moment at which all is given back is later with each request, and by how much."""
+        first, counted = self._full_first
+        if unit != counted:
+            self._each = math.inf
+        if unit != counted or first.at <= self._clock():
+            self._full_first = full, unit
+            return
+        sent, later = full.number - first.number, full.at - first.at
+        if later > max(MOVED_SECONDS, (first.at - self._clock()) / 20):
+            self._each = later / max(sent, 1)
+        elif sent > FIRST_AT_ONCE:
+            self._each = math.inf
 
     def is_needed(self, ticket: Ticket, in_flight: int) -> bool:
         """Whether fewer calls at once do not help: again and again one is refused before a round of them was let in."""
@@ -161,6 +208,7 @@ class Pace:
         now = self._clock()
         self._gentle = False
         self._refused += 1
+        self._at_once = self._at_once + 1 if after == 0 else 0
         pace = self._rate_at(now if ticket is None else ticket.at)
         self.dry_since = self.dry_since if self.dry_since is not None else now
         if after is not None:
@@ -172,6 +220,9 @@ class Pace:
                 self._marks[-1] = self._marks[-1]._replace(admitted=self._marks[-1].admitted - 1)
             return
         self._echo += (now - ticket.at - self._echo) / 4 if self._echo else now - ticket.at
+        if after == 0 and self._is_affordable(ticket):
+            self._settled_at = now
+            return
         self._measure(ticket, pace)
         self._told_hold = after or 0.0
         self._held_until = max(self._held_until, now + self._own_hold(after))
@@ -179,9 +230,21 @@ class Pace:
         self._probing = True
         self._next_at = self._held_until
 
+    def _is_affordable(self, ticket: Ticket) -> bool:
+        """Whether so few are refused that the pace may stay where it is."""
+        if not self._marks or self._trial_until:
+            return False
+        known, admitted = self._marks[-1], ticket.number - self._refused
+        if admitted - known.admitted < AFFORDABLE * (ticket.number - known.number):
+            return False
+        self._marks.append(_Mark(*ticket, admitted, known.rate))
+        self._dry = 0
+        return True
+
     def _measure(self, ticket: Ticket, pace: float) -> None:
         """Learn from a refusal: what was admitted since the last ones is less than the rate, the pace is more."""
         admitted = max(0, ticket.number - self._refused)
+        self._check_chance(ticket)
         if not self._marks:
             self._searching, self._dry = SEARCH_SECONDS, 0
             self._cut(ticket, admitted, max(admitted / max(ticket.at - self._started, 1.0), FIRST_RATE))
@@ -197,6 +260,7 @@ class Pace:
         least = (admitted - since.admitted) / max(ticket.at - since.at, 1e-3)
         most = self._most(pace, least, was_dry=was_dry)
         if self._is_chance(ticket, pace):
+            self._searching = SEARCH_SECONDS
             self._marks.append(_Mark(*ticket, admitted, pace))
         else:
             self._cut(ticket, admitted, max(most, least))
@@ -226,26 +290,53 @@ class Pace:
     def _is_chance(self, ticket: Ticket, pace: float) -> bool:
         """Whether requests are refused whatever the pace is: they are at a quarter of it just as much.
 
-        That is tried out when the pace was cut again and again, and it made no difference.
+        That is tried out when a lower pace has made no difference.
         """
         runs = list(self._runs)
         if self._trial_until:
             if ticket.number <= self._trial_until:
-                self._by_chance, self._rate = sum(runs) / len(runs), max(mark.rate for mark in self._marks)
+                known = self._marks[-min(EVENTS_AT_ONCE, len(self._marks))]
+                let_in = ticket.number - self._refused - known.admitted
+                self._by_chance = 1 - let_in / (ticket.number - known.number)
+                self._block = ticket.number, self._refused
+                self._rate = max(mark.rate for mark in self._marks)
+                self._climbs_from, self._climbs_at = self._clock(), self._number
             self._trial_until = 0
-        elif self._by_chance is not None:
-            self._by_chance = None if sum(runs) / len(runs) < self._by_chance / 2 else self._by_chance
-        elif len(runs) == EVENTS and pace < 0.7 * self._marks[1 - EVENTS].rate:
-            half = EVENTS // 2
-            if sum(runs[half:]) < 1.5 * sum(runs[:half]):
-                self._trial_until = self._number + max(4, 2 * sum(runs) // len(runs))
+        elif self._by_chance is None and self._makes_no_difference(runs, pace):
+            self._trial_until = self._number + max(4, 2 * sum(runs) // len(runs))
         return self._by_chance is not None
+
+    def _makes_no_difference(self, runs: list[int], pace: float) -> bool:
+        if self._at_once >= EVENTS_AT_ONCE <= len(runs):
+            few = sum(runs[-EVENTS_AT_ONCE:]) < EVENTS_AT_ONCE * FEW_ADMITTED / 2
+            return few or pace < DECLINE * self._marks[-EVENTS_AT_ONCE].rate
+        half = EVENTS // 2
+        return (
+            len(runs) == EVENTS
+            and pace < DECLINE * self._marks[1 - EVENTS].rate
+            and sum(runs) < EVENTS * FEW_ADMITTED
+            and sum(runs[half:]) < 1.5 * sum(runs[:half])
+        )
+
+    def _check_chance(self, ticket: Ticket) -> None:
+        """Whether as many are refused by chance as were before: if it is more, there is a limit, too."""
+        if self._by_chance is None or ticket.number - self._block[0] < BLOCK_REQUESTS:
+            return
+        share = (self._refused - self._block[1]) / (ticket.number - self._block[0])
+        self._block = ticket.number, self._refused
+        if share > self._by_chance + MORE_REFUSED:
+            self._by_chance = None
+            self._runs.clear()
 
     def _own_hold(self, after: float | None) -> float:
         """Seconds to hold on our own account: until one more should be let in, longer when that was not enough."""
-        if self._dry > (after is not None):
+        usual = (
+            MOST_DRY_BY_CHANCE if self._by_chance is not None else MOST_DRY_AT_ONCE if after == 0 else after is not None
+        )
+        if self._dry > usual:
             first = max(FIRST_HOLD_SECONDS, 1 / (self._rate or 1.0) if not self._searching else 0.0)
-            return min(max(MOST_HOLD_SECONDS, first), first * 2.0 ** min(self._dry - 1, 10))
+            most = MOST_HOLD_AT_ONCE if after == 0 else max(MOST_HOLD_SECONDS, first)
+            return min(most, first * 2.0 ** min(self._dry - max(usual, 1), 10))
         return 0.0 if after is not None or self._rate is None else min(1 / self._rate, 2.0)
 
     def _rate_at(self, now: float) -> float:

@@ -111,12 +111,12 @@ class Replica:
             return
         if tokens:
             self._tokens_each += (tokens - self._tokens_each) / 8 if self._tokens_each else tokens
-        least: tuple[int, float] | None = None
+        least: tuple[int, float, str] | None = None
         for unit, allowance in left.items():
             each = max(1.0, self._tokens_each) if unit == "tokens" else 1.0
             requests = int(allowance.remaining / each)
             if least is None or requests < least[0]:
-                least = requests, allowance.seconds
+                least = requests, allowance.seconds, unit
         if least is not None:
             self.pace.told(ticket, *least)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from domyn_swarm.concurrency import slots
+from domyn_swarm.data.finite import check_finite
 from domyn_swarm.endpoint.client import REQUEST_PATHS, REQUEST_SECONDS, EndpointClient, normalised
 from domyn_swarm.endpoint.demo import MODEL as DEMO_MODEL
 from domyn_swarm.endpoint.demo import demo_server
@@ -66,6 +67,7 @@ class EndpointJob(SwarmJob):
             ConfigurationError: something of it is wrong, no endpoint is given, or none answers.
         """
         self.prepare(spec)
+        check_finite("--job-kwargs", {"request": self.request})  # a class may have its own
         if taken := sorted(self.parameters().keys() & set(self.reserved)):
             raise ConfigurationError(
                 f"--job-kwargs: `request` holds {', '.join(taken)}.",
@@ -112,7 +114,7 @@ class EndpointJob(SwarmJob):
         extra = given.pop("extra_body", None) or {}
         if not isinstance(extra, dict):
             raise ConfigurationError(
-                f"--job-kwargs: `extra_body` in `request` is {extra!r}, which is no object.", "Mend the JSON."
+                f"--job-kwargs: `extra_body` in `request` is {extra!r}, which is no object.", "Fix the JSON."
             )
         return {**given, **extra}
 
