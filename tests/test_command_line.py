@@ -247,6 +247,20 @@ def test_dry_run_asks_no_endpoint(texts: list[str], command: Command) -> None:
     assert "pending    200 (0 done before)" in ran.stdout
 
 
+def test_what_happens_while_python_takes_itself_apart_is_not_the_command_s_end(
+    texts: list[str], command: Command
+) -> None:
+    """Threads of libraries abort processes then, or hang."""
+    Path("end.py").write_text(
+        "import atexit, os, threading, time\nfrom pathlib import Path\nfrom tests.jobs import Upper\n"
+        "class Aborts:\n    def __del__(self):\n        os.abort()\naborts = Aborts()\n"
+        "atexit.register(Path('ended').touch)\n"
+        "threading.Thread(target=lambda: (time.sleep(0.2), Path('waited for').touch())).start()\n"
+    )
+    ran = submit(command, "end.py:Upper", "--dry-run", env={"PYTHONPATH": str(Path(__file__).parents[1])})
+    assert (ran.returncode, Path("ended").exists(), Path("waited for").exists()) == (0, True, True), ran.stderr
+
+
 # Flags, job kwargs, defaults, environment
 
 

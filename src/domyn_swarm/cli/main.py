@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -54,18 +55,29 @@ def root(
 
 def main() -> None:
     """Run the command line; errors of ours become one message and their exit status."""
+    ending = _Ending()
+    atexit.register(ending)  # before all others, so that it is called after them
+    try:
+        sys.exit(_status())
+    except SystemExit as error:
+        ending.status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+
+
+def _status() -> int:
+    """Run the command line; its exit status."""
     terminal.guard()
     for name in VARIABLES:
         masking.hide(os.environ.get(name, "").strip())
     try:
-        sys.exit(app(standalone_mode=False))
+        return int(app(standalone_mode=False) or 0)
     except UsageError as error:
         command = error.ctx.command_path if error.ctx else "domyn-swarm"
         typer.echo(f"Error: {error.format_message()}\nSee {command} --help.", err=True)
-        sys.exit(error.exit_code)
+        return int(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):  # before or after the run, which has its own way to stop
         typer.echo("Interrupted.", err=True)
-        sys.exit(Interrupted.exit_status)
+        return Interrupted.exit_status
     except SwarmError as error:
         if logging.getLogger("domyn_swarm").level == logging.DEBUG and error.__cause__ is not None:
             logging.getLogger("domyn_swarm").debug("caused by", exc_info=error.__cause__)
@@ -74,3 +86,26 @@ def main() -> None:
         sys.stderr.flush()
         # Not sys.exit: a call that hangs in a thread must not keep the process from ending.
         os._exit(error.exit_status)
+
+
+class _Ending:
+    """Ends the process when threads have been joined and exit handlers were called, and the interpreter is whole.
+
+    While Python takes itself apart, a thread of Arrow that lets go of a Python object aborts the process, or hangs.
+    """
+
+    status = 1
+    """What an exception that nothing catches ends with."""
+
+    def __call__(self) -> None:
+        logging.shutdown()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except (OSError, ValueError):
+            os._exit(self.status or _UNWRITTEN)
+        os._exit(self.status)
+
+
+_UNWRITTEN = 120
+"""Python's own exit status where the last of what was printed cannot be written."""

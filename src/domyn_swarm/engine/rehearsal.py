@@ -180,8 +180,8 @@ class _Rehearsal:
         try:
             path = f"{folder}/rehearsal.parquet"
             self._backend.write(joined, path, directory=False, metadata={}, write_kwargs=options)
-            with fs.open(path, "rb") as file:
-                back = pq.read_table(file)
+            # Not from a file of Python's: Arrow's threads let go of it later, which aborts a process that is ending.
+            back = pq.read_table(pa.BufferReader(fs.cat_file(path)))
         finally:
             if fs.exists(folder):
                 fs.rm(folder, recursive=True)
