@@ -173,3 +173,28 @@ def test_verify_names_the_part_and_the_next_run_computes_its_rows_again(command:
     assert len(list(Path(RUN, "damaged").iterdir())) == 6
     state = json.loads(Path(RUN, "run.json").read_text())["state"]
     assert state == "done"
+
+
+def check_without_seal(count: int) -> None:
+    """No digest says what is damaged in such a part. It is found, or other values are; the process never ends."""
+    one = written(range(6), failed=[4])
+    without_seal(one.path)
+    content = Path(one.path).read_bytes()
+    footer = int.from_bytes(content[-8:-4], "little") + 8
+    for pick in random.Random(7).sample(range(8 * footer), count):
+        Path(one.path).write_bytes(flipped(content, len(content) - 1 - pick // 8, pick % 8))
+        with contextlib.suppress(DamagedPartError):
+            read = Part(FS, one.path)
+            list(read.states())
+            assert read.ids() is not None
+            assert read.read().num_rows >= 0
+            assert list(read.batches(None))
+
+
+def test_a_footer_without_a_seal_does_not_end_the_process() -> None:
+    check_without_seal(60)
+
+
+@pytest.mark.stress
+def test_no_bit_of_a_footer_without_a_seal_ends_the_process() -> None:
+    check_without_seal(1500)

@@ -77,8 +77,14 @@ class Part:
     def __init__(self, fs: Any, path: str) -> None:
         self.path = path
         self._fs = fs
-        with reading(path), open_parquet(fs, path) as parquet:
-            metadata, schema = parquet.metadata, parquet.schema_arrow
+        with reading(path):
+            with open_parquet(fs, path) as parquet:
+                metadata, schema = parquet.metadata, parquet.schema_arrow
+            self._describe(metadata, schema)
+
+    def _describe(self, metadata: Any, schema: pa.Schema) -> None:
+        """Take from the footer what it says of the part."""
+        path = self.path
         try:
             self.origin = msgspec.json.decode((schema.metadata or {})[_FOOTER_KEY], type=Origin)
         except (KeyError, msgspec.DecodeError):
@@ -115,25 +121,27 @@ class Part:
         The statistics tell it all for a row group whose positions have no gap and that no failure is in, as most are;
         the pages of the others are read.
         """
-        none = np.zeros(0, dtype=np.int64)
-        kinds: dict[str, list[int]] = {"gaps": [], "failures": []}
-        for number, group in enumerate(self._groups):
-            if group.is_whole:
-                yield slice(group.first, group.last + 1), none
-            else:
-                kinds["failures" if group.failed else "gaps"].append(number)
-        if kinds["gaps"]:
-            yield self._columns([POSITION], kinds["gaps"])[POSITION].to_numpy(), none
-        if kinds["failures"]:
-            table = self._columns([POSITION, _FAILED], kinds["failures"])
-            positions, fine = table[POSITION].to_numpy(), _is_null(table[FAILURE])
-            yield positions[fine], positions[~fine]
+        with reading(self.path):
+            none = np.zeros(0, dtype=np.int64)
+            kinds: dict[str, list[int]] = {"gaps": [], "failures": []}
+            for number, group in enumerate(self._groups):
+                if group.is_whole:
+                    yield slice(group.first, group.last + 1), none
+                else:
+                    kinds["failures" if group.failed else "gaps"].append(number)
+            if kinds["gaps"]:
+                yield self._columns([POSITION], kinds["gaps"])[POSITION].to_numpy(), none
+            if kinds["failures"]:
+                table = self._columns([POSITION, _FAILED], kinds["failures"])
+                positions, fine = table[POSITION].to_numpy(), _is_null(table[FAILURE])
+                yield positions[fine], positions[~fine]
 
     def ids(self) -> tuple[pa.Array[Any], Marks, pa.Array[Any] | None]:
         """The ids, which of them are finished, and the digests of their inputs, if the part has any."""
-        table = self._columns([self.origin.id_col, _FAILED, *([INPUTS] if self.has_digests else [])])
-        digests = table[INPUTS].combine_chunks() if self.has_digests else None
-        return table[self.origin.id_col].combine_chunks(), _is_null(table[FAILURE]), digests
+        with reading(self.path):
+            table = self._columns([self.origin.id_col, _FAILED, *([INPUTS] if self.has_digests else [])])
+            digests = table[INPUTS].combine_chunks() if self.has_digests else None
+            return table[self.origin.id_col].combine_chunks(), _is_null(table[FAILURE]), digests
 
     def read(self) -> pa.Table:
         """All rows."""
@@ -250,6 +258,10 @@ def conformed(table: pa.Table, columns: Sequence[str], types: pa.Schema) -> pa.T
     return pa.table(arrays, names=list(columns))
 
 
+_NONSENSE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)
+"""What Python raises over a footer that can be parsed and makes no sense."""
+
+
 @contextlib.contextmanager
 def reading(part: str) -> Iterator[None]:
     """What goes wrong in here is that `part` is damaged, unless the filesystem says that it cannot be reached.
@@ -263,10 +275,10 @@ def reading(part: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, *_NONSENSE) as error:
         if getattr(error, "errno", None) is not None:  # what Arrow finds wrong with the bytes has no errno
             raise CheckpointError(
-                f"{part} cannot be read: {error}", "The part stays as it is. Mend the cause, and run again."
+                f"{part} cannot be read: {error}", "The part stays as it is. Remove the cause, and run again."
             ) from error
         raise DamagedPartError.of(part, str(error)) from error
 

@@ -6,7 +6,7 @@
 
 Parquet finds row groups by their offsets and the footer from the end, so other readers do not notice the seal. It is
 part of the file, and appears with it. The tail's digest covers seal and footer: a file is opened by reading its end.
-Blocks are checked when rows in them are read. Parts of earlier versions have no seal, and are read as they are.
+Blocks are checked when rows in them are read. Parts of earlier versions have no seal: see `probing`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from domyn_swarm.checkpoint.probing import probe
 from domyn_swarm.storage import files
 from domyn_swarm.storage.files import is_local
 
@@ -65,6 +66,7 @@ def open_parquet(fs: Any, path: str) -> Iterator[Any]:
             return
     finally:
         source.close()
+    probe(fs, path)
     with files.open_parquet(fs, path) as parquet:
         yield parquet
 
