@@ -163,14 +163,17 @@ def resume(
     slurm_args: SlurmArgs = None,
     requeue: Requeue = None,
     ray_address: RayAddress = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Run the code that RUN names, although its folder is another user's.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with RUN, detached, where it ran before, or where the flags say. Rows that failed are tried again."""
+    """Resume RUN, detached, where it ran before, or where the flags say. Rows that failed are tried again."""
     from domyn_swarm.runs.find import find  # noqa: PLC0415
     from domyn_swarm.runs.resume import resumed  # noqa: PLC0415
 
     changes = {"run_on": run_on, "slurm_args": slurm_args, "requeue": requeue, "ray_address": ray_address}
-    tell_sent(resumed(find(run), changes), as_json=as_json)
+    tell_sent(resumed(find(run), changes, trusted=trust), as_json=as_json)
 
 
 def rm(

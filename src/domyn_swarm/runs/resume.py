@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from domyn_swarm.runs.find import Run
 
 
-def resumed(run: Run, changes: Mapping[str, Any]) -> Status:
-    """Go on with a run, where it was, or where `changes` of its placement say. One that is done stays as it is.
+def resumed(run: Run, changes: Mapping[str, Any], *, trusted: bool = False) -> Status:
+    """Resume a run, where it was, or where `changes` of its placement say. One that is done stays as it is.
+
+    That imports the job that the folder names: if it is another user's, only when it is `trusted`.
 
     Raises:
         CheckpointError: it goes on already.
-        ConfigurationError: it cannot be told what it was.
+        ConfigurationError: the folder is another user's, or does not say what the run was.
     """
     refuse_if_on(run)
     status = status_of(run)
@@ -37,6 +39,8 @@ def resumed(run: Run, changes: Mapping[str, Any]) -> Status:
         return status
     if status.state == "gone":
         raise ConfigurationError(f"The folder of {run.name} is gone: {run.folder.path}.", "Submit the job again.")
+    if not trusted:
+        trust.check_may_execute(run)
     submission = Submission.load(run.folder)
     given = {name: value for name, value in changes.items() if value is not None}
     placement = msgspec.structs.replace(_placement(run, submission), **given)

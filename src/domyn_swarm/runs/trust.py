@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,6 +42,28 @@ def may_signal(run: Run, holder: Process) -> bool:
 def started_here(process: Process) -> index.Sent:
     """What the index remembers of a run that a terminal holds."""
     return index.Sent("", {"pid": process.pid, "machine": process.machine, "started": round(process.started)})
+
+
+def check_may_execute(run: Run) -> None:
+    """Refuse to run what the folder names, unless it is this user's.
+
+    On an object store nobody is known to own it: there it has to be a run that this user has started.
+
+    Raises:
+        ConfigurationError: it is somebody else's.
+    """
+    if is_local(run.folder.fs):
+        mine = run.folder.is_mine("spec.json", "run.json", FILE)
+    else:
+        mine = False
+        with contextlib.suppress(index.IndexUnavailableError):
+            mine = index.sent(canonical(run.folder.path)) is not None
+    if not mine:
+        raise ConfigurationError(
+            f"{run.folder.path} is not yours, and resuming {run.name} would run the code that its spec.json names.",
+            f"Look at it: domyn-swarm job show {quote(run.folder.path)}\n"
+            f"If you would run its code, add --trust: domyn-swarm job resume {quote(run.folder.path)} --trust",
+        )
 
 
 def _is_indexed(run: Run, sent: index.Sent) -> bool:
