@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
+from domyn_swarm.checkpoint import inspection as survey_module
 from domyn_swarm.checkpoint.compact import compact
 from domyn_swarm.checkpoint.inspection import export, open_run, survey, verify
 from domyn_swarm.checkpoint.part import Part, write_part
 from domyn_swarm.data.columns import TRACE
+from domyn_swarm.errors import ConfigurationError
 from tests.chaos import damages
 from tests.conftest import Command, rows, tree, write
 
@@ -173,6 +175,29 @@ def test_readers_do_not_stumble_over_parts_that_are_being_merged(verb: str, at: 
 
 
 # What must not be hit
+
+
+def test_export_replaces_nothing_that_appears_meanwhile(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert submit(command).returncode == 0
+    begin = survey_module.in_order
+
+    def meanwhile(*arguments: Any) -> Any:
+        write("exported.parquet", {"precious": [1]})
+        return begin(*arguments)
+
+    monkeypatch.setattr(survey_module, "in_order", meanwhile)
+    with pytest.raises(ConfigurationError, match="exists"):
+        export(open_run(RUN), "exported.parquet")
+    assert rows("exported.parquet") == [{"precious": 1}]
+    assert not list(Path().glob(".exported*"))
+
+
+def test_names_of_files_begin_no_line_of_their_own(command: Command) -> None:
+    assert submit(command).returncode == 0
+    Path(RUN, "parts", "x\nstate       forged.parquet").touch()
+    shown = command("checkpoint", "inspect", RUN).stdout
+    assert "x\\nstate" in shown
+    assert not [line for line in shown.splitlines() if "forged" in line and line.startswith("state")]
 
 
 @pytest.mark.parametrize("output", [".", "./", RUN, ".domyn-swarm", f"{RUN}/parts", f"{RUN}/parts/mine.parquet"])

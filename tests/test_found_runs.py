@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from domyn_swarm.checkpoint.folder import RunFolder
+from domyn_swarm.checkpoint.named_files import storage_of
 from domyn_swarm.checkpoint.process import Process
 from tests.conftest import Command, job, run_command
 from tests.detached import FOLDER, texts
@@ -126,6 +128,18 @@ def test_a_row_is_looked_up_on_plain_storage_only(command: Command) -> None:
         done = command("job", "row", str(run), "0", "--json")
         assert done.returncode == 0, done.stderr
         assert "is on no plain storage" in json.loads(done.stdout)["notes"][0], pattern
+
+
+@needs_root
+def test_another_user_s_record_chooses_no_server(command: Command) -> None:
+    """This user's credentials would be sent to it."""
+    run = RunFolder(str(ran(command)))
+    options = {"client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
+    assert storage_of(run, {"storage_options": options}) == options
+    given_away(FOLDER)
+    assert storage_of(run, {"storage_options": options}) is None
+    assert storage_of(RunFolder("s3://bucket/run", options), {"storage_options": options}) == options
+    assert storage_of(RunFolder("s3://bucket/run"), {"storage_options": options}) is None
 
 
 def test_a_file_of_the_working_folder_takes_no_module_s_place_where_the_job_is_an_installed_one(
@@ -308,6 +322,34 @@ def test_one_s_own_run_is_known_by_the_index_wherever_its_folder_is(command: Com
     assert listed(command)["out"]["state"] == "running"
     done = command("job", "cancel", "out")
     assert (done.returncode, listed(command)["out"]["state"]) == (0, "cancelled"), done.stderr
+
+
+# Resuming
+
+
+@needs_root
+@pytest.mark.parametrize("given", ["all", "the folder", "spec.json", "run.json"])
+def test_a_run_of_another_user_is_resumed_only_if_that_is_asked_for(given: str, command: Command) -> None:
+    Path("job.py").write_text(
+        "from pathlib import Path\nfrom domyn_swarm import SwarmJob\nPath('executed').touch()\n"
+        "class Job(SwarmJob):\n    input_columns = ('text',)\n    output_columns = ('upper',)\n"
+        "    async def transform_item(self, item):\n        return item.upper()\n"
+    )
+    texts(3)
+    files = ("--input", "in.parquet", "--output", "out.parquet", "--limit", "2")
+    assert command("job", "submit", "job.py:Job", *files).returncode == 0
+    Path("executed").unlink()
+    record = json.loads((FOLDER / "run.json").read_text())
+    (FOLDER / "run.json").write_text(json.dumps({**record, "state": "failed"}))
+    if given == "all":
+        given_away(FOLDER)
+    else:
+        os.chown(FOLDER if given == "the folder" else FOLDER / given, NOBODY, NOBODY)
+    refused = command("job", "resume", "out")
+    assert (refused.returncode, "--trust" in refused.stderr, Path("executed").exists()) == (2, True, False)
+    assert not (FOLDER / "submission.json").exists()
+    trusted = command("job", "resume", "out", "--trust")
+    assert (trusted.returncode, Path("executed").exists()) == (0, True), trusted.stderr
 
 
 # Reading

@@ -169,6 +169,23 @@ def test_requests_that_carry_a_credential_leave_it_out_of_traces_and_failures(co
     check_nothing_is_left(done, shown)
 
 
+def test_no_digest_that_is_left_behind_depends_on_a_secret(command: Command) -> None:
+    """Whoever has a digest of a secret can try what it is."""
+    write("in.parquet", {"text": ["a"]})
+    Path("job.py").write_text(JOB)
+    left = []
+    for value in ("first", "second"):
+        storage = json.dumps({"storage_options": {"auto_mkdir": True, "secret": secret(value)}})
+        done = command(
+            "job", "submit", "job.py:Careless", "--input", "in.parquet", "--output", "out.parquet",
+            "--backend-write-kwargs", storage, "--backend-read-kwargs", storage,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        record = json.loads(Path(RUN, "run.json").read_text())
+        left.append((record["content"], record["ids"], Path("out.parquet").stat().st_ino))
+    assert left[0] == left[1]
+
+
 def test_a_reference_is_kept_and_looked_up_when_it_is_used(command: Command) -> None:
     write("in.parquet", {"text": ["a"]})
     Path("job.py").write_text(JOB.replace("return text.upper()", "return text + self.client_secret[:5]"))

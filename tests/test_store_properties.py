@@ -259,7 +259,7 @@ class Store(RuleBasedStateMachine):
         assert (found.finished, found.failed, found.strange) == (len(expected), len(failed), {})
         assert [reason for _, reason in verify(self.store.folder)] == [None] * len(self.parts())
         if self.parts():
-            assert export(self.store.folder, f"{self.root}/{name}") == (len(expected), len(failed))
+            assert export(self.store.folder, f"{self.root}/{name}", overwrite=True) == (len(expected), len(failed))
             table = pq.read_table(f"{self.root}/{name}")
             assert table["id"].to_pylist() == [f"id-{self.input[place]}" for place in sorted(expected)]
             assert table["made"].to_pylist() == [expected[place][0] for place in sorted(expected)]

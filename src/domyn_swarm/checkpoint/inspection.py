@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from domyn_swarm.checkpoint import lock, records
 from domyn_swarm.checkpoint.folder import PartName, RunFolder, name_of
 from domyn_swarm.checkpoint.merge import in_order
+from domyn_swarm.checkpoint.named_files import check_plain, storage_of
 from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, united
 from domyn_swarm.checkpoint.records import UnreadableRecordError
 from domyn_swarm.checkpoint.run_record import FILE, RunRecord
@@ -230,16 +231,25 @@ def verify(folder: RunFolder) -> Iterator[tuple[str, str | None]]:
         yield name_of(part.path), reason
 
 
-def export(folder: RunFolder, output: str) -> tuple[int, int]:
+def export(folder: RunFolder, output: str, *, overwrite: bool = False) -> tuple[int, int]:
     """Write the finished rows, id and outputs in input order, as parquet; their number, and that of failed ones.
 
     Raises:
-        ConfigurationError: `output` would damage something.
+        ConfigurationError: `output` would damage something, or is there and is not to be replaced.
         CheckpointError: parts count in different versions of the input.
         DamagedPartError: a part cannot be read.
     """
+    _may_replace(folder, output, overwrite)
+    return at_rest(folder, lambda: _export(folder, output, overwrite))
+
+
+def _may_replace(folder: RunFolder, output: str, overwrite: bool) -> bool:
+    """Whether there is an output that may be replaced; asked before it is written, and when it is to be there."""
     _check_apart(folder, output)
-    return at_rest(folder, lambda: _export(folder, output))
+    fs, path = filesystem(output)
+    if (there := bool(fs.exists(path))) and not overwrite:
+        raise ConfigurationError(f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it.")
+    return there
 
 
 def _check_apart(folder: RunFolder, output: str) -> None:
@@ -269,14 +279,16 @@ def _is_input(folder: RunFolder, there: Location, file: Location) -> bool:
     pattern = (folder.load("run.json") or {}).get("input")
     if not isinstance(pattern, str) or pattern.startswith(IN_MEMORY):
         return False
-    options = ((folder.load("spec.json") or {}).get("backend_read_kwargs") or {}).get("storage_options")
+    read = (folder.load("spec.json") or {}).get("backend_read_kwargs")
+    options = storage_of(folder, read if isinstance(read, dict) else {})
     with contextlib.suppress(SwarmError, OSError):  # it is gone, or cannot be reached
+        check_plain(pattern)
         listing = list_paths(pattern, options)
         return there.first_in(listing.fs, listing.sizes) is not None or would_name(pattern, file, options)
     return False
 
 
-def _export(folder: RunFolder, output: str) -> tuple[int, int]:
+def _export(folder: RunFolder, output: str, overwrite: bool) -> tuple[int, int]:
     sizes = _sizes(folder)
     parts = aligned(folder)
     if not parts:
@@ -292,12 +304,7 @@ def _export(folder: RunFolder, output: str) -> tuple[int, int]:
         if not sizes.items() <= _sizes(folder).items():  # before the file is there: parts grow when they are merged
             raise _MergedError
 
-    def guard(_written: int) -> bool:
-        _check_apart(folder, output)
-        fs, path = filesystem(output)
-        return bool(fs.exists(path))
-
     tables = Tables(pa.schema([id_type, *types]), rows)
     options: dict[str, Any] = {"directory": names_directory(output), "metadata": {}, "write_kwargs": {}}
-    written = write_parquet(tables, output, **options, guard=guard)
+    written = write_parquet(tables, output, **options, guard=lambda _: _may_replace(folder, output, overwrite))
     return written, _counted(parts)[1]

@@ -1,4 +1,4 @@
-"""`domyn-swarm checkpoint`: look into a run's folder, and mend it."""
+"""`domyn-swarm checkpoint`: look into a run's folder, and repair it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import typer
 
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.names import AsJson, RunName, folder_of
-from domyn_swarm.errors import ConfigurationError, JobError
+from domyn_swarm.errors import JobError
+from domyn_swarm.report.terminal import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from domyn_swarm.checkpoint.inspection import Survey
 
-app = typer.Typer(help="Look into a run's folder, and mend it.", rich_markup_mode=None)
+app = typer.Typer(help="Look into a run's folder, and repair it.", rich_markup_mode=None)
 
 
 @app.callback()
 def group() -> None:
-    """Look into a run's folder, and mend it."""
+    """Look into a run's folder, and repair it."""
 
 
 @app.command()
@@ -61,7 +62,7 @@ def verify(
     else:
         where = f", set aside in {folder}/damaged" if set_aside and damaged else ""
         lines = [f"{name}: {reason}" for name, reason in damaged.items()]
-        typer.echo("\n".join([*lines, f"{len(found):,} parts, {len(damaged):,} damaged{where}"]))
+        typer.echo("\n".join(map(one_line, [*lines, f"{len(found):,} parts, {len(damaged):,} damaged{where}"])))
     raise typer.Exit(1 if damaged else 0)
 
 
@@ -74,7 +75,7 @@ def compact(folder: RunName, as_json: AsJson = False) -> None:
     run = folder_of(folder)
     with locked(run):
         before = run.parts()
-        with _naming_the_mend(folder):
+        with _naming_the_repair(folder):
             left = compaction.compact(run, before)
     if as_json:
         print_json({"parts_before": len(before), "parts": len(left)})
@@ -91,23 +92,20 @@ def export(
 ) -> None:
     """Write the finished rows (id and outputs, in input order) without the job and its input."""
     from domyn_swarm.checkpoint.inspection import export as write  # noqa: PLC0415
-    from domyn_swarm.storage.files import filesystem, reaching  # noqa: PLC0415
+    from domyn_swarm.storage.files import reaching  # noqa: PLC0415
 
     run = folder_of(folder)
-    fs, path = filesystem(output)
-    with _naming_the_mend(folder), reaching(output):
-        if fs.exists(path) and not overwrite:
-            raise ConfigurationError(f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it.")
-        written, failed = write(run, output)
+    with _naming_the_repair(folder), reaching(output):
+        written, failed = write(run, output, overwrite=overwrite)
     if as_json:
         print_json({"output": output, "rows": written, "failed": failed})
         return
     left_out = f"; {failed:,} have failed and were left out" if failed else ""
-    typer.echo(f"{written:,} rows written to {output}{left_out}")
+    typer.echo(one_line(f"{written:,} rows written to {output}{left_out}"))
 
 
 @contextlib.contextmanager
-def _naming_the_mend(folder: str) -> Iterator[None]:
+def _naming_the_repair(folder: str) -> Iterator[None]:
     """A part that is damaged comes with the command that sets it aside."""
     from domyn_swarm.checkpoint.part import DamagedPartError  # noqa: PLC0415
 
@@ -118,7 +116,7 @@ def _naming_the_mend(folder: str) -> Iterator[None]:
 
 
 def _shown(found: Survey) -> str:
-    unusable = [f"  {part}: {why}" for part, why in found.strange.items()]
+    unusable = [one_line(f"  {part}: {why}") for part, why in found.strange.items()]
     lines = {
         "job": found.job or "unknown",
         "state": (found.state or "unknown") + (f": {found.error.splitlines()[0]}" if found.error else ""),
@@ -130,7 +128,9 @@ def _shown(found: Survey) -> str:
         "finished": f"{found.finished:,} rows",
         "failed": f"{found.failed:,} rows",
         "parts": f"{found.parts:,} ({found.rows:,} rows, {found.size / 1e6:,.1f} MB)",
-        "not usable": "\n".join([f"{len(unusable):,} parts", *unusable]),
+        "not usable": f"{len(unusable):,} parts",
         "set aside": ", ".join(found.damaged) or "0 parts",
     }
-    return "\n".join(f"{name:<12}{value}" for name, value in lines.items())
+    shown = {name: one_line(f"{name:<12}{value}") for name, value in lines.items()}
+    shown["not usable"] = "\n".join([shown["not usable"], *unusable])
+    return "\n".join(shown.values())

@@ -21,6 +21,7 @@ from domyn_swarm.data.input_files import verify_unchanged
 from domyn_swarm.engine.identity import run_id_of
 from domyn_swarm.engine.output_paths import check_places
 from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, JobError, OutputConflictError
+from domyn_swarm.redaction import public_options
 from domyn_swarm.storage.files import filesystem, open_parquet, remove_leftovers
 
 if TYPE_CHECKING:
@@ -100,9 +101,9 @@ def owner_of(spec: JobSpec) -> dict[str, str] | None:
 def content_key(store: CheckpointStore, spec: JobSpec) -> str:
     """Changes whenever the output would: with each run that leaves parts, the input, and the options that shape it.
 
-    What compaction does to the parts changes nothing.
+    What compaction does to the parts changes nothing. Secrets do not count: their digests could be guessed at.
     """
-    options = {name: getattr(spec, name) for name in _SHAPING}
+    options = public_options({name: getattr(spec, name) for name in _SHAPING})
     content = [store.folder.run_id(), store.folder.newest_part_run(), store.input_digest, options]
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:32]
 

@@ -104,6 +104,7 @@ def ids_are_known(spec: JobSpec, store: CheckpointStore) -> bool:
 
 
 def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:
-    """Identifies the ids: what is read, and how."""
-    read = msgspec.json.encode([store.input_digest, spec.id_column, spec.backend_read_kwargs])
+    """Identifies the ids: what is read, and how. Secrets do not count: their digests could be guessed at."""
+    options = public_options({"backend_read_kwargs": spec.backend_read_kwargs})
+    read = msgspec.json.encode([store.input_digest, spec.id_column, options["backend_read_kwargs"]])
     return hashlib.sha256(read).hexdigest()[:32]
