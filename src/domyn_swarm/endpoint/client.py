@@ -6,10 +6,11 @@ It makes one request and says exactly how it failed; whoever calls it owns the r
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+import msgspec
 
 from domyn_swarm.concurrency.resources import exhausted
 from domyn_swarm.concurrency.retry import status_is_retryable
@@ -38,7 +39,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-class _Reply(NamedTuple):
+class _Reply(msgspec.Struct, frozen=True):
     """An HTTP response, read to its end."""
 
     status: int
@@ -46,7 +47,7 @@ class _Reply(NamedTuple):
     content: bytes
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """An answer: the JSON object, and the headers it came with, which are found in any case."""
 
     body: dict[str, Any]
@@ -79,6 +80,7 @@ class EndpointClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._session: aiohttp.ClientSession | None = None
         self.way = way_to(self.base_url) if through_proxies else Way(None, certificates())
+        self._proxy: dict[str, Any] = {"proxy": self.way.proxy, "proxy_headers": self.way.proxy_headers or None}
 
     async def __aenter__(self) -> EndpointClient:
         headers = {"Content-Type": "application/json"}
@@ -164,12 +166,13 @@ class EndpointClient:
                 data=body,
                 timeout=patience,
                 allow_redirects=False,
-                proxy=self.way.proxy,
-                proxy_headers=self.way.proxy_headers or None,
+                **self._proxy,
             ) as response:
                 reply = _Reply(response.status, response.headers, await response.read())
-            elsewhere = urljoin(url, reply.headers.get("Location", ""))
-            if reply.status not in _REDIRECTS or "Location" not in reply.headers or not _same_site(url, elsewhere):
+            if reply.status not in _REDIRECTS or "Location" not in reply.headers:
+                break
+            elsewhere = urljoin(url, reply.headers["Location"])
+            if not _same_site(url, elsewhere):
                 break
             url = elsewhere
             if reply.status == 303:  # the result is there, and to be fetched

@@ -328,8 +328,8 @@ def _judged(judge: Judge | None, answer: dict[str, Any]) -> EndpointError | None
 
 def model_in(answer: dict[str, Any]) -> str:
     """The model that an answer names, and the fingerprint of what runs it: `gpt-4o-2024-08-06 fp_a1b2`."""
-    told = (answer.get("model"), answer.get("system_fingerprint"))
-    return " ".join(one for one in told if isinstance(one, str))[:MODEL_CHARS]
+    model, fingerprint = answer.get("model"), answer.get("system_fingerprint")
+    return " ".join([one for one in (model, fingerprint) if isinstance(one, str)])[:MODEL_CHARS]
 
 
 def usage_of(answer: dict[str, Any], name: str) -> int | None:

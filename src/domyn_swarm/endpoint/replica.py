@@ -128,22 +128,28 @@ def next_of(replicas: Sequence[Replica], turn: int, now: float) -> tuple[Replica
     do when none is. One in trouble is tried with a single request when it has rested, unless there is no other at all.
     """
     at = turn % len(replicas)
-    left = [one for one in (*replicas[at:], *replicas[:at]) if one.spent is None]
-    there = [one for one in left if one.aside is None]
-    well = [one for one in there if not one.troubled and one.rests_until <= now]
-    if len(well) < len(there):
-        if not any(one.may_recover for one in left):
-            well = there
-        else:
-            well = well or [one for one in there if not one.troubled]
-            for one in there:
-                if one.troubled and one.rests_until <= now and not one.in_flight and not one.pace.wait():
-                    return one, 0.0
+    asked = [one for one in (*replicas[at:], *replicas[:at]) if one.is_good(now)]
+    if len(asked) < len(replicas):
+        asked = _with_trouble([*replicas[at:], *replicas[:at]], asked, now)
     soonest = float("inf")
     best: Replica | None = None
-    for one in well:
+    for one in asked:
         if wait := one.pace.wait():
             soonest = min(soonest, wait)
         elif best is None or one.in_flight < best.in_flight:
             best = one
     return best, soonest
+
+
+def _with_trouble(replicas: Sequence[Replica], well: list[Replica], now: float) -> list[Replica]:
+    """Those of `replicas` that may be asked when not all are well."""
+    left = [one for one in replicas if one.spent is None]
+    there = [one for one in left if one.aside is None]
+    if len(well) == len(there):
+        return well
+    if not any(one.may_recover for one in left):
+        return there
+    for one in there:
+        if one.troubled and one.rests_until <= now and not one.in_flight and not one.pace.wait():
+            return [one]
+    return well or [one for one in there if not one.troubled]
