@@ -73,13 +73,20 @@ def after(count: int, status: int, body: Any, **headers: str) -> Handler:
 # Rate limits.
 
 
-@pytest.mark.parametrize("headers", [{"Retry-After": "1"}, {}], ids=["told", "not told"])
-@pytest.mark.parametrize("concurrency", ["32", "auto"])
+@pytest.mark.parametrize(
+    ("concurrency", "headers"),
+    [
+        pytest.param("32", {"Retry-After": "1"}, id="32-told"),
+        pytest.param("auto", {}, id="auto-not told"),
+        pytest.param("32", {}, id="32-not told", marks=pytest.mark.stress),
+        pytest.param("auto", {"Retry-After": "1"}, id="auto-told", marks=pytest.mark.stress),
+    ],
+)
 def test_with_a_rate_limit_no_row_fails_though_each_may_be_tried_once(
     concurrency: str, headers: Mapping[str, str], command: Command
 ) -> None:
     write("in.parquet", {"item": TEXTS})
-    with serving(limited(15, 5, **headers)) as server:
+    with serving(limited(30, 10, **headers)) as server:
         done = command(*submit(server.url, "--max-concurrency", concurrency, "--retries", "0"))
     assert done.returncode == 0, done.stderr
     assert [row["answer"] for row in rows("out.parquet")] == [f"<{text}>" for text in TEXTS]

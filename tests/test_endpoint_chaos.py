@@ -360,7 +360,7 @@ def test_all_endpoints_die_for_good_and_the_same_command_goes_on_when_they_are_b
 # Requests that no row can make good.
 
 
-@pytest.mark.parametrize("status", ["401", "404"])
+@pytest.mark.parametrize("status", ["401", pytest.param("404", marks=pytest.mark.stress)])
 def test_an_endpoint_that_lists_its_models_and_refuses_all_else_ends_the_run_at_once(
     status: str, command: Command
 ) -> None:
@@ -456,7 +456,7 @@ def test_a_run_stops_when_more_rows_have_failed_than_may(budget: str, least: int
     check_answers(texts, set())
 
 
-@pytest.mark.parametrize("budget", ["25", "25%", "100%"])
+@pytest.mark.parametrize("budget", ["25", "25%", pytest.param("100%", marks=pytest.mark.stress)])
 def test_a_run_whose_failures_are_within_its_budget_is_done(budget: str, command: Command) -> None:
     texts = mostly_good(100)
     write("in.parquet", {"item": texts})

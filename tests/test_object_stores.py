@@ -146,7 +146,7 @@ def test_a_rerun_replaces_the_output_in_one_step(bucket: Bucket, command: Comman
     assert bucket.made().count(OUTPUT) == 2, "the last of the three runs had nothing to do"
 
 
-@pytest.mark.parametrize("engine", ["pandas", "polars"])
+@pytest.mark.parametrize("engine", ["pandas", pytest.param("polars", marks=pytest.mark.stress)])
 def test_a_directory_takes_the_place_of_what_was_there(engine: str, bucket: Bucket, command: Command) -> None:
     put(bucket, "in.parquet", TEXTS[:1000])
     for number in (0, 7):
@@ -175,7 +175,7 @@ def test_rows_that_fail_are_listed_beside_the_output(bucket: Bucket, command: Co
     assert "out/answers.errors.parquet" not in bucket.objects()
 
 
-@pytest.mark.parametrize("engine", ["pandas", "polars"])
+@pytest.mark.parametrize("engine", [pytest.param("pandas", marks=pytest.mark.stress), "polars"])
 def test_storage_options_in_place_of_the_environment(
     engine: str, bucket: Bucket, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,7 +311,13 @@ def test_of_runners_that_start_in_the_same_instant_one_runs(bucket: Bucket) -> N
 # Objects that are damaged.
 
 
-@pytest.mark.parametrize("spoiled", [lambda part: part[:-100], lambda _: b"what is this?"], ids=["cut off", "text"])
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        pytest.param(lambda part: part[:-100], id="cut off"),
+        pytest.param(lambda _: b"what is this?", id="text", marks=pytest.mark.stress),
+    ],
+)
 def test_parts_that_cannot_be_read_are_set_aside_and_computed_again(
     spoiled: Callable[[bytes], bytes], bucket: Bucket, command: Command
 ) -> None:
@@ -439,7 +445,7 @@ def test_an_answer_that_is_lost_on_its_way(request_: str, troubled: Troubled, co
     assert rows(bucket, OUTPUT) == answers(TEXTS[:100])
 
 
-@pytest.mark.parametrize("fault", ["500", "reset"])
+@pytest.mark.parametrize("fault", ["500", pytest.param("reset", marks=pytest.mark.stress)])
 def test_an_output_that_cannot_be_written(fault: str, troubled: Troubled, command: Command) -> None:
     """The rows are kept; whoever may write the output need not compute them again."""
     bucket = troubled("--when", f"{OUTPUT}?={fault}")

@@ -7,7 +7,6 @@ import os
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 
 from domyn_swarm.data.listing import would_name
 from domyn_swarm.storage.locations import Location
+from tests import forked
 from tests.conftest import Command, command_line, job, rows, write
 
 TABLE = {"text": ["a", "b"]}
@@ -63,7 +63,7 @@ def content() -> dict[str, tuple[str, int]]:
     return {
         str(path): (path.read_bytes().hex() if path.is_file() else "", path.lstat().st_mtime_ns)
         for path in Path().rglob("*")
-        if path.name != "spy.jsonl" and "__pycache__" not in path.parts
+        if "__pycache__" not in path.parts
     }
 
 
@@ -127,14 +127,11 @@ REFUSED = [
 
 
 @pytest.fixture
-def spied(folder: Path, command: Command) -> Iterator[tuple[dict[str, str], Path]]:
-    """An environment in which a command writes down every path that it opens for writing or changes, and where."""
-    spy = folder / "spy"
-    spy.mkdir()
-    (spy / "sitecustomize.py").write_text(SPY)
-    log = folder / "spy.jsonl"
-    yield {"PYTHONPATH": str(spy), "SPY_LOG": str(log), "PYTHONDONTWRITEBYTECODE": "1"}, log
-    shutil.rmtree(spy)
+def spied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The command as a script that writes down every path that it opens for writing or changes, and where it does."""
+    folder = tmp_path_factory.mktemp("spy")
+    (folder / "spy.py").write_text(f"{SPY}\nfrom domyn_swarm.cli.main import main\nmain()\n")
+    return folder / "spy.py", folder / "spy.jsonl"
 
 
 def changed(log: Path) -> set[str]:
@@ -163,10 +160,10 @@ def test_what_would_damage_an_input_is_refused(command: Command, case: Case) -> 
     Case("written as a folder", "data", "out/", ("--overwrite",)),
     Case("written beside the input", "data/a.parquet", "data/c.parquet", ("--overwrite",)),
 ], ids=lambda case: case.what)  # fmt: skip
-def test_an_input_is_never_opened_for_writing(spied: tuple[dict[str, str], Path], command: Command, case: Case) -> None:
-    environment, log = spied
+def test_an_input_is_never_opened_for_writing(spied: tuple[Path, Path], case: Case) -> None:
+    script, log = spied
     before = {path: Path(path).read_bytes() for path in ("in.parquet", "data/a.parquet", "data/b.parquet")}
-    ran = command(*case.arguments(), "--overwrite", env=environment)
+    ran = forked.run(str(script), *case.arguments(), "--overwrite", env={**os.environ, "SPY_LOG": str(log)})
     assert ran.returncode == (0 if "written" in case.what else 2), ran.stderr
     assert {path: Path(path).read_bytes() for path in before} == before
     wrote = changed(log)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import heapq
 import inspect
+import linecache
 import types
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
@@ -205,8 +206,10 @@ def _function(variable: Any) -> Callable[..., Any]:
 
 def _line(function: Any) -> int:
     """Where its `def` stands, below the decorators."""
-    lines, start = inspect.getsourcelines(function)
-    return start + next(at for at, line in enumerate(lines) if line.startswith("def "))
+    code = inspect.unwrap(function).__code__  # which begins with the decorators
+    lines = linecache.getlines(code.co_filename, function.__globals__)
+    numbered = enumerate(lines[code.co_firstlineno - 1 :], code.co_firstlineno)
+    return next(number for number, line in numbered if line.startswith("def "))
 
 
 def _engines_type(backend: DataBackend) -> str:
