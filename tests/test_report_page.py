@@ -28,6 +28,16 @@ THEMES = ["light", "dark"]
 Show = Callable[..., Tab]
 
 
+def in_both_pictures(*names: str) -> pytest.MarkDecorator:
+    """Examples with the picture that Graphviz drew. That the page draws is the first one's alone, but for stress."""
+    first = [pytest.param(name, True, id=f"{name}, Graphviz drew it") for name in names]
+    second = [
+        pytest.param(name, False, id=f"{name}, the page draws it", marks=[pytest.mark.stress] if number else [])
+        for number, name in enumerate(names)
+    ]
+    return pytest.mark.parametrize(("name", "drawn"), first + second)
+
+
 @pytest.fixture
 def show(browser: Browser, tmp_path: Path) -> Show:
     """Open the page of a report from disk."""
@@ -202,8 +212,7 @@ def test_an_input_without_rows_says_so(show: Show) -> None:
 # One file that needs nothing and trusts nothing
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-@pytest.mark.parametrize("drawn", [True, False], ids=["Graphviz drew it", "the page draws it"])
+@in_both_pictures(*EXAMPLES)
 def test_it_opens_from_disk_without_an_error_and_asks_nobody(show: Show, name: str, drawn: bool) -> None:
     report = getattr(examples, name)()
     tab = show(report, examples.picture(report) if drawn else "")
@@ -507,8 +516,7 @@ def test_a_gap_in_the_latencies_is_a_gap_in_the_line(show: Show) -> None:
 # Design
 
 
-@pytest.mark.parametrize("name", ["finished", "broken", "interrupted", "running"])
-@pytest.mark.parametrize("drawn", [True, False], ids=["Graphviz drew it", "the page draws it"])
+@in_both_pictures("finished", "broken", "interrupted", "running")
 def test_every_text_can_be_told_from_what_is_behind_it(show: Show, name: str, drawn: bool) -> None:
     report = getattr(examples, name)()
     tab = show(report, examples.picture(report) if drawn else "")
