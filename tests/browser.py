@@ -18,7 +18,7 @@ ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-_CHROMIUM = pytest.StashKey[Any]()
+_BROWSER = pytest.StashKey["Browser"]()
 
 
 @dataclass
@@ -35,42 +35,45 @@ class Tab:
 
 
 class Browser:
-    """Opens pages, each in a profile of its own."""
+    """Opens pages. Those with the same options share a profile: another one takes a second of CPU."""
 
     def __init__(self, chromium: Any) -> None:
         self._chromium = chromium
-        self._contexts: list[Any] = []
+        self._contexts: dict[str, Any] = {}
+        self._pages: list[Any] = []
 
     def open(
         self, url: str, *, width: int = 1200, height: int = 900, theme: Literal["light", "dark"] = "light", **more: Any
     ) -> Tab:
         """A page that has loaded. `more` are options of Playwright's `new_context`."""
         size = {"width": width, "height": height}
-        context = self._chromium.new_context(viewport=size, color_scheme=theme, **more)
-        context.set_default_timeout(10_000)
-        self._contexts.append(context)
-        tab = Tab(context.new_page())
+        options = {"viewport": size, "color_scheme": theme, **more}
+        if str(options) not in self._contexts:
+            self._contexts[str(options)] = self._chromium.new_context(**options)
+            self._contexts[str(options)].set_default_timeout(10_000)
+        tab = Tab(self._contexts[str(options)].new_page())
+        self._pages.append(tab.page)
         tab.page.on("console", lambda said: said.type == "error" and tab.errors.append(said.text))
         tab.page.on("pageerror", lambda error: tab.errors.append(str(error)))
         tab.page.on("request", lambda request: tab.requests.append(request.url))
         tab.page.goto(url)
         return tab
 
-    def close(self) -> None:
+    def close_pages(self) -> None:
         """Close what was opened."""
-        for context in self._contexts:
-            context.close()
+        while self._pages:
+            self._pages.pop().close()
 
 
 @pytest.fixture
 def browser(request: pytest.FixtureRequest) -> Iterator[Browser]:
     """Opens pages, and closes them after the test. Chromium starts once for each module of tests."""
     module = request.node.getparent(pytest.Module)
-    if _CHROMIUM not in module.stash:
-        module.stash[_CHROMIUM] = _launch(module)
-    opened = Browser(module.stash[_CHROMIUM])
+    if _BROWSER not in module.stash:
+        module.stash[_BROWSER] = Browser(_launch(module))
+    opened = module.stash[_BROWSER]
     yield opened
-    opened.close()
+    opened.close_pages()
 
 
 def _launch(module: pytest.Module) -> Any:
