@@ -21,7 +21,7 @@ from domyn_swarm.checkpoint import lock
 from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data import arrow
-from domyn_swarm.errors import JobError, OutputConflictError, SwarmError
+from domyn_swarm.errors import ConfigurationError, JobError, OutputConflictError, SwarmError
 from domyn_swarm.storage.files import filesystem
 from tests.conftest import job
 from tests.servers.object_store import object_store
@@ -241,6 +241,20 @@ def test_a_file_of_failed_rows_that_is_none_is_neither_replaced_nor_removed(tmp_
     assert conflict.value.exit_status == 1
     assert place.read("bad.errors.parquet") == FOREIGN
     assert [row["type"] for row in place.read(place.beside("bad.errors.parquet")[0]) or []] == ["ValueError"]
+
+
+def test_failed_rows_of_another_run_are_kept(tmp_path: Path) -> None:
+    place = Place(str(tmp_path))
+    place.put("in.parquet", {"text": ["fine", "bad"]})
+    place.submit("out.parquet", job=job("Picky"), retries=0)
+    failed = place.read("out.errors.parquet")
+    (tmp_path / "out.parquet").unlink()
+    with pytest.raises(ConfigurationError, match=r"out\.errors\.parquet"):
+        place.submit("out.parquet", job=job("Picky"), retries=0, checkpoint_tag="other")
+    assert place.read("out.errors.parquet") == failed
+    place.submit("out.parquet", job=job("Picky"), retries=0)
+    (tmp_path / "out.parquet").unlink()
+    place.submit("out.parquet", job=job("Picky"), retries=0, checkpoint_tag="other", overwrite=True)
 
 
 def failing(place: Place) -> dict[str, Any]:

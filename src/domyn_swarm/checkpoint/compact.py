@@ -68,8 +68,8 @@ def _merged(folder: RunFolder, group: Sequence[Part]) -> list[str]:
     """The path of the part that `group` became; their own paths where parquet cannot hold their rows together."""
     tables = [part.read() for part in group]
     types = united([table.schema for table in tables])
-    merged = pa.concat_tables([conformed(table, types.names, types) for table in tables])
     try:
+        merged = pa.concat_tables([conformed(table, types.names, types) for table in tables])
         write_part(folder.fs, group[-1].path, merged, group[0].origin)
     except UnstorableError:
         return [part.path for part in group]

@@ -63,9 +63,17 @@ def storable(table: pa.Table, id_col: str) -> pa.Table:
     outputs = [name for name in table.column_names if name not in (id_col, *MADE)]
     reasons: dict[int, str] = {}
     columns = {name: _storable_column(name, table[name].combine_chunks(), reasons) for name in outputs}
-    kept = pa.array([None if row in reasons else row for row in range(table.num_rows)], pa.int64())
     for name, column in columns.items():
-        table = table.set_column(table.column_names.index(name), name, column.take(kept))
+        table = table.set_column(table.column_names.index(name), name, column)
+    return failing(table, reasons, id_col)
+
+
+def failing(table: pa.Table, reasons: Mapping[int, str], id_col: str) -> pa.Table:
+    """`table` with rows that have failed for these `reasons`, by number: their outputs are null."""
+    kept = pa.array([None if row in reasons else row for row in range(table.num_rows)], pa.int64())
+    for at, name in enumerate(table.column_names):
+        if name not in (id_col, *MADE):
+            table = table.set_column(at, name, table[name].take(kept))
     return table.set_column(table.column_names.index(FAILURE), FAILURE, _failures(table[FAILURE], reasons))
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from domyn_swarm.checkpoint.encode import UnstorableError
 from domyn_swarm.checkpoint.part import conformed, latest
 from domyn_swarm.data.columns import POSITION
+from domyn_swarm.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,11 +58,20 @@ class _Cursor:
         self._batches: Iterator[pa.Table] | None = None
         self._rest: pa.Table | None = None
 
+    def _conformed(self, table: pa.Table) -> pa.Table:
+        try:
+            return conformed(table, self._columns, self._types)
+        except UnstorableError as error:
+            raise CheckpointError(
+                f"Outputs in {self._part.path} have no form in which they fit beside those of other runs: {error}",
+                "Let the job return one type, and run with another --checkpoint-tag.",
+            ) from error
+
     def until(self, end: int) -> Iterator[pa.Table]:
         """The rows with a position below `end` that have not been given yet."""
         if self._batches is None:
             batches = self._part.batches(self._columns)
-            self._batches = (conformed(table, self._columns, self._types) for table in batches)
+            self._batches = (self._conformed(table) for table in batches)
         while True:
             table, self._rest = self._rest or next(self._batches, None), None
             if table is None:

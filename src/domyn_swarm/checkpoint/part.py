@@ -8,6 +8,7 @@ position -1.
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -15,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.checkpoint.encode import encode
+from domyn_swarm.checkpoint.encode import UnstorableError, encode, failing
 from domyn_swarm.checkpoint.part_file import open_parquet, seal
 from domyn_swarm.data.columns import FAILURE, INPUTS, MADE, POSITION
+from domyn_swarm.data.values import refused
 from domyn_swarm.errors import CheckpointError, JobError
 from domyn_swarm.storage.files import whole_file
 
@@ -245,17 +247,41 @@ def united(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 
 def conformed(table: pa.Table, columns: Sequence[str], types: pa.Schema) -> pa.Table:
-    """`table` with all `columns`, in order, those in `types` with these types, nulls where it has none."""
+    """`table` with all `columns`, in order, those in `types` with these types, nulls where it has none.
+
+    Raises:
+        UnstorableError: a value would become another one.
+    """
     arrays: list[Any] = []
     for name in columns:
         wanted = types.field(name).type if name in types.names else None
         if name not in table.column_names:
             arrays.append(pa.nulls(table.num_rows, wanted))
         else:
-            # Not a safe cast: integers that become floats beside other rows' floats may lose their last digits.
             same = wanted in (None, table[name].type)
-            arrays.append(table[name] if same else table[name].cast(wanted, safe=False))
+            arrays.append(table[name] if same else _cast(name, table[name], wanted))
     return pa.table(arrays, names=list(columns))
+
+
+def _cast(name: str, values: Any, wanted: Any) -> Any:
+    """`values` in another type. Integers beside other rows' floats may lose their last digits, as they do in Python."""
+    try:
+        return values.cast(wanted, safe=not pa.types.is_floating(wanted))
+    except pa.ArrowInvalid as error:
+        raise UnstorableError(f"column {name!r}: {error}") from error
+
+
+def fitting(table: pa.Table, types: pa.Schema, id_col: str) -> pa.Table:
+    """`conformed` with failed rows for those whose outputs would become others."""
+    try:
+        return conformed(table, types.names, types)
+    except UnstorableError:
+        reasons: dict[int, str] = {}
+        for field in table.schema:
+            if (wanted := types.field(field.name).type) != field.type:
+                found = refused(table[field.name], partial(_cast, field.name, wanted=wanted))
+                reasons |= {row: why.partition(": ")[2] for row, why in found.items()}
+        return conformed(failing(table, reasons, id_col), types.names, types)
 
 
 _NONSENSE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
 from domyn_swarm.checkpoint.encode import UnstorableError, storable
 from domyn_swarm.checkpoint.lock import LockLostError
-from domyn_swarm.checkpoint.part import DamagedPartError, conformed, united, write_part
+from domyn_swarm.checkpoint.part import DamagedPartError, fitting, united, write_part
 from domyn_swarm.concurrency.resources import Reserve
 from domyn_swarm.data.columns import FAILURE
 from domyn_swarm.storage.files import is_local
@@ -188,11 +188,15 @@ class PartWriter:
 
     def _write(self, tables: list[pa.Table], report: FlushReport, name: PartName) -> FlushReport:
         types = united([table.schema for table in tables])
-        table = pa.concat_tables([conformed(table, types.names, types) for table in tables])
+        before = pa.concat_tables([table.select([FAILURE]) for table in tables])
+        table = pa.concat_tables([fitting(table, types, self._origin.id_col) for table in tables])
         path = self._folder.part_path(name)
         if self._fence is not None:
             self._fence.check(self._folder)
         table = self._stored(path, table)
+        refused = pc.and_(pc.is_null(before[FAILURE]), pc.is_valid(table[FAILURE]))
+        if pc.any(refused).as_py():
+            self._refused.append(table.filter(refused))
         self._recent.append(path)
         if len(self._recent) > COMPACT_EVERY:
             self._compact()
@@ -204,10 +208,8 @@ class PartWriter:
         try:
             write_part(self._folder.fs, path, table, self._origin)
         except UnstorableError:
-            before = pc.is_null(table[FAILURE])
             table = storable(table, self._origin.id_col)
             write_part(self._folder.fs, path, table, self._origin)
-            self._refused.append(table.filter(pc.and_(before, pc.is_valid(table[FAILURE]))))
         return table
 
     def _compact(self) -> None:

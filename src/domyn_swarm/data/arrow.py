@@ -19,6 +19,7 @@ from domyn_swarm.data.damage import check_rows, naming_damage
 from domyn_swarm.data.hive import with_hive_values
 from domyn_swarm.data.int96 import int96_columns, within_reach
 from domyn_swarm.data.types import conformed, converted, empty_table, working_schema
+from domyn_swarm.data.values import python_row
 from domyn_swarm.errors import CheckpointError, ConfigurationError, OutputConflictError
 from domyn_swarm.storage.files import (
     filesystem,
@@ -137,8 +138,7 @@ def row_at(files: InputFiles, file: InputFile, row: int, columns: Sequence[str])
             continue
         for batch in scan_groups(files, file, [group], columns, ROW_GROUP_ROWS):
             if row < batch.num_rows:
-                found: dict[str, Any] = batch.slice(row, 1).to_pylist()[0]
-                return found
+                return python_row(batch, row)
             row -= batch.num_rows
     raise IndexError(row)
 

@@ -31,8 +31,25 @@ def python_values(array: Any) -> tuple[list[Any], dict[int, str]]:
     def convert(part: Any) -> None:
         values.extend(part.to_pylist())
 
-    reasons = _refused(array, convert, lambda: values.append(None))
+    reasons = refused(array, convert, lambda: values.append(None))
     return values, reasons
+
+
+def python_row(rows: Any, number: int) -> dict[str, Any]:
+    """A row of a table or record batch by column, for people to look at: text instead of what Python cannot hold."""
+    row = rows.slice(number, 1)
+    try:
+        found: dict[str, Any] = row.to_pylist()[0]
+    except Exception:  # noqa: BLE001 - libraries raise all kinds of errors over a value
+        made = {
+            name: (column.type, *python_values(column))
+            for name, column in zip(row.schema.names, row.columns, strict=True)
+        }
+        return {
+            name: f"({kind} that cannot be shown: {why[0]})" if why else values[0]
+            for name, (kind, values, why) in made.items()
+        }
+    return found
 
 
 def check_id_texts(ids: Any, id_col: str, position: int) -> None:
@@ -58,7 +75,7 @@ def job_batch(batch: Any, id_col: str, input_cols: Sequence[str], convert: Calla
         frame = checked(chosen)
     except Exception:
         for name in columns:
-            for row, why in _refused(chosen.select([name]), checked).items():
+            for row, why in refused(chosen.select([name]), checked).items():
                 reasons.setdefault(row, reason(name, why))
         if not reasons:
             raise
@@ -104,7 +121,7 @@ def without_rows(batch: Any, rows: Mapping[int, Any]) -> Any:
     return next(iter(table.to_batches()), batch.slice(0, 0))
 
 
-def _refused(values: Any, convert: Callable[[Any], Any], skip: Callable[[], Any] = lambda: None) -> dict[int, str]:
+def refused(values: Any, convert: Callable[[Any], Any], skip: Callable[[], Any] = lambda: None) -> dict[int, str]:
     """Why `convert` refuses single rows of an array or a batch, by row. It is called for all others, in order."""
     found: dict[int, str] = {}
     waiting = [(0, len(values))]

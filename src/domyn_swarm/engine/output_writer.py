@@ -65,6 +65,11 @@ def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore, *, re
             f"--output: {spec.output!r} exists, and another run or program wrote it.",
             "Give a run with replaced nodes an output of its own: with_options(output=...)." if replaced else hint,
         )
+    if _is_anothers(spec, store):
+        raise ConfigurationError(
+            f"--output: {spec.errors_path!r}, the file of failed rows, exists, and another run wrote it.",
+            "Move it away, give another path, or --overwrite to replace it.",
+        )
 
 
 def _check_directory(spec: JobSpec) -> None:
@@ -77,6 +82,13 @@ def _check_directory(spec: JobSpec) -> None:
             f"--output: {spec.output!r} holds {other.removeprefix(path).lstrip('/')!r}, which is no part of an output.",
             "Move it, or write somewhere else: an output directory is replaced as a whole.",
         )
+
+
+def _is_anothers(spec: JobSpec, store: CheckpointStore) -> bool:
+    """Whether the file of failed rows says that another run wrote it, and must be kept."""
+    fs, path = filesystem(spec.errors_path, spec.backend_write_kwargs.get("storage_options"))
+    owner = (_failures_in(fs, path) or {}).get(RUN_KEY)
+    return not spec.overwrite and owner is not None and owner != run_id_of(store)
 
 
 def _is_ours(owner: dict[str, str], store: CheckpointStore) -> bool:
@@ -179,7 +191,7 @@ class LastCheck:
         fs, path = filesystem(self.spec.errors_path, self.spec.backend_write_kwargs.get("storage_options"))
         if not fs.exists(path):
             return False
-        if not _holds_failures(fs, path):
+        if _failures_in(fs, path) is None or _is_anothers(self.spec, self.store):
             place = self.spec.errors_path
             raise self._conflict(
                 f"The failed rows were not written to {place}: something else is there.", f"Move {place} away."
@@ -222,7 +234,7 @@ def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec, last_check: 
 
     first = next(failures(), None)
     if first is None:
-        if _holds_failures(fs, path):
+        if _failures_in(fs, path) is not None and not _is_anothers(spec, store):
             last_check.check_lock()
             fs.rm_file(path)
         return 0
@@ -235,14 +247,16 @@ def _write_errors(store: CheckpointStore, rows: int, spec: JobSpec, last_check: 
     )  # fmt: skip
 
 
-def _holds_failures(fs: Any, path: str) -> bool:
-    """Whether the file at `path` has the columns of those that runs write their failed rows to."""
+def _failures_in(fs: Any, path: str) -> dict[str, str] | None:
+    """What the file at `path` says of the run that wrote its failed rows there; None for a file of anything else."""
     try:
         with open_parquet(fs, path) as parquet:
             schema = parquet.schema_arrow
-            return len(schema) > 0 and schema.names == errors_schema(schema.field(0)).names
     except (pa.ArrowException, OSError, ValueError):
-        return False
+        return None
+    if not len(schema) or schema.names != errors_schema(schema.field(0)).names:
+        return None
+    return {key.decode(): value.decode() for key, value in (schema.metadata or {}).items() if key == RUN_KEY.encode()}
 
 
 def errors_schema(id_field: pa.Field[Any]) -> pa.Schema:

@@ -25,6 +25,7 @@ from domyn_swarm.data.arrow import row_at, scan_groups
 from domyn_swarm.data.columns import FAILURE, MADE, POSITION, ROW_ID, TRACE
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.data.types import comparable, converted
+from domyn_swarm.data.values import python_row
 from domyn_swarm.errors import ConfigurationError, DataError
 from domyn_swarm.report.inputs import files_of
 from domyn_swarm.telemetry.trace import Attempt, Log, decoded
@@ -140,7 +141,7 @@ def _rows(folder: RunFolder, path: str, id_col: str, id_text: str) -> list[dict[
             ids = parquet.read_row_group(group, columns=[id_col])[id_col]
             at = pc.index(_storage(ids), wanted).as_py()
             if at >= 0:
-                found += parquet.read_row_group(group).slice(at, 1).to_pylist()
+                found.append(python_row(parquet.read_row_group(group), at))
     return found
 
 

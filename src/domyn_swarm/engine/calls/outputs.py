@@ -311,6 +311,8 @@ def _union(one: pa.DataType, other: pa.DataType) -> pa.DataType:
     """The type that holds the values of both, as they are. Raises ArrowTypeError when there is none."""
     if pa.types.is_timestamp(one) and pa.types.is_timestamp(other) and one.tz and other.tz:
         other = pa.timestamp(other.unit, one.tz)  # the same moments
+    if {one, other} == {pa.int64(), pa.uint64()}:
+        return one  # the values of both would fit no integer
     schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
     united: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
     if _depth(united) > MOST_LEVELS:

@@ -16,6 +16,7 @@ from domyn_swarm.checkpoint.inspection import at_rest, marks_of, open_run
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.data.arrow import RowReader, scan_files, scan_groups
 from domyn_swarm.data.columns import ROW_ID, RUN_KEY
+from domyn_swarm.data.values import python_row
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
 from domyn_swarm.report.comparison import records
@@ -230,7 +231,7 @@ def _at(files: InputFiles, positions: set[int], columns: list[str]) -> dict[int,
             at = 0
             for batch in scan_groups(files, file, [number], columns, SCAN_ROWS) if wanted else ():
                 here = [row for row in wanted if at <= row < at + batch.num_rows]
-                found |= {wanted[row]: batch.slice(row - at, 1).to_pylist()[0] for row in here}
+                found |= {wanted[row]: python_row(batch, row - at) for row in here}
                 at += batch.num_rows
                 if at > max(wanted):
                     break

@@ -20,6 +20,7 @@ from domyn_swarm.checkpoint.merge import WINDOW_ROWS, in_order
 from domyn_swarm.checkpoint.part import united
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
 from domyn_swarm.data.digests import Digests, digests
+from domyn_swarm.data.values import python_row
 from domyn_swarm.errors import DataError
 from domyn_swarm.masking import masked
 from domyn_swarm.report.comparison.differences import Difference
@@ -159,7 +160,7 @@ def _add_window(left: pa.Table, right: pa.Table, tally: Tally) -> None:
         raise _OtherRowsError
     differ = {name: _differing(left[name], right[name]) for name in tally.columns}
     for row, columns in tally.add(differ, _failed(left), _failed(right)):
-        before, after = (table.slice(row, 1).to_pylist()[0] for table in (left, right))
+        before, after = (python_row(table, row) for table in (left, right))
         tally.examples.append(_example(before, after, columns))
         tally.positions.append(after[POSITION])
 
@@ -210,7 +211,7 @@ def _by_key(a: Side, b: Side, tally: Tally) -> Tally:
         tally.rows.only_b += len(keys) - len(mine)
         differ = {name: kept.outputs[name][theirs] != digests(table[name])[mine] for name in tally.columns}
         for row, columns in tally.add(differ, kept.failed[theirs], _failed(table)[mine]):
-            after = table.slice(mine[row], 1).to_pylist()[0]
+            after = python_row(table, mine[row])
             pending.append((int(kept.rows[theirs[row]]), after, columns))
             tally.positions.append(after[POSITION])
     tally.rows.only_a += len(seen) - int(seen.sum())
@@ -276,7 +277,7 @@ def _fetched(side: Side, columns: list[str], numbers: set[int]) -> dict[int, dic
     start = 0
     for table in side.stream(columns) if numbers else ():
         here = [number for number in numbers if start <= number < start + table.num_rows]
-        found |= {number: table.slice(number - start, 1).to_pylist()[0] for number in here}
+        found |= {number: python_row(table, number - start) for number in here}
         start += table.num_rows
         if len(found) == len(numbers):
             break
