@@ -57,15 +57,19 @@ def buffers(array: pa.Array[Any]) -> list[bytes | None]:
 
 def shown(column: pa.ChunkedArray[Any]) -> list[str]:
     """Each value as text: what Python cannot hold by Arrow's own words."""
-    return [scalar_text(value) for chunk in column.chunks for value in chunk]
+    return [value_text(chunk, number) for chunk in column.chunks for number in range(len(chunk))]
 
 
-def scalar_text(value: Any) -> str:
+def value_text(array: pa.Array[Any], number: int) -> str:
     """One value as text."""
+    value: Any = array[number]
     try:
         return repr(value.as_py())
     except (ValueError, OverflowError, UnicodeDecodeError):
-        return str(value.cast(pa.binary()) if pa.types.is_string(value.type) else value.cast(pa.int64()))
+        if pa.types.is_string(array.type):
+            return str(value.cast(pa.binary()))
+        nested = array.type.num_fields > 0
+        return array.slice(number, 1).to_string() if nested else str(value.cast(pa.int64()))
 
 
 def output(path: Path) -> pa.Table:
