@@ -54,6 +54,6 @@ def test_the_doctor_says_what_is_missing_and_that_nothing_has_failed(command: Co
     for engine in ("polars", "ray"):
         assert found[f"backend {engine}"] == {
             "name": f"backend {engine}", "state": "warning", "found": f"the package '{engine}' is not installed.",
-            "mend": f"pip install 'domyn-swarm[{engine}]'",
+            "fix": f"pip install 'domyn-swarm[{engine}]'",
         }  # fmt: skip
     assert [found[f"extra {extra}"]["state"] for extra in ("openai", "s3", "structured")] == ["warning"] * 3

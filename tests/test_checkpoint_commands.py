@@ -43,12 +43,12 @@ def test_a_finished_run(run: Path, command: Command) -> None:
     assert found.pop("size") == sum(part.stat().st_size for part in run.glob("parts/*"))
     assert found == {
         "path": DIR, "job": "jobs.py:Recorded", "state": "done", "error": None, "holder": None, "id_column": "_row_id",
-        "columns": {"upper": "string"}, "finished": 12, "failed": 0, "rows": 12, "strange": {}, "damaged": [],
+        "columns": {"upper": "string"}, "finished": 12, "failed": 0, "rows": 12, "unusable": {}, "damaged": [],
         "parts": len(list(run.glob("parts/*"))),
     }  # fmt: skip
     shown = command("checkpoint", "inspect", DIR).stdout
-    assert "finished    12 rows" in shown
-    assert "held by     nobody" in shown
+    assert "finished     12 rows" in shown
+    assert "locked by    -" in shown
 
 
 def test_failed_rows_are_counted_apart_and_not_exported(command: Command) -> None:
@@ -57,7 +57,7 @@ def test_failed_rows_are_counted_apart_and_not_exported(command: Command) -> Non
     found = inspected(command)
     assert (found["finished"], found["failed"]) == (2, 1)
     ran = command("checkpoint", "export", DIR, "made.parquet")
-    assert ran.stdout == "2 rows written to made.parquet; 1 have failed and were left out\n"
+    assert ran.stdout == "2 rows written to made.parquet; 1 failed rows were left out\n"
     assert rows("made.parquet") == [{"_row_id": 0, "upper": "A"}, {"_row_id": 2, "upper": "C"}]
 
 
@@ -83,7 +83,7 @@ def test_a_running_run_and_a_killed_one_name_their_process(command: Command) -> 
 def test_a_damaged_part_is_found_set_aside_and_computed_again(content: bytes, run: Path, command: Command) -> None:
     part = min(run.glob("parts/*"))
     part.write_bytes(content)
-    assert list(inspected(command)["strange"]) == [part.name]  # type: ignore[call-overload]
+    assert list(inspected(command)["unusable"]) == [part.name]  # type: ignore[call-overload]
     ran = command("checkpoint", "verify", DIR)
     assert ran.returncode == 1
     assert ran.stdout.startswith(f"{part.name}: ")
@@ -107,7 +107,7 @@ def test_a_rotten_page_is_found_by_reading_it(run: Path, command: Command) -> No
     content = bytearray(part.read_bytes())
     content[column.data_page_offset + column.total_compressed_size - 2] ^= 0xFF
     part.write_bytes(content)
-    assert inspected(command)["strange"] == {}
+    assert inspected(command)["unusable"] == {}
     assert command("checkpoint", "verify", DIR).returncode == 1
 
 
@@ -116,7 +116,7 @@ def test_a_part_of_another_run_does_not_count(run: Path, command: Command) -> No
     assert submit(command, "Recorded", *flags, "--overwrite").returncode == 0
     foreign = next(Path(".domyn-swarm/other/parts").iterdir())
     shutil.copy(foreign, run / "parts/0009-000001.parquet")
-    assert inspected(command)["strange"] == {"0009-000001.parquet": "it is another run's"}
+    assert inspected(command)["unusable"] == {"0009-000001.parquet": "it is another run's"}
 
 
 @pytest.mark.parametrize("output", ["made.parquet", "made"])

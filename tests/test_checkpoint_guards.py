@@ -116,7 +116,7 @@ def test_one_of_several_parts_is_damaged(
     before = contents()
     seen = {} if damage is damages.flipped else {name: reason}
     told = json.loads(command("checkpoint", "inspect", RUN, "--json").stdout)
-    assert (list(told["strange"]), told["finished"]) == (list(seen), 20 if seen else 24)
+    assert (list(told["unusable"]), told["finished"]) == (list(seen), 20 if seen else 24)
     ran = command("checkpoint", "export", RUN, "sofar.parquet")
     assert (ran.returncode, ran.stdout) == (1, "")
     assert f"{name} is damaged: " in ran.stderr

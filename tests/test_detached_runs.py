@@ -132,7 +132,7 @@ def test_a_run_that_does_not_end_is_killed_with_all_of_its_session(command: Comm
     leader, sent = driver(), (FOLDER / "submission.json").read_text()
     (FOLDER / "submission.json").write_text(sent.replace('"machine": "', '"machine": "not '))
     assert state("out") == "running", "on a machine that cannot be looked into its lock tells"
-    with pytest.raises(JobError, match="signals do not reach there"):
+    with pytest.raises(JobError, match="signals do not reach other machines"):
         called_here("job", "cancel", "out")
     (FOLDER / "submission.json").write_text(sent)
     assert said("job", "cancel", "out", "--grace", "0")["state"] == "cancelled"
@@ -238,9 +238,9 @@ def test_what_cannot_be_sent_is_refused_and_nothing_is_written(command: Command)
     texts(1)
     before = tree()
     for flags, said_of_it in {
-        ("--no-checkpointing",): "--no-checkpointing: a run that is sent away is looked after by its folder",
-        ("--slurm-args", "--time=1"): "--slurm-args is for runs on Slurm.",
-        ("--run-on", "mars"): "--run-on: unknown place 'mars'.\nKnown: local, ray, slurm.",
+        ("--no-checkpointing",): "--no-checkpointing: a detached run is managed through its folder",
+        ("--slurm-args", "--time=1"): "--slurm-args requires --run-on slurm.",
+        ("--run-on", "mars"): "--run-on: unknown launcher 'mars'.\nAvailable: local, ray, slurm.",
         ("--job-name", "a b"): "--job-name: 'a b' is not a plain name.",
         ("--backend-read-kwargs", '{"storage_options": {"secret": "x"}}'): "--backend-read-kwargs: its storage_options",
         ("--input-column", "nope"): "'nope'",
@@ -293,9 +293,9 @@ def test_names_are_nearly_known_completed_and_found_again_without_an_index(comma
         command("job", "submit", job("Upper"), "--input", "in.parquet", "--output", output, "--detach")
     assert said("job", "wait", "answers-2")["output"] == str(Path("other/answers.parquet").absolute())
     for line in ("job status answrs", "job row answrs 1", "job diff answers answrs", "checkpoint inspect answrs"):
-        assert refusal(*line.split()).startswith("No run is called 'answrs'.\nNearest: answers, answers-2.")
+        assert refusal(*line.split()).startswith("No run is named 'answrs'.\nDid you mean: answers, answers-2?")
     unknown = command("job", "wait", "answrs")
-    assert (unknown.returncode, unknown.stderr[:32]) == (2, "Error: No run is called 'answrs'")
+    assert (unknown.returncode, unknown.stderr[:31]) == (2, "Error: No run is named 'answrs'")
     taken = refusal(*DETACH, "--job-name", "answers")
     assert taken.startswith(f"--job-name: 'answers' is the run in {Path.cwd()}/out/.domyn-swarm/answers.parquet.")
     for damage in (index().unlink, lambda: index().write_bytes(os.urandom(5000)), lambda: os.truncate(index(), 3000)):
@@ -343,7 +343,7 @@ def test_a_place_that_never_answers_keeps_nobody_waiting() -> None:
         register("s3://bucket/silent", storage, "silent")
         found = statuses(all_runs(), limit=8)
     assert [(one.name, one.state, one.detail) for one in found] == [
-        ("quick", "done", ""), ("silent", "unknown", "no answer in 8 s"),
+        ("quick", "done", ""), ("silent", "unknown", "no response within 8 s"),
     ]  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def test_a_machine_that_has_everything_is_well_and_nothing_stays_there(command: 
         ("checkpoints", "ok"), ("rename", "ok"), ("lock", "ok"), ("space", "ok"),
     ]  # fmt: skip
     assert told["ok"] is True
-    assert {one["mend"] for one in told["checks"]} == {""}
+    assert {one["fix"] for one in told["checks"]} == {""}
     assert tree() == set()
 
 
@@ -96,20 +96,20 @@ def test_a_machine_that_lacks_nearly_all_is_told_so_line_by_line(bare: Path, fol
         [line for line in done.stdout.splitlines() if not line.startswith("ok ")]
         == f"""\
 warning  backend ray        the package 'ray' is not installed.
-                            mend: pip install 'domyn-swarm[ray]'
+                            fix: pip install 'domyn-swarm[ray]'
 warning  extra s3           s3fs is not installed
-                            mend: pip install 'domyn-swarm[s3]'
-warning  graphviz           No Graphviz that can draw SVG is here; pictures are drawn in the browser, or not at all
-                            mend: pip install graphviz-pure, or your system's graphviz
-failed   endpoint           {url} does not answer: GET models: ClientConnectorError: Cannot connect to host \
+                            fix: pip install 'domyn-swarm[s3]'
+warning  graphviz           Graphviz for SVG is missing or does not work; report pages draw graphs themselves
+                            fix: pip install graphviz-pure, or your system's graphviz
+failed   endpoint           {url} does not respond: GET models: ClientConnectorError: Cannot connect to host \
 {host}:{port} ssl:default [Connect call failed ('{host}', {port})]
-                            mend: Is the server up, and is this its address? It has 10 s to connect.
-failed   checkpoints        shared/runs cannot be written to: Permission denied
-                            mend: Give this user the right to write there, or another --checkpoint-dir.
+                            fix: Check that the server is up and that this is its address. The timeout is 10 s.
+failed   checkpoints        shared/runs is not writable: Permission denied
+                            fix: Give this user write permission there, or use another --checkpoint-dir.
 failed   ray cluster        Ray is not installed.
-                            mend: pip install 'domyn-swarm[ray]'
+                            fix: pip install 'domyn-swarm[ray]'
 failed   slurm              sbatch, squeue, scancel, scontrol not found on PATH
-                            mend: Run this on a login node of the cluster, or install Slurm's client \
+                            fix: Run this on a login node of the cluster, or install Slurm's client \
 (Debian: slurm-client).
 
 14 checks: 4 failed, 3 with a warning
@@ -124,8 +124,8 @@ failed   slurm              sbatch, squeue, scancel, scontrol not found on PATH
 def test_an_endpoint_is_asked_for_its_models_and_for_a_completion() -> None:
     with demo_server() as url:
         assert looked_at(url) == [
-            ("endpoint", "ok", "URL answers in 0 ms; models: demo"),
-            ("completion", "ok", "demo said 'You wrote 6 words: Answer with the one word: ready' in 0 ms"),
+            ("endpoint", "ok", "URL responds in 0 ms; models: demo"),
+            ("completion", "ok", "demo answered 'You wrote 6 words: Answer with the one word: ready' in 0 ms"),
         ]
         assert looked_at(url, "large") == [("endpoint", "failed", "URL has no model 'large'")]
 
@@ -138,20 +138,24 @@ def test_a_key_that_is_refused_is_told_and_not_shown(folder: Path) -> None:
 
     with serving(answering(refusing), refusing) as server:
         assert looked_at(server.url, None, "key") == [
-            ("endpoint", "failed", "URL: the key is refused: GET models: status 401: Wrong key: ***")
+            ("endpoint", "failed", "URL: the API key was rejected: GET models: status 401: Wrong key: ***")
         ]
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     with serving(answering(refusing)) as server:
         assert looked_at(server.url, "large", "key") == [
-            ("endpoint", "ok", "URL answers in 0 ms; models: small, large"),
-            ("completion", "failed", "large: the key is refused: POST chat/completions: status 401: Wrong key: ***"),
+            ("endpoint", "ok", "URL responds in 0 ms; models: small, large"),
+            (
+                "completion",
+                "failed",
+                "large: the API key was rejected: POST chat/completions: status 401: Wrong key: ***",
+            ),
         ]
     assert looked_at(server.url, None, "nowhere")[0][2] == (
         "--api-key-file: nowhere cannot be read: No such file or directory."
     )
 
 
-NO_TEXT = "small answered in 0 ms, but with no text"
+NO_TEXT = "small answered in 0 ms, but without text"
 
 
 def refuses_max_tokens(status: int) -> Handler:
@@ -166,7 +170,7 @@ def refuses_max_tokens(status: int) -> Handler:
 @pytest.mark.parametrize(
     ("handler", "found"),
     [
-        (refuses_max_tokens(400), ("ok", "small said 'ready' in 0 ms")),
+        (refuses_max_tokens(400), ("ok", "small answered 'ready' in 0 ms")),
         (refuses_max_tokens(500), ("failed", "small: POST chat/completions: status 500: not known")),
         (answering(lambda: web.json_response(completion(None))), ("warning", NO_TEXT)),
         (answering(lambda: web.json_response({})), ("warning", NO_TEXT)),
@@ -180,12 +184,12 @@ def test_a_completion_is_what_the_server_makes_of_it(handler: Handler, found: tu
 @pytest.mark.parametrize(
     ("status", "model", "state", "found"),
     [
-        (404, "large", ["warning", "ok"], "URL answers, and lists no models"),
+        (404, "large", ["warning", "ok"], "URL responds, but lists no models"),
         (404, None, ["failed"], "URL: GET models: status 404: no message"),
-        (500, "large", ["warning", "ok"], "URL answers, and lists no models: GET models: status 500: no message"),
+        (500, "large", ["warning", "ok"], "URL responds, but lists no models: GET models: status 500: no message"),
         (500, None, ["failed"], "URL: GET models: status 500: no message"),
-        (200, None, ["failed"], "URL answers, and lists no models"),
-        (200, "large", ["ok", "ok"], "URL answers in 0 ms; models: not listed"),
+        (200, None, ["failed"], "URL responds, but lists no models"),
+        (200, "large", ["ok", "ok"], "URL responds in 0 ms; models: not listed"),
     ],
 )
 def test_a_server_that_lists_no_models_needs_to_be_told_one(
@@ -207,20 +211,20 @@ def test_a_store_is_tried_by_conditional_puts_and_left_as_it_was(folder: Path, m
         bucket = store.bucket()
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
-        assert list(checkpoints.examined(bucket.url("runs"))) == [
-            Finding("checkpoints", "ok", f"{bucket.url('runs')} can be written to"),
-            Finding("rename", "ok", "a file that was put is there at once"),
-            Finding("lock", "ok", "one of 8 could take it, and nobody while it was held"),
+        assert list(checkpoints.check_in_process(bucket.url("runs"))) == [
+            Finding("checkpoints", "ok", f"{bucket.url('runs')} is writable"),
+            Finding("rename", "ok", "a put is visible at once"),
+            Finding("lock", "ok", "1 of 8 writers acquired it, and none while it was held"),
         ]
         assert bucket.objects() == []
-        refused = list(checkpoints.examined("s3://no-bucket/runs"))
+        refused = list(checkpoints.check_in_process("s3://no-bucket/runs"))
     assert [(one.name, one.state) for one in refused] == [("checkpoints", "failed")]
     assert "there is no bucket 'no-bucket'" in refused[0].found
 
 
 def test_a_directory_that_others_use_is_left_as_it_is() -> None:
     Path("runs/answers").mkdir(parents=True)
-    found = list(checkpoints.examined("runs"))
+    found = list(checkpoints.check_in_process("runs"))
     assert [(one.name, one.state) for one in found] == [
         ("checkpoints", "ok"), ("rename", "ok"), ("lock", "ok"), ("space", "ok"),
     ]  # fmt: skip
@@ -234,7 +238,7 @@ def test_a_directory_that_others_use_is_left_as_it_is() -> None:
     ("code", "said"),
     [
         ("import time\ntime.sleep(60)", "no answer within 1 s"),
-        ("import os\nos.abort()", "ended by SIGABRT: nothing was said"),
+        ("import os\nos.abort()", "ended by SIGABRT: no output"),
         ("raise OSError('no such device')", "ended with status 1: OSError: no such device"),
         ('print(\'{"error": "out of order"}\')', "out of order"),
     ],

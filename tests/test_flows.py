@@ -235,7 +235,7 @@ def broken(stream: Iterable[Any] = (), error: BaseException | None = None) -> It
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("no"), JobError("no", "mend it"), KeyboardInterrupt(), SystemExit(3), DataError("no")]
+    "error", [ValueError("no"), JobError("no", "fix it"), KeyboardInterrupt(), SystemExit(3), DataError("no")]
 )
 def test_an_error_is_blamed_on_the_innermost_node_and_passes_on_as_it_is(error: BaseException) -> None:
     flows = Flows()
@@ -295,7 +295,7 @@ def test_an_error_that_cannot_be_marked_passes_on_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, as_ray_does], ids=["pickle", "as Ray hands it over"])
-@pytest.mark.parametrize("error", [ValueError("no"), JobError("no", "mend it"), DataError("no")])
+@pytest.mark.parametrize("error", [ValueError("no"), JobError("no", "fix it"), DataError("no")])
 def test_whom_an_error_is_blamed_on_survives_the_way_to_another_process(
     error: BaseException, dumps: Callable[[Any], bytes]
 ) -> None:

@@ -127,7 +127,7 @@ def test_a_row_is_looked_up_on_plain_storage_only(command: Command) -> None:
             (run / name).write_text(json.dumps({**record, "input": pattern}))
         done = command("job", "row", str(run), "0", "--json")
         assert done.returncode == 0, done.stderr
-        assert "is on no plain storage" in json.loads(done.stdout)["notes"][0], pattern
+        assert "is not on plain storage" in json.loads(done.stdout)["notes"][0], pattern
 
 
 @needs_root
@@ -390,7 +390,7 @@ def test_records_that_cannot_be_read_are_shown_as_such_among_others(command: Com
     assert time.monotonic() - began < 100
     assert (runs.pop("out")["state"], len(runs)) == ("done", 2 * len(DAMAGED))
     assert {name: run for name, run in runs.items() if run["state"] not in ("unknown", "lost")} == {}
-    told = ("cannot be read", "it left no record")
+    told = ("cannot be read", "no record was written")
     assert {name: run["detail"] for name, run in runs.items() if not any(one in run["detail"] for one in told)} == {}
     for line in ("job status", "job show", "checkpoint inspect", "job logs", "job rm --yes"):
         for name in ("a-FIFO-sub", "a-FIFO-run", "deep-sub"):

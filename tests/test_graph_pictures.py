@@ -388,7 +388,7 @@ def test_without_graphviz_pictures_are_refused_with_the_ways_out(
     ran = bare("-o", f"graph.{kind}")
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == (
-        f"Error: No Graphviz that can draw {kind.upper()} is here.\n"
+        f"Error: Graphviz for {kind.upper()} is missing or does not work.\n"
         "Install one: pip install graphviz-pure. Without it: --output graph.html, graph.mmd or graph.dot.\n"
     )
     assert not Path(f"graph.{kind}").exists()
@@ -501,7 +501,7 @@ def test_a_path_that_leads_nowhere_is_refused() -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["-o", "graph.pdf"], "--output: 'graph.pdf' does not end in"),
+        (["-o", "graph.pdf"], "--output: 'graph.pdf' does not have"),
         (["-o", "graph"], "It takes: .svg, .png, .html, .mmd, .dot."),
         (["-o", "no/folder/graph.dot"], "--output: no/folder/graph.dot cannot be written"),
         (["-o", "folder.dot"], "--output: folder.dot cannot be written"),

@@ -31,9 +31,7 @@ def test_a_new_job_runs_by_the_command_that_is_printed_and_stands_in_its_docstri
     made = command("init", "job", "my_job.py")
     assert made.returncode == 0
     line = "domyn-swarm job submit my_job.py:MyJob --input my_job.parquet --output out/my_job.parquet"
-    assert (
-        made.stdout == f"my_job.py is a job to change, my_job.parquet holds 5 rows to try it on. Run it:\n\n  {line}\n"
-    )
+    assert made.stdout == f"Created my_job.py (the job) and my_job.parquet (5 sample rows). Run it with:\n\n  {line}\n"
     assert commands_in(Path("my_job.py").read_text()) == [line]
     assert tree() == {"my_job.py", "my_job.parquet"}
 

@@ -21,7 +21,7 @@ from domyn_swarm import RunResult, SwarmJob, make_spec, run
 from domyn_swarm.checkpoint.inspection import open_run
 from domyn_swarm.errors import ConfigurationError, DataError, JobError
 from domyn_swarm.jobs import EndpointJob
-from domyn_swarm.report.row import RowStory, look_up, told
+from domyn_swarm.report.row import RowHistory, look_up, render_text
 from domyn_swarm.telemetry.trace import Attempt, Exchange
 from tests.conftest import Command, job, write
 from tests.test_completion_jobs import echo, last
@@ -82,7 +82,7 @@ def item_job(kind: type[SwarmJob] = Moody, **options: Any) -> RunResult:
     )
 
 
-def found(id_text: Any, run_dir: str = RUN) -> RowStory:
+def found(id_text: Any, run_dir: str = RUN) -> RowHistory:
     return look_up(open_run(run_dir), str(id_text))
 
 
@@ -135,7 +135,7 @@ def test_a_generated_id_is_the_rows_number_in_the_input(engine: str) -> None:
         assert story.item == f"text {row}"
     assert (found(20).state, found(29).item) == ("left out by --limit", "text 29")
     for beyond in (30, -1):
-        with pytest.raises(DataError, match="There is no row with _row_id = "):
+        with pytest.raises(DataError, match="No row with _row_id = "):
             found(beyond)
 
 
@@ -218,7 +218,7 @@ def test_a_row_that_failed_tells_why_and_where() -> None:
     assert [entry.error for entry in finding.trace if isinstance(entry, Attempt)] == [
         "ValueError: cannot do 'bad'", "ValueError: cannot do 'bad'"
     ]  # fmt: skip
-    text = told(story)
+    text = render_text(story)
     assert "row 1 (_row_id): failed" in text
     assert "failed    ValueError after 2 attempt(s): cannot do 'bad'" in text
     assert 'raise ValueError(f"cannot do {item!r}")' in text
@@ -237,9 +237,9 @@ def test_a_row_that_failed_and_was_done_later_tells_of_both_the_later_first() ->
     ]  # fmt: skip
     assert [finding.outputs for finding in story.findings] == [{"upper": "BAD"}, {"upper": None}]
     assert [finding.failure and finding.failure["type"] for finding in story.findings] == [None, "ValueError"]
-    lines = told(story).splitlines()
+    lines = render_text(story).splitlines()
     assert lines.index("part      0002-000001.parquet, written by run 2") < lines.index(
-        "part      0001-000001.parquet, written by run 1 (a later try counts)"
+        "part      0001-000001.parquet, written by run 1 (superseded by a later run)"
     )
     assert [(found(row).state, len(found(row).findings)) for row in (0, 2, 3, 4)] == [
         ("done", 1), ("done", 1), ("not reached yet", 0), ("not reached yet", 0)
@@ -277,12 +277,12 @@ def test_what_was_asked_and_answered_is_told_with_each_try() -> None:
     assert isinstance(exchange, Exchange)
     assert last(exchange.request) == "hello"
     assert [attempt.status for attempt in exchange.attempts] == [503, None]
-    text = told(found(0))
+    text = render_text(found(0))
     assert "request   POST chat/completions\n" in text
     assert f", {server.url}: POST chat/completions: status 503: no message\n" in text
     assert f" ms, {server.url}: answered\nresponse\n" in text
     assert "outputs\n  text: <hello>" in text
-    assert "request   POST chat/completions (another row had asked the same)" in told(found(1))
+    assert "request   POST chat/completions (shared with an identical request)" in render_text(found(1))
 
 
 # What became of the input.
@@ -297,7 +297,7 @@ def test_of_an_input_that_has_changed_since_only_what_was_made_is_told() -> None
     assert story.findings[0].outputs == {"upper": "TEXT 3"}
     (note,) = story.notes
     assert "has changed since the run" in note
-    with pytest.raises(DataError, match="There is no row with _row_id = '20'"):
+    with pytest.raises(DataError, match="No row with _row_id = '20'"):
         found(20)
 
 
@@ -319,7 +319,7 @@ def test_under_filters_a_row_is_found_in_the_parts_alone(engine: str) -> None:
     story = found(3)
     assert (story.state, story.position, story.place) == ("done", 3, None)
     assert story.findings[0].outputs == {"upper": "TEXT 13"}, "what is left is counted from 0"
-    assert story.notes == ["Rows are looked for in parquet inputs without filters only."]
+    assert story.notes == ["Only parquet inputs without filters can be searched."]
 
 
 def test_of_a_csv_input_a_row_is_found_in_the_parts_alone() -> None:
@@ -327,7 +327,7 @@ def test_of_a_csv_input_a_row_is_found_in_the_parts_alone() -> None:
     text_job(input="in.csv")
     story = found(3)
     assert (story.state, story.place, story.findings[0].outputs) == ("done", None, {"upper": "TEXT 3"})
-    assert story.notes == ["Rows are looked for in parquet inputs without filters only."]
+    assert story.notes == ["Only parquet inputs without filters can be searched."]
 
 
 def test_rows_whose_input_grew_are_found_where_they_are_now() -> None:
@@ -455,12 +455,12 @@ def test_huge_texts_are_cut_to_be_read_and_whole_in_json(command: Command) -> No
 
 
 WRONG = {
-    "no such number": ("int", "99", "There is no row with key = '99'"),
-    "no number": ("int", "seven", "ID: 'seven' is no int64, which the ids are."),
+    "no such number": ("int", "99", "No row with key = '99'"),
+    "no number": ("int", "seven", "ID: 'seven' is not a valid int64, the type of the ids."),
     "a fraction": ("int", "7.0", "ID: '7.0' is no int64"),
     "too large a number": ("int", "99999999999999999999", "ID: '99999999999999999999' is no int64"),
     "nothing": ("int", "", "ID: '' is no int64"),
-    "no such text": ("string", "K1", "There is no row with key = 'K1'"),
+    "no such text": ("string", "K1", "No row with key = 'K1'"),
     "no bytes": ("binary", "0xZZ", "ID: '0xZZ' is no binary"),
     "no UUID": ("uuid", "7", "ID: '7' is no extension<arrow.uuid>"),
 }
@@ -492,20 +492,20 @@ def check_refused(ran: Any, *says: str) -> None:
 def test_the_command_refuses_what_it_cannot_tell_with_one_message(command: Command) -> None:
     write("in.parquet", {"text": TEXTS})
     text_job()
-    check_refused(command("job", "row", RUN, "99"), "There is no row with _row_id = '99'", RUN)
+    check_refused(command("job", "row", RUN, "99"), "No row with _row_id = '99'", RUN)
     check_refused(command("job", "row", RUN, "x", "--json"), "ID: 'x' is no int64")
     check_refused(command("job", "row", ".domyn-swarm", "1"), "is not the folder of a run", "Runs there: out.parquet.")
     check_refused(command("job", "row", "nowhere", "1"), "'nowhere' is not the folder of a run")
     check_refused(command("job", "row", "in.parquet", "1"), "'in.parquet' is not the folder of a run")
     Path(f"{RUN}/spec.json").unlink()
-    check_refused(command("job", "row", RUN, "1"), "does not tell what its rows are")
+    check_refused(command("job", "row", RUN, "1"), "run.json or spec.json is missing or incomplete")
 
 
 def test_a_folder_with_parts_alone_is_refused() -> None:
     write("in.parquet", {"text": TEXTS})
     text_job()
     Path(f"{RUN}/run.json").unlink()
-    with pytest.raises(ConfigurationError, match="does not tell what its rows are"):
+    with pytest.raises(ConfigurationError, match=r"run\.json or spec\.json is missing or incomplete"):
         found(1)
 
 

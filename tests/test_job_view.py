@@ -342,13 +342,13 @@ def test_failures_come_in_pages_in_input_order(finished: View) -> None:
 @pytest.mark.parametrize(
     ("query", "error"),
     [
-        ("kind=2", "kind: 2 is none of the 2 kinds of failures in the report."),
-        ("kind=-1", "kind: '-1' is no number from 0 on."),
-        ("kind=x", "kind: 'x' is no number from 0 on."),
-        ("offset=-1", "offset: '-1' is no number from 0 on."),
-        ("offset=1e3", "offset: '1e3' is no number from 0 on."),
-        (f"offset={'9' * 5000}", f"offset: '{'9' * 5000}' is no number from 0 on."),
-        ("offset=%D9%A3", "offset: '٣' is no number from 0 on."),
+        ("kind=2", "kind: 2 is out of range: the report has 2 kinds of failures."),
+        ("kind=-1", "kind: '-1' is not a non-negative number."),
+        ("kind=x", "kind: 'x' is not a non-negative number."),
+        ("offset=-1", "offset: '-1' is not a non-negative number."),
+        ("offset=1e3", "offset: '1e3' is not a non-negative number."),
+        (f"offset={'9' * 5000}", f"offset: '{'9' * 5000}' is not a non-negative number."),
+        ("offset=%D9%A3", "offset: '٣' is not a non-negative number."),
     ],
 )
 def test_a_page_of_failures_that_there_is_not(finished: View, query: str, error: str) -> None:
@@ -527,7 +527,7 @@ def test_a_head_has_no_body(finished: View) -> None:
 @pytest.mark.parametrize("target", ["/", "/data.json", "/row.json?id=0", "/nothing"])
 def test_a_page_whose_name_was_made_to_lead_here_gets_nothing(finished: View, host: str, target: str) -> None:
     answer = finished.ask(target, host=host.format(port=finished.port))
-    assert (answer.status, answer.text) == (403, "This server answers to its own address only.")
+    assert (answer.status, answer.text) == (403, "This server only answers requests to its own address.")
 
 
 @pytest.mark.parametrize("lines", ["", "Host:\r\n", "Host: evil\r\nHost: 127.0.0.1:{port}\r\n"])
@@ -602,7 +602,7 @@ def test_an_error_of_the_program_is_told_to_its_log_and_not_to_the_client() -> N
     with viewed() as view:
         view.report()
         answer = view.ask("/failures.json?kind=0&offset=0")
-        assert (answer.status, answer.text) == (500, "This went wrong; the server's log says how.")
+        assert (answer.status, answer.text) == (500, "Internal error; see the server's log.")
         assert view.report()["state"] == "done"
         view.process.send_signal(signal.SIGINT)
         err = view.process.communicate(timeout=PATIENCE)[1]
@@ -650,7 +650,7 @@ def test_the_port_can_be_chosen_and_one_that_is_taken_is_refused(finished: View,
         port = taken.getsockname()[1]
         done = command("job", "view", folder, "--port", str(port))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"Error: --port: {port} cannot be used: Address already in use.\nChoose another.\n"
+    assert done.stderr == f"Error: --port: {port} cannot be used: Address already in use.\nChoose another port.\n"
     with viewed(folder, "--port", str(port)) as view:
         assert view.port == port
 
@@ -694,7 +694,7 @@ def test_it_opens_a_browser_when_it_is_asked_to(finished: View) -> None:
 @pytest.mark.parametrize("authorization", ["", "Bearer x", "Basic {token}", "Bearer {token}x", "Bearer ü"])
 def test_without_the_token_nothing_is_told(finished: View, target: str, authorization: str) -> None:
     answer = finished.ask(target, authorization=authorization.format(token=finished.token))
-    assert (answer.status, answer.text) == (403, "The token is missing: open the URL that the command has printed.")
+    assert (answer.status, answer.text) == (403, "The token is missing: open the URL that the command printed.")
     assert finished.ask("/?token=" + finished.token, authorization="").status == 200
 
 

@@ -338,7 +338,7 @@ def test_options_come_from_flags_then_job_kwargs_then_the_class(
 
 @pytest.mark.parametrize("name", ["retires", "input", "output", "job", "job_kwargs"])
 def test_a_class_has_defaults_for_options_alone(name: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"Job 'm:J': its defaults hold '{name}', which is no option"):
+    with pytest.raises(ConfigurationError, match=f"Job 'm:J': its defaults hold '{name}', which is not an option"):
         resolve("m:J", {"input": "i.parquet", "output": "o.parquet"}, {name: "x"}, frozenset())
 
 
@@ -440,10 +440,10 @@ def error_classes(of: type[SwarmError] = SwarmError) -> list[type[SwarmError]]:
 
 @pytest.mark.parametrize("kind", error_classes())
 def test_every_error_survives_pickling(kind: type[SwarmError]) -> None:
-    error = kind("It broke.", "Mend it.")
+    error = kind("It broke.", "Fix it.")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is kind
-    assert (again.message, again.hint, str(again)) == ("It broke.", "Mend it.", "It broke.\nMend it.")
+    assert (again.message, again.hint, str(again)) == ("It broke.", "Fix it.", "It broke.\nFix it.")
     assert again.exit_status == kind.exit_status
     assert vars(again) == vars(error)
 

@@ -135,7 +135,7 @@ class Fails(SwarmJob):
 plan = domyn_swarm.plan(Fails, input={"text": ["a", "b"]}, retries=0)
 plan.run()
 """)
-    path = re.fullmatch(r"1 of 2 rows have failed; ids and reasons are in (\S+)\n", cell.stderr)
+    path = re.fullmatch(r"1 of 2 rows failed; ids and errors are in (\S+)\n", cell.stderr)
     assert path
     assert [row["type"] for row in rows(path[1])] == ["ZeroDivisionError"]
     assert kernel.run("plan.result.errors_path").text == repr(path[1])

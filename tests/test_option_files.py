@@ -127,7 +127,7 @@ def test_a_file_may_hold_every_option_of_job_submit() -> None:
         ("job.toml", "job_kwargs = 'mark'", "job_kwargs: 'mark' is not valid.\nIt takes: object."),
         ("job.toml", "max_rpm = nan", "job.toml: max_rpm: nan is not valid.\nIt takes: what JSON has words for."),
         ("job.toml", "detach = 1", "job.toml: detach: 1 is not valid.\nIt takes: bool."),
-        ("job.toml", "a = 1\nb = ?", "is not valid TOML: Invalid value (at line 2, column 5).\nMend the file."),
+        ("job.toml", "a = 1\nb = ?", "is not valid TOML: Invalid value (at line 2, column 5).\nFix the file."),
         ("job.toml", "a = 1\na = 2", "is not valid TOML: Cannot overwrite a value (at "),
         ("job.yaml", "a: 1\nb: [", "is not valid YAML: expected the node content, but found '<stream end>' (at "),
         ("job.yaml", "a: 1\na: 2", 'is not valid YAML: found duplicate key "a" with value "2" (original value: "1")'),
@@ -138,7 +138,7 @@ def test_a_file_may_hold_every_option_of_job_submit() -> None:
         ("job.yaml", "- limit", "job.yaml holds a list, not options by name.\nWrite for example: limit = 5"),
         ("job.yaml", "", "job.yaml holds nothing, not options by name."),
         ("job.yaml", "job_kwargs: &a {a: *a}", "is not valid.\nIt takes: what JSON has words for."),
-        ("job.ini", "", "@job.ini does not end in the name of a format.\nOption files are: .toml, .yaml, .yml, .json."),
+        ("job.ini", "", "@job.ini does not have a supported suffix.\nUse one of: .toml, .yaml, .yml, .json."),
     ],
     ids=lambda value: value[:30].replace("\n", " ") if isinstance(value, str) else None,
 )  # fmt: skip
@@ -194,8 +194,8 @@ def test_a_refusal_names_the_file_s_key_unless_the_flag_was_typed() -> None:
     assert refused(*submit) == "job.toml: output: 'out.csv' ends in '.csv', but outputs are parquet only."
     assert refused(*submit, "--output", "out.x") == "--output: 'out.x' ends in '.x', but outputs are parquet only."
     assert refused(*submit, *output, "--run-on", "local") == "job.toml: input: 'nowhere.parquet' does not exist."
-    assert refused(*submit, *output) == "job.toml: run_on: unknown place 'moon'."
-    assert refused(*submit, *output, "--run-on", "sun") == "--run-on: unknown place 'sun'."
+    assert refused(*submit, *output) == "job.toml: run_on: unknown launcher 'moon'."
+    assert refused(*submit, *output, "--run-on", "sun") == "--run-on: unknown launcher 'sun'."
     assert tree() == {"job.toml"}
 
 
@@ -217,7 +217,7 @@ def test_what_was_sent_is_shown_as_the_file_that_sends_it_again(command: Command
     assert (
         shown.stdout
         == f"""\
-# The options of nightly. This submits the same: domyn-swarm job submit @FILE
+# Options of nightly. Submit them again with: domyn-swarm job submit @FILE
 
 # module:Class or path/to/file.py:Class
 job = "{job("Picky")}"
@@ -237,7 +237,7 @@ output_columns = ["upper"]
 # More tries for a call that failed; jobs that ask an endpoint have 5 for each request
 retries = 0
 
-# Let the run go on by itself
+# Run in the background
 detach = true
 
 # What the run is called
@@ -275,11 +275,9 @@ def test_what_was_in_memory_is_in_no_file() -> None:
     run = RunFolder("run")
     run.make()
     run.save("run.json", {})
-    assert refused("job", "show", "./run") == "./run has no spec.json that can be read."
+    assert refused("job", "show", "./run") == "./run has no readable spec.json."
     run.save("spec.json", make_spec({"input": f"{IN_MEMORY}frame", "output": "out.parquet"}))
-    assert refused("job", "show", "./run") == (
-        "The input of ./run was in memory, so no file of options submits the same."
-    )
+    assert refused("job", "show", "./run") == ("The input of ./run was in memory, so an option file cannot submit it.")
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12) | st.sampled_from(

@@ -317,7 +317,7 @@ def test_a_command_may_be_had_with_other_options() -> None:
     ("made", "why"),
     [
         (lambda: plan(job("Upper"), input=TEXTS, output="out.parquet"), "its input is in memory"),
-        (lambda: plan(job("Upper"), input="in.parquet"), "its output goes nowhere"),
+        (lambda: plan(job("Upper"), input="in.parquet"), "it has no output path"),
         (lambda: plan(job("Upper"), input="in.parquet", output="o.parquet").with_values(limited=TEXTS), "nodes"),
     ],
     ids=["input", "output", "nodes"],
@@ -463,7 +463,7 @@ def test_the_input_is_not_asked_for_rows_that_replaced_nodes_made(command: Comma
     compared = domyn_swarm.compare(calm, loud)
     assert [example.input for example in compared.examples] == [{}, {}]
     told = command("job", "row", calm.run_dir, "3").stdout
-    assert "Node 'limited' was replaced in this run" in told
+    assert "Node 'limited' was overridden in this run" in told
     assert "FOUR." in told
 
 

@@ -291,7 +291,7 @@ def test_only_python_goes_along(folder: Path) -> None:
 def test_the_doctor_finds_the_cluster_by_either_of_its_addresses(cluster: RayCluster) -> None:
     assert [*check_ray(f"127.0.0.1:{cluster.port}"), *check_ray(cluster.url)] == [
         Finding("ray cluster", "ok", f"Ray {version('ray')}, 1 machine, 2 CPUs"),
-        Finding("ray cluster", "ok", f"the job server at {cluster.url} has Ray {version('ray')}, as is here"),
+        Finding("ray cluster", "ok", f"the job server at {cluster.url} has Ray {version('ray')}, the same as here"),
     ]
 
 
@@ -302,7 +302,7 @@ def test_a_run_whose_cluster_is_gone_is_lost_and_resumes_elsewhere(cluster: RayC
     cluster.stop()
     status = told("job", "status", "out")[0]
     assert status["state"] == "lost"
-    assert f"the Ray cluster at {cluster.url} does not answer" in status["detail"]
+    assert f"the Ray cluster at {cluster.url} does not respond" in status["detail"]
     Path("hurry").touch()
     told("job", "resume", "out", "--run-on", "local")
     assert told("job", "wait", "out", "--timeout", "60")["state"] == "done"

@@ -21,7 +21,7 @@ from domyn_swarm.checkpoint import lock
 from domyn_swarm.checkpoint.process import this_process
 from domyn_swarm.cli.main import app
 from domyn_swarm.errors import SwarmError
-from domyn_swarm.runs.index import names_at_a_glance
+from domyn_swarm.runs.index import names_for_completion
 from tests.conftest import job, write
 from tests.detached import FOLDER, called_here
 from tests.test_found_runs import SUBMISSION
@@ -127,4 +127,4 @@ def test_damaged_rows_of_the_index_end_no_listing(whole: dict[str, bytes], rows:
     assert not told_list
     assert "out" in {run["name"] for run in json.loads(printed.getvalue())}
     told("job", "status", "out")
-    assert names_at_a_glance("o") == ["out"]
+    assert names_for_completion("o") == ["out"]

@@ -240,7 +240,7 @@ REFUSED = [
     Refused(
         "default that is no option",
         "",
-        ("classes.py:Defaulted", "'max_concurency', which is no option", "max_concurrency"),
+        ("classes.py:Defaulted", "'max_concurency', which is not an option", "max_concurrency"),
         "classes.py:Defaulted",
     ),
     Refused("constructor that refuses", "", ("Choosy", "RuntimeError: no level suits"), "classes.py:Choosy"),
@@ -281,8 +281,8 @@ REFUSED = [
     # Output
     Refused("output that is CSV", "--output out.csv", ("--output", "'out.csv' ends in '.csv'", ".parquet")),
     Refused("output that is JSON", "--output out.json", ("--output", "'out.json' ends in '.json'", ".parquet")),
-    Refused("output without a name", "--output ''", ("--output: '' names no file", ".parquet")),
-    Refused("output that is this folder", "--output .", ("--output: '.' names no file", ".parquet")),
+    Refused("output without a name", "--output ''", ("--output: '' does not name a file", ".parquet")),
+    Refused("output that is this folder", "--output .", ("--output: '.' does not name a file", ".parquet")),
     Refused(
         "output of another program", "--output taken.parquet", ("--output", "'taken.parquet' exists", "--overwrite")
     ),

@@ -58,11 +58,11 @@ def test_a_finished_run_is_told_in_order(show: Show) -> None:
     assert facts(tab, "#top") == {
         "Run": "out/reviews.checkpoints/reviews", "Number": "3", "Started": "2026-11-25 10:43:33 UTC",
         "Ended": "2026-11-25 10:50:40 UTC", "Duration": "7 min 7 s", "Host": "worker-7",
-        "Figures of": "2026-11-25 10:50:40 UTC",
+        "Updated": "2026-11-25 10:50:40 UTC",
     }  # fmt: skip
     assert tab.page.title() == "✓ domyn_swarm.jobs:ChatCompletionJob: done"
     assert headings(tab) == [
-        "Rows", "Warnings", "Graph", "Over time", "Failures", "One row", "All nodes", "Parts and output",
+        "Rows", "Warnings", "Graph", "Over time", "Failures", "Row history", "All nodes", "Parts and output",
         "Configuration", "Versions",
     ]  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_rows_are_a_funnel(show: Show) -> None:
         ["In the input", "120,000 rows", "100 %"],
         ["Done before", "30,000 rows", "25 %"],
         ["Finished now", "90,000 rows", "75 %"],
-        ["Failed of those", "1,234 rows", "1.0 %"],
+        ["Failed", "1,234 rows", "1.0 %"],
     ]
     spans = tab.page.locator("#rows .bar > span").evaluate_all("all => all.map(it => [it.style.left, it.style.width])")
     assert spans[1:3] == [["0%", "25%"], ["25%", "75%"]]
@@ -98,7 +98,7 @@ def test_failures_stand_by_kind_with_examples_that_fold_out(show: Show) -> None:
 def test_all_nodes_stand_in_a_table_with_their_share_of_the_time(show: Show) -> None:
     tab = show(examples.finished())
     lines = cells(tab, "#nodes tr")
-    assert lines[0] == ["Node", "State", "Rows in", "Rows out", "Batches", "Time", "Share of the time", "Memory"]
+    assert lines[0] == ["Node", "State", "Rows in", "Rows out", "Batches", "Time", "Share of time", "Memory"]
     assert [line[0] for line in lines[1:]] == [name.partition("__")[0] for name in examples.ITEMS]
     assert lines[13] == ["transformed", "✓ done", "90,000", "90,000", "88", "6 min 59 s", "98.3 %", "412 MB"]
 
@@ -121,7 +121,7 @@ def test_output_parts_damage_and_versions(show: Show) -> None:
     tab = show(report)
     assert facts(tab, "#output") == {
         "Output": "out/reviews.parquet", "Failed rows": "out/reviews.errors.parquet",
-        "Checkpoints": "42 parts, 182 MB", "Damaged, set aside": "part-3.parquet",
+        "Checkpoints": "42 parts, 182 MB", "Quarantined parts": "part-3.parquet",
     }  # fmt: skip
     assert facts(tab, "#versions") == report.versions
     assert tab.page.locator("#warnings li").all_inner_texts() == ["12 rows have an empty text."]
@@ -140,7 +140,7 @@ def test_a_page_from_disk_names_the_commands_that_look_further(show: Show) -> No
 
 def test_a_run_that_broke_says_where_why_and_how_to_go_on(show: Show) -> None:
     tab = show(examples.broken())
-    assert headings(tab)[:3] == ["What broke", "Go on with it", "Rows"]
+    assert headings(tab)[:3] == ["Error", "Resume", "Rows"]
     assert tab.text("#top .badge") == "✕ failed"
     told = tab.text("#broken")
     assert "In the node transformed" in told
@@ -178,7 +178,7 @@ def test_the_resume_command_is_copied(browser: Browser, tmp_path: Path) -> None:
 def test_an_interrupted_run_says_what_it_did_not_reach(show: Show) -> None:
     tab = show(examples.interrupted())
     assert tab.text("#top .badge") == "■ interrupted"
-    assert headings(tab)[0] == "Go on with it"
+    assert headings(tab)[0] == "Resume"
     assert tab.text("#resume pre") == examples.interrupted().resume
     assert bars(tab)[-1] == ["Not reached", "58,500 rows", "48.8 %"]
     assert facts(tab, "#output") == {"Checkpoints": "42 parts, 182 MB"}
@@ -190,7 +190,7 @@ def test_a_running_run_says_what_is_still_to_go(show: Show) -> None:
     assert tab.text("#top .badge") == "▸ running"
     assert "Ended" not in facts(tab, "#top")
     assert headings(tab)[0] == "Rows"
-    assert bars(tab)[-1] == ["Still to go", "58,500 rows", "48.8 %"]
+    assert bars(tab)[-1] == ["Remaining", "58,500 rows", "48.8 %"]
     assert tab.text("#panel .headline") == "transformed\n▸ running"
 
 
@@ -200,7 +200,7 @@ def test_what_there_is_none_of_is_left_out(show: Show) -> None:
     assert tab.page.locator("#time h3").all_inner_texts() == ["Rows per second", "Calls in flight", "Memory"]
     assert tab.page.locator("#node-transformed").count() == 1
     assert tab.page.locator("#node-batches").count() == 0
-    assert headings(show(examples.empty())) == ["One row"]
+    assert headings(show(examples.empty())) == ["Row history"]
 
 
 def test_an_input_without_rows_says_so(show: Show) -> None:
@@ -470,7 +470,7 @@ def test_charts_have_axes_units_and_a_table(show: Show) -> None:
     tab = show(examples.finished())
     charts = tab.page.locator("#time figure")
     assert charts.locator("h3").all_inner_texts() == [
-        "Rows per second", "Latency of answers", "Calls in flight", "Tokens per second", "Memory",
+        "Rows per second", "Response latency", "Calls in flight", "Tokens per second", "Memory",
     ]  # fmt: skip
     labels = [chart.locator("svg text").all_text_contents() for chart in charts.all()]
     assert labels[0] == ["0", "100", "200", "300", "0", "2", "4", "6", "min since the start"]
@@ -480,7 +480,7 @@ def test_charts_have_axes_units_and_a_table(show: Show) -> None:
     charts.nth(1).locator("summary").click()
     charts.nth(1).locator("table").wait_for()
     lines = cells(tab, "#time figure tr")
-    assert lines[0] == ["Time", "half are faster (p50)", "95 % are faster (p95)"]
+    assert lines[0] == ["Time", "median (p50)", "95th percentile (p95)"]
     assert lines[2:4] == [["10 s", "", ""], ["15 s", "480 ms", "1.49 s"]]
     assert len(lines) == 86
 
@@ -715,11 +715,11 @@ def test_a_live_page_goes_on_after_its_server_was_away(browser: Browser, served:
 
 def test_a_live_page_looks_up_rows(browser: Browser, served: Served) -> None:
     tab = browser.open(served.url)
-    tab.page.get_by_label("Id of the row").fill("r 1&2")
+    tab.page.get_by_label("Row id").fill("r 1&2")
     tab.page.keyboard.press("Enter")
     tab.page.locator("#row-found pre").wait_for()
     assert tab.text("#row-found") == "r-1 came in,\nand <b>went</b>."
-    tab.page.get_by_label("Id of the row").fill("other")
+    tab.page.get_by_label("Row id").fill("other")
     tab.page.get_by_role("button", name="Look up").click()
     tab.page.locator("#row-found", has_text="No row has it.").wait_for()
     assert "domyn-swarm job row" not in tab.text("#row")

@@ -178,7 +178,7 @@ def test_what_sbatch_refuses_is_refused_and_leaves_nothing_behind(command: Comma
     before = tree()
     refused = submit(command, "--slurm-args", "--partition=gone")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "sbatch refuses the run: invalid partition specified: gone" in refused.stderr
+    assert "sbatch rejected the run: invalid partition specified: gone" in refused.stderr
     assert "Traceback" not in refused.stderr
     assert tree() == before
 
@@ -186,9 +186,9 @@ def test_what_sbatch_refuses_is_refused_and_leaves_nothing_behind(command: Comma
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--array=1-10", "--slurm-args: --array=1-10 cannot be given: a run is one job"),
-        ("--outp=x", "--slurm-args: --outp=x cannot be given: the log is the run's"),
-        ("-o elsewhere", "--slurm-args: -o cannot be given: the log is the run's"),
+        ("--array=1-10", "--slurm-args: --array=1-10 is not allowed: a run is a single job"),
+        ("--outp=x", "--slurm-args: --outp=x is not allowed: the log is managed by the run"),
+        ("-o elsewhere", "--slurm-args: -o is not allowed: the log is managed by the run"),
         ("--signal=USR1@600", "--signal=USR1@600 would not reach the run, which is the batch script itself"),
         ("--comment 'two", '--slurm-args: "--comment \'two" cannot be split: No closing quotation'),
     ],

@@ -256,7 +256,7 @@ class Store(RuleBasedStateMachine):
     def look_from_outside(self, name: str) -> None:
         expected, failed = self.today()
         found = survey(self.store.folder)
-        assert (found.finished, found.failed, found.strange) == (len(expected), len(failed), {})
+        assert (found.finished, found.failed, found.unusable) == (len(expected), len(failed), {})
         assert [reason for _, reason in verify(self.store.folder)] == [None] * len(self.parts())
         if self.parts():
             assert export(self.store.folder, f"{self.root}/{name}", overwrite=True) == (len(expected), len(failed))

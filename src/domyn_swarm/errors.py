@@ -1,22 +1,22 @@
-"""Every error that domyn-swarm raises on purpose.
+"""The errors that domyn-swarm raises.
 
-    SwarmError                  anything below; `exit_status` is what the command line ends with
+    SwarmError                  base class; `exit_status` is the exit status of the command line
     ├── ConfigurationError      a flag, option or job that cannot work; nothing was written
     │   └── MissingDependencyError   the chosen backend or feature needs a package that is not installed
     ├── DataError               an input that cannot be used; nothing was written
     ├── CheckpointError         a run's folder that is locked, or belongs to another job
-    ├── EndpointError           an endpoint's answer to one request; `retryable` tells whether asking again can help
-    ├── JobError                the run broke in mid-way; what was flushed stays and a resume goes on from there
-    │   ├── DamagedPartError    a part cannot be read; defined, and mostly mended, in `checkpoint.part`
+    ├── EndpointError           a failed request to an endpoint; `retryable` says whether a retry can succeed
+    ├── JobError                the run failed before its end; flushed rows are kept for a resume
+    │   ├── DamagedPartError    a part cannot be read; defined, and usually handled, in `checkpoint.part`
     │   ├── LockLostError       another process has taken over the run's folder; defined in `checkpoint.lock`
-    │   ├── ConditionError      what every row would meet: no credit, an endpoint gone
-    │   │   └── ExhaustedError      the process has run out of files, memory or disk; defined in `helpers.resources`
-    │   └── OutputConflictError what was checked before the run is not true any more; the output is kept beside
-    └── Interrupted             the run was asked to stop; same promise as JobError
-        └── TimeUp              by a batch system, because its time is up
+    │   ├── ConditionError      every row would fail the same way: no credit, an endpoint that is down
+    │   │   └── ExhaustedError      the process has run out of files, memory or disk; defined in `concurrency.resources`
+    │   └── OutputConflictError the output path changed during the run; the new output is kept under another name
+    └── Interrupted             the run was asked to stop; flushed rows are kept as for JobError
+        └── TimeUp              by a batch system, because its time limit was reached
 
-A message says what was wrong and what it got; the hint says what to do. Neither shows a key, whatever they were made
-from. Errors survive pickling (worker processes).
+A message says what is wrong and which value was received; the hint says how to fix it. API keys are masked in both.
+Errors can be pickled (worker processes).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 Condition: TypeAlias = Literal["", "busy", "spent"]
-"""What of a failure is not the request's: a rate limit or an overload, or that there is no credit."""
+"""A cause outside the request: "busy" for a rate limit or an overload, "spent" when no credit is left."""
 
 _OURS = ("domyn_swarm", "domyn_dags", "hamilton")
 
 
 class SwarmError(Exception):
-    """Base of all errors here. `str()` is the message, then the hint."""
+    """Base class. `str()` gives the message and then the hint."""
 
     exit_status: ClassVar[int] = 1
 
@@ -50,16 +50,16 @@ class SwarmError(Exception):
         return f"{self.message}\n{self.hint}" if self.hint else self.message
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows: it says what to do, so there is nothing to trace, unless somebody's own code broke."""
+        """Called by IPython: shows message and hint, with a traceback only for errors in user code."""
         cause = self.__cause__
         theirs = beyond_ours(cause) if isinstance(cause, Exception) and not isinstance(cause, SwarmError) else None
         name, text = type(self).__name__, str(self)
-        said = text if text.startswith(name) else f"{name}: {text}"
-        return [said, *(line.rstrip("\n") for line in traceback.format_tb(theirs))]
+        headline = text if text.startswith(name) else f"{name}: {text}"
+        return [headline, *(line.rstrip("\n") for line in traceback.format_tb(theirs))]
 
 
 def beyond_ours(error: BaseException) -> TracebackType | None:
-    """The traceback of an error behind the last frame of this package; None when the error is of its own making."""
+    """The part of the traceback after the last frame of this package; None when this package raised the error."""
     frames = left = error.__traceback__
     while left is not None:
         if left.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _OURS:
@@ -69,7 +69,7 @@ def beyond_ours(error: BaseException) -> TracebackType | None:
 
 
 class ConfigurationError(SwarmError):
-    """A flag, an option or a job class that cannot work as given."""
+    """A flag, an option or a job class is invalid."""
 
     exit_status = 2
 
@@ -79,23 +79,28 @@ class MissingDependencyError(ConfigurationError):
 
 
 class DataError(SwarmError):
-    """The input cannot be used as it is: unreadable, columns missing, ids not unique."""
+    """The input is invalid: unreadable, columns missing, ids not unique."""
 
     exit_status = 2
 
 
 class CheckpointError(SwarmError):
-    """The run's folder cannot be used: somebody else writes it, or it belongs to a different job."""
+    """The run's folder cannot be used: another process is writing to it, or it belongs to a different job."""
 
     exit_status = 2
 
 
 class EndpointError(SwarmError):
-    """A request failed. `status` is the HTTP status, 0 when no answer came; `attempts` is how often it was sent.
+    """A request failed.
 
-    `retry_after` is how many seconds the endpoint asked to be left alone, None when it did not say. `overload` tells
-    that it was asked for too much. `condition` is "busy" for a rate limit or an overload, and "spent" where there is no
-    credit: then the failure is not the request's.
+    Attributes:
+        status: The HTTP status; 0 when no response was received.
+        retryable: Whether a retry can succeed.
+        attempts: How often the request was sent.
+        retry_after: Seconds that the endpoint asked to wait; None when it did not say.
+        overload: Whether the endpoint rejected the request because of its load.
+        condition: "busy" for a rate limit or an overload, "spent" when no credit is left. In both cases the cause is
+            not the request itself.
     """
 
     attempts = 1
@@ -120,21 +125,21 @@ class EndpointError(SwarmError):
 
 
 class JobError(SwarmError):
-    """The run broke in mid-way. Whatever was flushed is kept."""
+    """The run failed before its end. Flushed rows are kept."""
 
 
 class ConditionError(JobError):
-    """The run ended because of a condition that every row would meet, such as a spent quota or a full disk.
+    """The run ended because every row would fail the same way, for example on a spent quota or a full disk.
 
-    It is never a row's failure and never counts as one of its tries. Whatever was flushed is kept; once the condition
-    is over, the same command resumes the run.
+    It is never recorded as a row's failure and never counts as an attempt. Flushed rows are kept; once the cause is
+    fixed, the same command resumes the run.
     """
 
 
 class OutputConflictError(JobError):
-    """The output cannot take its place: what was checked before the run is not true any more, at `path`.
+    """The output cannot be moved to `path`, because something changed there since it was checked before the run.
 
-    `run` names the run, and `beside` is where its output is kept; nothing until it is.
+    `run` names the run. `beside` is the path where its output is kept instead; empty until it has been written.
     """
 
     def __init__(self, message: str, hint: str = "", path: str = "", run: str = "", beside: str = "") -> None:
@@ -143,18 +148,18 @@ class OutputConflictError(JobError):
         self.path, self.run, self.beside = path, run, beside
 
     def keeping(self, beside: str) -> OutputConflictError:
-        """The same, now that the output is kept at `beside`."""
-        message = f"{self.message} What this run made is in {beside}."
+        """This error, with the path `beside` where the output is kept."""
+        message = f"{self.message} This run's output was written to {beside}."
         return OutputConflictError(message, self.hint, self.path, self.run, beside)
 
 
 class Interrupted(SwarmError):  # noqa: N818 - named for what happened, like KeyboardInterrupt
-    """The run was asked to stop, and did. Whatever was flushed is kept."""
+    """The run was asked to stop and did. Flushed rows are kept."""
 
     exit_status = 130
 
 
 class TimeUp(Interrupted):
-    """The run's time is up, as a batch system said shortly before. To go on is worth while: rows were finished."""
+    """The run stopped because a batch system announced its time limit. Flushed rows are kept and it can be resumed."""
 
     exit_status = 124

@@ -31,14 +31,14 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1e300)]
 ErrorBudget = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%$|^\d+$")]
 
 
-def _option(*flags: str, help: str, takes: str = "") -> msgspec.Meta:  # noqa: A002 - the word that the field uses
+def _option(*flags: str, help: str, takes: str = "") -> msgspec.Meta:  # noqa: A002 - msgspec's term
     return msgspec.Meta(description=help, extra={"flags": flags, "takes": takes})
 
 
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
-    """One run of one job, as plain data: JSON in, JSON out, no secrets.
+    """One run of one job as plain data, without secrets; it converts to and from JSON.
 
-    Build one with `make_spec`, which checks it; `JobSpec(...)` itself checks nothing.
+    Build one with `make_spec`, which validates it; `JobSpec(...)` itself validates nothing.
     """
 
     job: Annotated[str, _option(help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB
@@ -50,7 +50,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ]
     output: Annotated[str, _option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")]
     input_columns: Annotated[
-        list[str], _option("--input-column", help="Column that makes the job's items; repeat for several")
+        list[str], _option("--input-column", help="Input column passed to the job; repeat for several")
     ] = []
     output_columns: Annotated[
         list[str], _option("--output-column", help="Name of an output column; repeat for several")
@@ -58,7 +58,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     id_column: Annotated[
         str | None, _option("--id-column", help="Column that identifies a row: not null, unique (default: a counter)")
     ] = None
-    limit: Annotated[Positive | None, _option("--limit", help="Only the first N rows of the input")] = None
+    limit: Annotated[Positive | None, _option("--limit", help="Process only the first N rows of the input")] = None
     output_mode: Annotated[
         Literal["append", "replace", "io_only"],
         _option(
@@ -67,16 +67,18 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ),
     ] = "append"
     overwrite: Annotated[
-        bool, _option("--overwrite/--no-overwrite", help="Replace an output that something else wrote")
+        bool, _option("--overwrite/--no-overwrite", help="Replace an existing output that this run did not write")
     ] = False
 
-    data_backend: Annotated[str, _option("--data-backend", help="Engine that reads, joins and writes")] = "pandas"
+    data_backend: Annotated[
+        str, _option("--data-backend", help="Engine that reads the input and writes the output")
+    ] = "pandas"
     native_backend: Annotated[
         bool,
-        _option("--native-backend/--no-native-backend", help="Hand frames of the engine to transform_items_native"),
+        _option("--native-backend/--no-native-backend", help="Pass the engine's own frames to transform_items_native"),
     ] = False
-    native_batch_size: Annotated[Positive, _option("--native-batch-size", help="Most rows in one native batch")] = 8192
-    batch_size: Annotated[Positive, _option("--batch-size", help="Most rows in one call of transform_items")] = 64
+    native_batch_size: Annotated[Positive, _option("--native-batch-size", help="Maximum rows per native batch")] = 8192
+    batch_size: Annotated[Positive, _option("--batch-size", help="Maximum rows per call of transform_items")] = 64
     backend_read_kwargs: Annotated[
         dict[str, Any], _option("--backend-read-kwargs", help="JSON object for the engine's reader")
     ] = {}
@@ -97,13 +99,15 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         list[str],
         _option(
             "--endpoint",
-            help="URL of an OpenAI-compatible server, or $ENDPOINT; repeat for several that serve the same model; "
+            help="URL of an OpenAI-compatible server, or $ENDPOINT; repeat for several servers with the same model; "
             "`demo` starts the bundled one",
         ),
     ] = []
     api_key_file: Annotated[
         str | None,
-        _option("--api-key-file", help="File that holds the key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"),
+        _option(
+            "--api-key-file", help="File that contains the API key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"
+        ),
     ] = None
     model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = (
         None
@@ -112,93 +116,93 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         bool,
         _option(
             "--allow-model-change/--no-allow-model-change",
-            help="Resume though another model, or another revision of it, made the rows that are done",
+            help="Resume even if finished rows were made by another model or another revision of it",
         ),
     ] = False
     preflight: Annotated[
         bool,
-        _option("--preflight/--no-preflight", help="Ask the endpoints for their models before the run"),
+        _option("--preflight/--no-preflight", help="Query the endpoints' model lists before the run"),
     ] = True
     preflight_timeout: Annotated[
-        Seconds, _option("--preflight-timeout", help="Seconds for an endpoint to list its models before the run")
+        Seconds, _option("--preflight-timeout", help="Seconds to wait for an endpoint's model list before the run")
     ] = 5.0
     max_concurrency: Annotated[
         Positive | Literal["auto"] | None,
         _option(
             "--max-concurrency",
-            help="Calls in flight, or `auto` to find out how many the server takes "
+            help="Maximum concurrent calls, or `auto` to find the limit that the server sustains "
             "(default: 32 for async methods, else one per core)",
             takes="N|auto",
         ),
     ] = None
-    max_rpm: Annotated[Rate | None, _option("--max-rpm", help="Most requests in a minute")] = None
-    max_tpm: Annotated[Rate | None, _option("--max-tpm", help="Most tokens in a minute, in and out together")] = None
+    max_rpm: Annotated[Rate | None, _option("--max-rpm", help="Maximum requests per minute")] = None
+    max_tpm: Annotated[
+        Rate | None, _option("--max-tpm", help="Maximum tokens per minute, prompt and completion together")
+    ] = None
     retries: Annotated[
         Count,
-        _option(
-            "--retries", help="More tries for a call that failed; jobs that ask an endpoint have 5 for each request"
-        ),
+        _option("--retries", help="Retries per failed call; jobs that call an endpoint have 5 for each request"),
     ] = 2
     retry_timeout: Annotated[
-        Seconds, _option("--retry-timeout", help="Seconds for which a request is tried again, waits included")
+        Seconds, _option("--retry-timeout", help="Seconds for which a failed request is retried, waits included")
     ] = 600.0
     timeout: Annotated[
         Seconds | None,
-        _option("--timeout", help="Seconds for one call, or one request (default: none; 600 for requests)"),
+        _option("--timeout", help="Seconds for one call or one request (default: none; 600 for requests)"),
     ] = None
     connect_timeout: Annotated[Seconds, _option("--connect-timeout", help="Seconds to connect to an endpoint")] = 10.0
     grace: Annotated[
         Grace,
         _option(
             "--grace",
-            help="Seconds for calls in flight when the run has to end (Ctrl-C, SIGTERM, an error); jobs that ask an "
-            "endpoint have 30",
+            help="Seconds for calls in flight to finish when the run has to stop (Ctrl-C, SIGTERM, an error); 30 for "
+            "jobs that call an endpoint",
         ),
     ] = 5.0
-    dedupe: Annotated[bool, _option("--dedupe/--no-dedupe", help="Send equal requests once, and share the answer")] = (
-        False
-    )
+    dedupe: Annotated[bool, _option("--dedupe/--no-dedupe", help="Deduplicate identical requests")] = False
     on_error: Annotated[
         Literal["record", "fail"],
-        _option("--on-error", help="record: a failed row is written down, the job goes on; fail: stop at the first"),
+        _option("--on-error", help="record: store failed rows and continue; fail: stop at the first one"),
     ] = "record"
     max_errors: Annotated[
         ErrorBudget | None,
         _option(
             "--max-errors",
-            help="Stop when more rows than N, or than N% of those that finished, have failed",
+            help="Stop when more than N rows, or more than N% of the finished rows, have failed",
             takes="N|N%",
         ),
     ] = None
 
     checkpoint_dir: Annotated[
-        str | None, _option("--checkpoint-dir", help="Folder of runs (default: .domyn-swarm beside the output)")
+        str | None, _option("--checkpoint-dir", help="Folder for runs (default: .domyn-swarm next to the output)")
     ] = None
     checkpoint_tag: Annotated[
         str | None, _option("--checkpoint-tag", help="Name of the run's folder (default: the output's name)")
     ] = None
     checkpoint_interval: Annotated[
-        Seconds, _option("--checkpoint-interval", help="Seconds of work that a crash may lose")
+        Seconds, _option("--checkpoint-interval", help="Maximum seconds of finished work that a crash may lose")
     ] = 10.0
-    resume: Annotated[bool, _option("--resume/--no-resume", help="Go on from what the run's folder holds")] = True
+    resume: Annotated[bool, _option("--resume/--no-resume", help="Resume from the checkpoint in the run's folder")] = (
+        True
+    )
     keep_changed: Annotated[
         bool,
         _option(
             "--keep-changed/--no-keep-changed",
-            help="Keep the output of a row whose inputs changed under the same --id-column; else it is computed again",
+            help="Keep the output of a row whose inputs changed under the same id; by default it is computed again",
         ),
     ] = False
     checkpointing: Annotated[
-        bool, _option("--checkpointing/--no-checkpointing", help="Keep finished rows on disk until the end")
+        bool, _option("--checkpointing/--no-checkpointing", help="Write checkpoints so that the run can resume")
     ] = True
 
     trace: Annotated[
-        bool, _option("--trace/--no-trace", help="Keep each row's requests, tries and answers, for `job row`")
+        bool, _option("--trace/--no-trace", help="Store each row's requests, attempts and responses for `job row`")
     ] = True
 
     adapters: Annotated[
         list[str],
-        _option("--adapter", help="Hamilton adapter that looks on, as module:factory; repeat for several"),
+        _option("--adapter", help="Hamilton lifecycle adapter, as module:factory; repeat for several"),
     ] = []
 
     @property
@@ -220,7 +224,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def errors_path(self) -> str:
-        """Where failed rows are written down: `<output>.errors.parquet`."""
+        """Where failed rows are recorded: `<output>.errors.parquet`."""
         parent, name = split(self.output)
         return f"{parent}{name.removesuffix('.parquet')}.errors.parquet"
 
@@ -231,9 +235,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 def anchored(spec: JobSpec, folder: str = "") -> JobSpec:
-    """`spec` with its relative local paths made absolute, so that it means the same in another process's folder.
+    """`spec` with relative local paths made absolute, so that it is valid in any working directory.
 
-    They are relative to `folder`, by default to this process's own.
+    Paths are resolved against `folder`, by default the current working directory.
     """
     names, folder = ("input", "output", "checkpoint_dir", "api_key_file"), folder or str(Path.cwd())
     paths = {name: _anchored(path, folder) for name in names if (path := getattr(spec, name)) is not None}
@@ -249,12 +253,12 @@ def _anchored(path: str, folder: str) -> str:
 
 
 def make_spec(options: Mapping[str, Any]) -> JobSpec:
-    """Check `options` (JobSpec's fields by name) and freeze them.
+    """Validate `options` (JobSpec's fields by name) and return them as a JobSpec.
 
     Raises:
         ConfigurationError: an option is unknown, of the wrong type, out of bounds, or contradicts another one.
     """
-    public_options(options)  # what it hides is masked from here on, in refusals, too
+    public_options(options)  # secrets that it finds are masked from here on, in error messages too
     try:
         spec = msgspec.convert(dict(options), JobSpec)
     except msgspec.ValidationError as error:
@@ -271,43 +275,43 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
     name = split(spec.output)[1]
     if name in ("", ".", ".."):
         raise ConfigurationError(
-            f"--output: {spec.output!r} names no file and no folder of its own.",
-            "Name a file that ends in .parquet, or a directory to make.",
+            f"--output: {spec.output!r} does not name a file or a folder.",
+            "Name a file that ends in .parquet, or a directory to create.",
         )
     suffix = PurePosixPath(name).suffix
     if not spec.output_is_directory and suffix != ".parquet":
         raise ConfigurationError(
-            f"--output: {spec.output!r} ends in {suffix!r}, but outputs are parquet only.",
+            f"--output: {spec.output!r} ends in {suffix!r}, but outputs are always parquet.",
             "Name a file that ends in .parquet, or a directory (no suffix, or a trailing /).",
         )
     if spec.checkpoint_tag is not None and not re.fullmatch(r"(?!\.+$)[\w.@+=-]+", spec.checkpoint_tag):
         raise ConfigurationError(
             f"--checkpoint-tag: {spec.checkpoint_tag!r} is not a plain name.",
-            "Use letters, digits and . _ - @ + = only; it names a folder.",
+            "Use only letters, digits and . _ - @ + =; it names a folder.",
         )
     return spec
 
 
 def _check_texts(spec: JobSpec) -> None:
-    """Refuse names whose bytes are not UTF-8: they could not be written down with the run."""
+    """Refuse names whose bytes are not UTF-8: they cannot be stored in the run's JSON files."""
     for name in spec.__struct_fields__:
         value = getattr(spec, name)
         texts = value if isinstance(value, list) else [value]
-        if odd := next((text for text in texts if isinstance(text, str) and not is_text(text)), None):
-            raise ConfigurationError(f"{flag_of(name)}: {odd!r} is not UTF-8.", "Rename it.")
+        if invalid := next((text for text in texts if isinstance(text, str) and not is_text(text)), None):
+            raise ConfigurationError(f"{flag_of(name)}: {invalid!r} is not UTF-8.", "Rename it.")
 
 
 def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job_fields: frozenset[str]) -> JobSpec:
-    """Flags over job kwargs over the job class's own defaults.
+    """Merge options: flags override job kwargs, and job kwargs override the job class's defaults.
 
-    A job kwarg that names an option and no field of the job is that option (`{"max_concurrency": 8}`).
+    A job kwarg that names an option, and not a field of the job, sets that option (`{"max_concurrency": 8}`).
 
     Raises:
-        ConfigurationError: as `make_spec`, and when `defaults` holds what is no option.
+        ConfigurationError: as `make_spec`, and when `defaults` holds an unknown option.
     """
     if unknown := sorted(defaults.keys() - option_names()):
         raise ConfigurationError(
-            f"Job {job!r}: its defaults hold {unknown[0]!r}, which is no option.",
+            f"Job {job!r}: its defaults hold {unknown[0]!r}, which is not an option.",
             f"Options: {', '.join(sorted(option_names()))}.",
         )
     kwargs = dict(flags.get("job_kwargs") or {})
@@ -330,7 +334,7 @@ def flag_of(field: str) -> str:
 
 @cache
 def option_of(field: str) -> Any:
-    """The description of `field`, and in `extra` its flags and what it takes (empty: see its type)."""
+    """The description of `field`; `extra` has its flags and accepted values (empty: see its type)."""
     parts = get_args(_hints().get(field))
     found = (part for part in parts if isinstance(part, msgspec.Meta) and part.extra)
     return next(found, None) or _option(help="")
@@ -343,7 +347,7 @@ def _hints() -> dict[str, Any]:
 
 
 def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> ConfigurationError:
-    """`Expected int >= 1 - at $.limit` as a sentence about a flag."""
+    """Turn `Expected int >= 1 - at $.limit` into an error that names the flag."""
     reason, _, where = str(error).partition(" - at ")
     if unknown := re.search(r"unknown field `(\w+)`", reason):
         return ConfigurationError(
@@ -361,7 +365,7 @@ def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> Conf
 
 
 def what_it_takes(name: str, error: msgspec.ValidationError) -> str:
-    """What `error`, about a value of the field `name`, should have got."""
+    """The values that the field `name` accepts, given the validation `error`."""
     hint = get_type_hints(JobSpec).get(name)
     takes = ", ".join(get_args(hint)) if get_origin(hint) is Literal else option_of(name).extra["takes"]
     return takes or _expected(str(error).partition(" - at ")[0])

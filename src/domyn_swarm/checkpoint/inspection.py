@@ -40,7 +40,7 @@ LOOKS = 20
 class Survey(msgspec.Struct):
     """What a run's folder holds. `finished` and `failed` count rows of the input, `rows` those in the parts.
 
-    `strange` says of each part that cannot be used why; `damaged` has the names of those that were set aside before.
+    `unusable` maps each unusable part to the reason; `damaged` lists the parts that were quarantined earlier.
     """
 
     path: str
@@ -57,7 +57,7 @@ class Survey(msgspec.Struct):
     rows: int
     parts: int
     size: int
-    strange: dict[str, str]
+    unusable: dict[str, str]
     damaged: list[str]
 
 
@@ -137,7 +137,7 @@ def _survey(folder: RunFolder) -> Survey:
         rows=sum(part.rows for part in parts),
         parts=len(parts),
         size=sum(folder.files("parts").values()),
-        strange=strange,
+        unusable=strange,
         damaged=sorted(map(name_of, folder.files("damaged"))),
     )
 

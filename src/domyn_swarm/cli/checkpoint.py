@@ -1,4 +1,4 @@
-"""`domyn-swarm checkpoint`: look into a run's folder, and repair it."""
+"""`domyn-swarm checkpoint`: inspect and repair a run's checkpoint."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
     from domyn_swarm.checkpoint.inspection import Survey
 
-app = typer.Typer(help="Look into a run's folder, and repair it.", rich_markup_mode=None)
+app = typer.Typer(help="Inspect and repair a run's checkpoint.", rich_markup_mode=None)
 
 
 @app.callback()
 def group() -> None:
-    """Look into a run's folder, and repair it."""
+    """Inspect and repair a run's checkpoint."""
 
 
 @app.command()
 def inspect(folder: RunName, as_json: AsJson = False) -> None:
-    """Show what a run has finished, who runs it, and which parts cannot be used. Reads footers only."""
+    """Show finished rows, the process that holds the lock, and unusable parts. Reads only footers."""
     import msgspec  # noqa: PLC0415 - keeps --help light
 
     from domyn_swarm.checkpoint.inspection import survey  # noqa: PLC0415
@@ -41,11 +41,12 @@ def inspect(folder: RunName, as_json: AsJson = False) -> None:
 def verify(
     folder: RunName,
     set_aside: Annotated[
-        bool, typer.Option("--set-aside", help="Move damaged parts to damaged/; the next run computes their rows.")
+        bool,
+        typer.Option("--set-aside", help="Move damaged parts to damaged/; the next run computes their rows again."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Read every page of every part against its checksum. Exit status 1 when a part is damaged."""
+    """Verify the checksums of every part. Exit status 1 when a part is damaged."""
     import msgspec  # noqa: PLC0415
 
     from domyn_swarm.checkpoint import inspection  # noqa: PLC0415
@@ -60,7 +61,7 @@ def verify(
     if as_json:
         typer.echo(msgspec.json.encode({"parts": len(found), "damaged": damaged}).decode())
     else:
-        where = f", set aside in {folder}/damaged" if set_aside and damaged else ""
+        where = f", moved to {folder}/damaged" if set_aside and damaged else ""
         lines = [f"{name}: {reason}" for name, reason in damaged.items()]
         typer.echo("\n".join(map(one_line, [*lines, f"{len(found):,} parts, {len(damaged):,} damaged{where}"])))
     raise typer.Exit(1 if damaged else 0)
@@ -68,14 +69,14 @@ def verify(
 
 @app.command()
 def compact(folder: RunName, as_json: AsJson = False) -> None:
-    """Merge small parts into larger ones. The rows stay the same."""
+    """Merge small parts into larger ones. Rows are unchanged."""
     from domyn_swarm.checkpoint import compact as compaction  # noqa: PLC0415
     from domyn_swarm.checkpoint.lock import locked  # noqa: PLC0415
 
     run = folder_of(folder)
     with locked(run):
         before = run.parts()
-        with _naming_the_repair(folder):
+        with _with_repair_hint(folder):
             left = compaction.compact(run, before)
     if as_json:
         print_json({"parts_before": len(before), "parts": len(left)})
@@ -86,27 +87,27 @@ def compact(folder: RunName, as_json: AsJson = False) -> None:
 @app.command()
 def export(
     folder: RunName,
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A parquet file, or a directory, to write")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="Parquet file or directory to write")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the finished rows (id and outputs, in input order) without the job and its input."""
+    """Write the finished rows (id and outputs, in input order). Needs neither the job nor its input."""
     from domyn_swarm.checkpoint.inspection import export as write  # noqa: PLC0415
     from domyn_swarm.storage.files import reaching  # noqa: PLC0415
 
     run = folder_of(folder)
-    with _naming_the_repair(folder), reaching(output):
+    with _with_repair_hint(folder), reaching(output):
         written, failed = write(run, output, overwrite=overwrite)
     if as_json:
         print_json({"output": output, "rows": written, "failed": failed})
         return
-    left_out = f"; {failed:,} have failed and were left out" if failed else ""
+    left_out = f"; {failed:,} failed rows were left out" if failed else ""
     typer.echo(one_line(f"{written:,} rows written to {output}{left_out}"))
 
 
 @contextlib.contextmanager
-def _naming_the_repair(folder: str) -> Iterator[None]:
-    """A part that is damaged comes with the command that sets it aside."""
+def _with_repair_hint(folder: str) -> Iterator[None]:
+    """Add to an error about a damaged part the command that moves it away."""
     from domyn_swarm.checkpoint.part import DamagedPartError  # noqa: PLC0415
 
     try:
@@ -116,11 +117,11 @@ def _naming_the_repair(folder: str) -> Iterator[None]:
 
 
 def _shown(found: Survey) -> str:
-    unusable = [one_line(f"  {part}: {why}") for part, why in found.strange.items()]
+    unusable = [one_line(f"  {part}: {why}") for part, why in found.unusable.items()]
     lines = {
         "job": found.job or "unknown",
         "state": (found.state or "unknown") + (f": {found.error.splitlines()[0]}" if found.error else ""),
-        "held by": found.holder or "nobody",
+        "locked by": found.holder or "-",
         "started": found.started or "unknown",
         "ended": found.ended or "-",
         "id": found.id_column or "unknown",
@@ -128,9 +129,9 @@ def _shown(found: Survey) -> str:
         "finished": f"{found.finished:,} rows",
         "failed": f"{found.failed:,} rows",
         "parts": f"{found.parts:,} ({found.rows:,} rows, {found.size / 1e6:,.1f} MB)",
-        "not usable": f"{len(unusable):,} parts",
-        "set aside": ", ".join(found.damaged) or "0 parts",
+        "unusable": f"{len(unusable):,} parts",
+        "quarantined": ", ".join(found.damaged) or "0 parts",
     }
-    shown = {name: one_line(f"{name:<12}{value}") for name, value in lines.items()}
-    shown["not usable"] = "\n".join([shown["not usable"], *unusable])
+    shown = {name: one_line(f"{name:<13}{value}") for name, value in lines.items()}
+    shown["unusable"] = "\n".join([shown["unusable"], *unusable])
     return "\n".join(shown.values())

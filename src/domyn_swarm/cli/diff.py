@@ -1,4 +1,4 @@
-"""`domyn-swarm job diff`: two runs compared."""
+"""`domyn-swarm job diff`: compare two runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from domyn_swarm.cli.files import write_whole
 from domyn_swarm.cli.names import AsJson, path_of, run_argument
 
 RunA = Annotated[str, run_argument("A")]
-RunB = Annotated[str, run_argument("B", "The run to compare it with: its name, or its folder")]
+RunB = Annotated[str, run_argument("B", "Name or folder of the run to compare it with")]
 
 
 def diff(
@@ -22,15 +22,15 @@ def diff(
             "--on", metavar="COLUMN", help="Match rows by this column of both outputs (default: the id column)"
         ),
     ] = None,
-    examples: Annotated[int, typer.Option("--examples", help="Most rows to show, of those that differ", min=0)] = 10,
+    examples: Annotated[int, typer.Option("--examples", help="Maximum number of differing rows to show", min=0)] = 10,
     as_json: AsJson = False,
     html: Annotated[
-        str | None, typer.Option("--html", metavar="FILE", help="Also write the comparison as a page to FILE.")
+        str | None, typer.Option("--html", metavar="FILE", help="Also write the comparison as an HTML page to FILE.")
     ] = None,
 ) -> None:
-    """Show what differs between run A and run B: options, nodes, rows, tokens and time. Reads both, changes neither.
+    """Compare run A with run B: options, nodes, rows, tokens and time. Both runs are only read.
 
-    Exit status, like that of diff: 0 the outputs are the same, 1 they differ, 2 refused.
+    Exit status, as for diff: 0 the outputs are equal, 1 they differ, 2 invalid arguments.
     """
     import msgspec  # noqa: PLC0415 - keeps --help light
 

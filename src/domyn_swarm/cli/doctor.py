@@ -1,4 +1,4 @@
-"""`domyn-swarm doctor`: whether this machine can run jobs, one line a check."""
+"""`domyn-swarm doctor`: check that this machine can run jobs."""
 
 from __future__ import annotations
 
@@ -14,48 +14,50 @@ if TYPE_CHECKING:
     from domyn_swarm.doctor.finding import Finding
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
-MEND = " " * 9
+FIX = " " * 9
 
 
 def doctor(
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
-            "--endpoint", metavar="URL", help="Endpoint to try, or $ENDPOINT; repeat for several; `demo` works"
+            "--endpoint",
+            metavar="URL",
+            help="Endpoint to check, or $ENDPOINT; repeat for several; `demo` starts the bundled one",
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Model to try (default: the first that is listed)")
+        str | None, typer.Option("--model", help="Model to check (default: the first that the endpoint lists)")
     ] = None,
     api_key_file: Annotated[
         str | None,
-        typer.Option("--api-key-file", help="File with the key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"),
+        typer.Option(
+            "--api-key-file", help="File that contains the API key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"
+        ),
     ] = None,
     checkpoint_dir: Annotated[
-        str, typer.Option("--checkpoint-dir", help="Where runs will keep their rows: a folder or a URL")
+        str, typer.Option("--checkpoint-dir", help="Folder or URL for the checkpoints of runs")
     ] = ".domyn-swarm",
     ray: Annotated[
         str | None,
-        typer.Option(
-            "--ray", metavar="ADDRESS", help="Look at this Ray, too: auto, local (starts one), or its address"
-        ),
+        typer.Option("--ray", metavar="ADDRESS", help="Also check Ray: auto, local (starts a cluster), or an address"),
     ] = None,
-    slurm: Annotated[bool, typer.Option("--slurm", help="Look at Slurm, too")] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Also check Slurm")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at all that jobs need: installation, endpoint, checkpoint directory, clusters. One line each, with the mend.
+    """Check that this machine can run jobs: installation, endpoint, checkpoint directory, clusters.
 
-    Nothing is left behind. Exit status: 0, or 1 when a check has failed; a warning is about what some jobs can do
-    without.
+    Prints one line per check, and how to fix a problem. Leaves no files behind. Exit status: 0, or 1 when a check has
+    failed; a warning concerns something that only some jobs need.
     """
-    from domyn_swarm.doctor.checks import Asked, examine  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.doctor.checks import Request, run_checks  # noqa: PLC0415 - keeps --help light
 
-    asked = Asked(
+    request = Request(
         endpoints=endpoint or os.environ.get("ENDPOINT", "").split(), model=model, api_key_file=api_key_file,
         checkpoint_dir=checkpoint_dir, ray=ray, slurm=slurm,
     )  # fmt: skip
     findings = []
-    for found in examine(asked):
+    for found in run_checks(request):
         findings.append(found)
         if not as_json:
             _tell(found)
@@ -72,5 +74,5 @@ def _tell(found: Finding) -> None:
 
     state = typer.style(f"{found.state:<8}", fg=COLOURS[found.state])
     typer.echo(masked(f"{state} {found.name:<18} {found.found}"))
-    if found.mend:
-        typer.echo(masked(f"{MEND}{'':<18} mend: {found.mend}"))
+    if found.fix:
+        typer.echo(masked(f"{FIX}{'':<18} fix: {found.fix}"))

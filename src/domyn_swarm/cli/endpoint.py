@@ -1,4 +1,4 @@
-"""`domyn-swarm endpoint`: the bundled demo server."""
+"""`domyn-swarm endpoint`: run a local test endpoint."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ import typer
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
 
-app = typer.Typer(help="Endpoints to send requests to.", rich_markup_mode=None)
+app = typer.Typer(help="Run a local test endpoint.", rich_markup_mode=None)
 
 
 @app.callback()
 def group() -> None:
-    """Endpoints to send requests to."""
+    """Run a local test endpoint."""
 
 
 @app.command()
 def demo(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8000,
-    latency: Annotated[float, typer.Option(help="Seconds that an answer takes.", min=0)] = 0.0,
-    failure_rate: Annotated[float, typer.Option(help="Share of requests that get status 500.", min=0, max=1)] = 0.0,
-    rate_limit: Annotated[float | None, typer.Option(help="Requests per second; more get status 429.", min=0)] = None,
-    seed: Annotated[int, typer.Option(help="Which requests fail.")] = 0,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free port.", min=0, max=65535)] = 8000,
+    latency: Annotated[float, typer.Option(help="Seconds until each response.", min=0)] = 0.0,
+    failure_rate: Annotated[float, typer.Option(help="Fraction of requests that get status 500.", min=0, max=1)] = 0.0,
+    rate_limit: Annotated[
+        float | None, typer.Option(help="Requests per second; further requests get status 429.", min=0)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed that determines which requests fail.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Serve an OpenAI-compatible endpoint with made-up, deterministic answers, to rehearse a job with."""
+    """Serve an OpenAI-compatible test endpoint with made-up, deterministic answers."""
     from domyn_swarm.endpoint.demo import DemoSettings, serve  # noqa: PLC0415 - keeps --help light
 
     settings = DemoSettings(latency=latency, failure_rate=failure_rate, rate_limit=rate_limit, seed=seed)

@@ -1,4 +1,4 @@
-"""What commands print for programs, and files that they make beside it."""
+"""JSON output of commands, and the files that they write."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from domyn_swarm.errors import ConfigurationError
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as a line of JSON."""
+    """Print `value` as one line of JSON."""
     import msgspec  # noqa: PLC0415 - keeps --help light
 
     typer.echo(msgspec.json.encode(value).decode())
 
 
 def write_whole(flag: str, path: str, content: bytes) -> None:
-    """Write `content` to `path`, which `flag` names, whole or not at all.
+    """Write `content` to `path` atomically. `flag` is named in error messages.
 
     Raises:
         ConfigurationError: it cannot be written.
@@ -32,5 +32,5 @@ def write_whole(flag: str, path: str, content: bytes) -> None:
         except OSError as error:
             raise ConfigurationError(
                 f"{flag}: {path} cannot be written: {error.strerror or error}.",
-                "Name a file in a folder that is there.",
+                "Name a file in an existing folder.",
             ) from None

@@ -1,4 +1,4 @@
-"""`domyn-swarm job graph`: the graph that the run options select, as a picture."""
+"""`domyn-swarm job graph`: draw the graph that the run options select."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from domyn_swarm.report.model import Graph
 
 NOT_NEEDED = {"input": "INPUT", "output": "OUTPUT"}
-"""Run options that the graph's command does without: what stands for them in the picture."""
+"""Required run options that `job graph` does not need, and the placeholders shown for them."""
 SUFFIXES = (".svg", ".png", ".html", ".mmd", ".dot")
 
 
@@ -29,26 +29,26 @@ def graph(
             "--output",
             "-o",
             metavar="FILE",
-            help="Picture to write: .svg, .png, .html, .mmd or .dot (default: print Mermaid)",
+            help="File to write: .svg, .png, .html, .mmd or .dot (default: print Mermaid)",
         ),
     ] = None,
     upstream_of: Annotated[
-        str | None, typer.Option("--upstream-of", metavar="NODE", help="Only what NODE is made from")
+        str | None, typer.Option("--upstream-of", metavar="NODE", help="Only NODE and the nodes that it depends on")
     ] = None,
     path: Annotated[
         tuple[str, str] | None,
-        typer.Option("--path", metavar="FROM TO", help="Only what lies on ways from FROM to TO"),
+        typer.Option("--path", metavar="FROM TO", help="Only nodes on a path from FROM to TO"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the graph that these options select for JOB. No input, endpoint or run is needed, and no row is read.
+    """Draw the graph that these options select for JOB. Needs no input, endpoint or run, and reads no rows.
 
-    Exit status: 0, or 2 for what cannot be drawn; nothing was written then.
+    Exit status: 0, or 2 when the graph cannot be drawn; then nothing is written.
     """
     suffix = PurePosixPath(output).suffix.lower() if output else ".mmd"
     if suffix not in SUFFIXES:
         raise ConfigurationError(
-            f"--output: {output!r} does not end in the name of a picture's format.", f"It takes: {', '.join(SUFFIXES)}."
+            f"--output: {output!r} does not have a supported suffix.", f"Use one of: {', '.join(SUFFIXES)}."
         )
     if upstream_of is not None and path is not None:
         raise ConfigurationError("--upstream-of and --path exclude each other.", "Drop one of the two.")

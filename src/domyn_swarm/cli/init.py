@@ -1,4 +1,4 @@
-"""`domyn-swarm init`: files to begin with."""
+"""`domyn-swarm init`: create starter files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from domyn_swarm.cli.files import print_json, write_whole
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.errors import ConfigurationError
 
-app = typer.Typer(help="Write files to begin with.", rich_markup_mode=None)
+app = typer.Typer(help="Write create starter files.", rich_markup_mode=None)
 
 TEXTS = (
     "What is the capital of Italy?",
@@ -25,14 +25,14 @@ TEXTS = (
     "Which planet is the largest?",
     "Why is the sky blue?",
 )
-"""The rows that a new job is tried on."""
+"""The rows of the sample input."""
 IMPORTED = ("EndpointJob", "SwarmJob")
-"""Names that templates use: no job of theirs can have them."""
+"""Names that the templates import: a job class cannot have them."""
 
 
 @app.callback()
 def group() -> None:
-    """Write files to begin with."""
+    """Write create starter files."""
 
 
 @app.command("job")
@@ -40,14 +40,14 @@ def job(
     path: Annotated[str, typer.Argument(metavar="FILE", help="The Python file to write")] = "my_job.py",
     kind: Annotated[
         Literal["item", "chat"],
-        typer.Option("--kind", help="item: a function over each row; chat: a model is asked about each row"),
+        typer.Option("--kind", help="item: a function applied to each row; chat: a request to a model for each row"),
     ] = "item",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a small job that works, with comments, and beside it a few rows to try it on. Says how to run it."""
+    """Create a small, commented, working job and a sample input, and print the command that runs it."""
     if not re.fullmatch(r'[^"\\\n]*[\w-]\.py', path) or "://" in path:
-        raise ConfigurationError(f"FILE: {path!r} is not the path of a Python file.", "Write for example my_job.py.")
+        raise ConfigurationError(f"FILE: {path!r} is not the path of a Python file.", "Use a path such as my_job.py.")
     sample = path.removesuffix(".py") + ".parquet"
     for file in (path, sample):
         if Path(file).exists() and not overwrite:
@@ -60,7 +60,7 @@ def job(
     if as_json:
         print_json({"job": path, "sample": sample, "command": command})
     else:
-        typer.echo(f"{path} is a job to change, {sample} holds {len(TEXTS)} rows to try it on. Run it:\n\n  {command}")
+        typer.echo(f"Created {path} (the job) and {sample} ({len(TEXTS)} sample rows). Run it with:\n\n  {command}")
 
 
 def _class_name(path: str) -> str:
@@ -72,14 +72,14 @@ def _class_name(path: str) -> str:
 
 def _filled(kind: str, reference: str, sample: str, output: str) -> str:
     text = importlib.resources.files("domyn_swarm.cli.templates").joinpath(f"{kind}.py").read_text(encoding="utf-8")
-    places = {
+    replacements = {
         "my_job.py:MyJob": shlex.quote(reference),
         "out/my_job.parquet": shlex.quote(output),
         "my_job.parquet": shlex.quote(sample),
         "class MyJob": f"class {reference.rpartition(':')[2]}",
     }
-    pattern = "|".join(map(re.escape, places))
-    return re.sub(pattern, lambda place: places[place[0]], text)
+    pattern = "|".join(map(re.escape, replacements))
+    return re.sub(pattern, lambda match: replacements[match[0]], text)
 
 
 def _rows() -> bytes:

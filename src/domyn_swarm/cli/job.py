@@ -1,4 +1,4 @@
-"""`domyn-swarm job`: submit jobs, look after runs, and look into them."""
+"""`domyn-swarm job`: submit and manage jobs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from domyn_swarm.cli.placement import (
     SlurmArgs,
     check_here,
     check_name,
-    checked,
-    is_away,
+    is_detached,
     placement_of,
-    sent,
+    prepare,
+    print_submission,
     shown,
-    tell_sent,
+    submit_detached,
 )  # fmt: skip
 from domyn_swarm.cli.row import row
 from domyn_swarm.cli.runs import COMMANDS
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.runner import RunResult
     from domyn_swarm.jobspec import JobSpec
 
-app = typer.Typer(help="Run jobs, and look after them.", rich_markup_mode=None)
+app = typer.Typer(help="Submit and manage jobs.", rich_markup_mode=None)
 
 
 @app.callback()
 def group() -> None:
-    """Run jobs, and look after them."""
+    """Submit and manage jobs."""
 
 
 def submit(  # noqa: PLR0913, PLR0917 - each is a flag
@@ -55,7 +55,7 @@ def submit(  # noqa: PLR0913, PLR0917 - each is a flag
         str, typer.Argument(metavar="JOB", help="module:Class, path/to/file.py:Class, or @FILE of options")
     ] = DEFAULT_JOB,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would run, or be sent, and call nothing.")
+        bool, typer.Option("--dry-run", help="Show what would run, without calling the job or starting a run.")
     ] = False,
     detach: Detach = False,
     run_on: RunOn = None,
@@ -66,10 +66,10 @@ def submit(  # noqa: PLR0913, PLR0917 - each is a flag
 ) -> None:
     """Run JOB over every row of --input and write --output. Run the same command again to resume.
 
-    With --detach, or on another place (--run-on), the run goes on by itself: the command prints its name and returns.
+    With --detach or --run-on, the run continues in the background: the command prints its name and returns.
 
-    Exit status: 0 every row is done; 2 refused, nothing was written; 3 done, some rows failed; 1 the run broke and can
-    be resumed; 130 interrupted, 124 out of time (SIGUSR1), can be resumed.
+    Exit status: 0 every row is done; 2 invalid options or input, nothing was written; 3 done, some rows failed; 1 the
+    run failed and can be resumed; 130 interrupted or 124 time limit reached (SIGUSR1), can be resumed.
     """
     from domyn_swarm.engine.output_paths import check_outlives  # noqa: PLC0415
     from domyn_swarm.options.resolve import spec_for  # noqa: PLC0415 - keeps --help light
@@ -78,15 +78,15 @@ def submit(  # noqa: PLR0913, PLR0917 - each is a flag
     check_outlives(spec)
     placement = placement_of(spec, run_on, slurm_args, requeue)
     check_name(spec, job_name)
-    if not is_away(placement, detach=detach):
+    if not is_detached(placement, detach=detach):
         check_here(spec, placement)
         _run_here(spec, job_name, dry_run=dry_run, as_json=as_json)
         return
-    ready = checked(spec, placement)
+    prepared = prepare(spec, placement)
     if dry_run:
-        _show_plan(ready.plan, as_json=as_json, launch=shown(ready, job_name))
+        _show_plan(prepared.plan, as_json=as_json, launch=shown(prepared, job_name))
     else:
-        tell_sent(sent(ready, job_name), as_json=as_json)
+        print_submission(submit_detached(prepared, job_name), as_json=as_json)
 
 
 def _run_here(spec: JobSpec, job_name: str | None, *, dry_run: bool, as_json: bool) -> None:
@@ -147,7 +147,7 @@ def _described(plan: RunPlan) -> dict[str, str]:
 
 
 def _input_notes(files: InputFiles, schema: Mapping[str, str], columns: Columns) -> dict[str, str]:
-    """What cannot be seen from the input's path: what is left out, what comes from folders or is typed by a rule."""
+    """What the input's path does not show: skipped files, columns from folder names, inferred types, metadata."""
     from domyn_swarm.data.file_metadata import carried  # noqa: PLC0415 - keeps --help light
     from domyn_swarm.data.listing import told  # noqa: PLC0415
 
@@ -163,7 +163,7 @@ def _input_notes(files: InputFiles, schema: Mapping[str, str], columns: Columns)
 def _summary(result: RunResult) -> str:
     tried = result.done_now + result.failed
     rate = f"{tried / result.seconds:,.0f} rows/s" if tried else "nothing to do"
-    changed = {"changed": f"{result.changed:,} (computed again: their inputs changed)"} if result.changed else {}
+    changed = {"changed": f"{result.changed:,} (computed again because their inputs changed)"} if result.changed else {}
     lines = {
         "rows": f"{result.rows:,}",
         "done before": f"{result.done_before:,}",

@@ -1,4 +1,4 @@
-"""`domyn-swarm`: the root of the command line, and how errors leave it."""
+"""`domyn-swarm`: the root command, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ app.command("doctor")(doctor)
 
 
 UsageError: Any = typer.BadParameter.__base__
-"""What typer raises for a flag that it cannot take; the package that it takes this class from varies."""
+"""What typer raises for an invalid flag. The package that defines the class depends on the typer version."""
 
 
 @app.callback(invoke_without_command=True)
@@ -39,7 +39,7 @@ def root(
     context: typer.Context,
     *,
     version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log more, and show tracebacks."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log more and show tracebacks."),
 ) -> None:
     """Set up logging."""
     if version:
@@ -54,9 +54,9 @@ def root(
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one message and their exit status."""
+    """Run the command line; a SwarmError is printed as one message and sets the exit status."""
     ending = _Ending()
-    atexit.register(ending)  # before all others, so that it is called after them
+    atexit.register(ending)  # registered first, so that it is called last
     try:
         sys.exit(_status())
     except SystemExit as error:
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _status() -> int:
-    """Run the command line; its exit status."""
+    """Run the command line and return its exit status."""
     terminal.guard()
     for name in VARIABLES:
         masking.hide(os.environ.get(name, "").strip())
@@ -75,7 +75,7 @@ def _status() -> int:
         command = error.ctx.command_path if error.ctx else "domyn-swarm"
         typer.echo(f"Error: {error.format_message()}\nSee {command} --help.", err=True)
         return int(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):  # before or after the run, which has its own way to stop
+    except (KeyboardInterrupt, typer.Abort):  # before or after the run, which handles signals itself
         typer.echo("Interrupted.", err=True)
         return Interrupted.exit_status
     except SwarmError as error:
@@ -84,18 +84,18 @@ def _status() -> int:
         typer.echo(f"{'Error: ' if error.exit_status in (1, 2) else ''}{error}", err=True)
         sys.stdout.flush()
         sys.stderr.flush()
-        # Not sys.exit: a call that hangs in a thread must not keep the process from ending.
+        # Not sys.exit: a call that hangs in a thread must not keep the process alive.
         os._exit(error.exit_status)
 
 
 class _Ending:
-    """Ends the process when threads have been joined and exit handlers were called, and the interpreter is whole.
+    """Ends the process after threads were joined and exit handlers called, before the interpreter shuts down.
 
-    While Python takes itself apart, a thread of Arrow that lets go of a Python object aborts the process, or hangs.
+    During the interpreter's shutdown, an Arrow thread that releases a Python object aborts the process or hangs.
     """
 
     status = 1
-    """What an exception that nothing catches ends with."""
+    """The status of an uncaught exception."""
 
     def __call__(self) -> None:
         logging.shutdown()
@@ -108,4 +108,4 @@ class _Ending:
 
 
 _UNWRITTEN = 120
-"""Python's own exit status where the last of what was printed cannot be written."""
+"""Python's exit status when buffered output cannot be written."""

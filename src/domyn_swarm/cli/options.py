@@ -1,4 +1,4 @@
-"""The JobSpec's fields as command-line options, so that no option is declared twice."""
+"""The JobSpec's fields as command-line options, so that each option is declared once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def with_spec_options(command: Callable[..., None], without: Collection[str] = ()) -> Callable[..., None]:
     """`command(options: dict, job: str, **own)` with an option for each field of the JobSpec that has flags.
 
-    Those in `without` have none. Options that were not given are left out of the dict, so that job kwargs and the job's
-    defaults can fill them. A job `@FILE` is a file of options, which those on the command line override.
+    Fields in `without` are left out. Options that were not given are absent from the dict, so that job kwargs and the
+    job's defaults can set them. A job `@FILE` names an option file; flags on the command line override it.
     """
     hints = get_type_hints(JobSpec, include_extras=True)
     fields = {name: hint for name, hint in hints.items() if option_of(name).extra["flags"] and name not in without}
@@ -32,11 +32,11 @@ def with_spec_options(command: Callable[..., None], without: Collection[str] = (
         if not str(values["job"]).startswith("@"):
             command(given, **values)
             return
-        from domyn_swarm.options.read_file import read_options  # noqa: PLC0415 - for those who write files
+        from domyn_swarm.options.read_file import read_options  # noqa: PLC0415 - only for option files
 
         file = read_options(values["job"][1:])
         typed = {name for name in values if _is_typed(context, name)}
-        own = {name: value for name, value in file.sending.items() if name in values and name not in typed}
+        own = {name: value for name, value in file.placement.items() if name in values and name not in typed}
         options = file.under(given)
         with file.named({*given, *typed}):
             command(options, **{**values, **own, "job": options.pop("job", DEFAULT_JOB)})
@@ -54,7 +54,7 @@ def with_spec_options(command: Callable[..., None], without: Collection[str] = (
 
 
 def _is_typed(context: typer.Context, name: str) -> bool:
-    """Whether the option stands on the command line, rather than having its default."""
+    """Whether the option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
@@ -66,7 +66,7 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
         if get_origin(hints[name]) is dict:
             options[name] = _json_object(name, value)
         elif option_of(name).extra["takes"]:
-            with contextlib.suppress(msgspec.ValidationError):  # the JobSpec refuses it
+            with contextlib.suppress(msgspec.ValidationError):  # reported when the JobSpec is built
                 options[name] = msgspec.convert(value, hints[name], strict=False)
     return options
 
@@ -99,7 +99,7 @@ def _annotation(name: str, hint: Any) -> Any:
 
 
 def _typer_type(hint: Any) -> tuple[Any, str | None]:
-    """What typer should parse, and how the value is called in the help."""
+    """The type that typer parses, and the value's name in the help."""
     origin = get_origin(hint)
     if origin is Annotated:
         return _typer_type(get_args(hint)[0])

@@ -1,4 +1,4 @@
-"""Where `job submit` and `job resume` send a run, and what they tell of it then."""
+"""Placement options of `job submit` and `job resume`, and what they print about the run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from domyn_swarm.cli.files import print_json
 if TYPE_CHECKING:
     from domyn_swarm.jobspec import JobSpec
     from domyn_swarm.runs.state import Status
-    from domyn_swarm.runs.submit import Ready
+    from domyn_swarm.runs.submit import PreparedRun
 
 
-def _places(incomplete: str) -> list[str]:
+def _launchers(incomplete: str) -> list[str]:
     from domyn_swarm.runs.launchers.registry import launcher_names  # noqa: PLC0415 - keeps --help light
 
     return [name for name in launcher_names() if name.startswith(incomplete)]
@@ -25,8 +25,8 @@ def _places(incomplete: str) -> list[str]:
 RunOn = Annotated[
     str | None,
     typer.Option(
-        "--run-on", metavar="PLACE", autocompletion=_places, show_default=False,
-        help="Where the run goes on: local (the default), slurm, ray. Any but local implies --detach.",
+        "--run-on", metavar="LAUNCHER", autocompletion=_launchers, show_default=False,
+        help="Where to run: local (default), slurm or ray. slurm and ray imply --detach.",
     ),
 ]  # fmt: skip
 Detach = Annotated[
@@ -34,37 +34,35 @@ Detach = Annotated[
     typer.Option(
         "--detach/--no-detach",
         show_default=False,
-        help="Let the run go on by itself, and return. Its log is in its folder. (default: --no-detach)",
+        help="Run in the background and return. The log is in the run's folder. (default: --no-detach)",
     ),
 ]
 JobName = Annotated[
     str | None,
-    typer.Option(
-        "--job-name", metavar="NAME", show_default=False, help="What the run is called (default: the output's name)"
-    ),
+    typer.Option("--job-name", metavar="NAME", show_default=False, help="Name of the run (default: the output's name)"),
 ]
 SlurmArgs = Annotated[
     str | None,
     typer.Option(
         "--slurm-args", metavar="ARGS", show_default=False,
-        help="Options for sbatch, as one text: '--time=2:00:00 --partition=cpu'",
+        help="Options for sbatch, as one string: '--time=2:00:00 --partition=cpu'",
     ),
 ]  # fmt: skip
 Requeue = Annotated[
     bool | None,
     typer.Option(
         "--requeue/--no-requeue", show_default=False,
-        help="On Slurm, queue the run again when its time is up, until it is done (default: --no-requeue)",
+        help="On Slurm, requeue the run at its time limit until it is done (default: --no-requeue)",
     ),
 ]  # fmt: skip
 RayAddress = Annotated[
     str | None,
-    typer.Option("--ray-address", metavar="URL", show_default=False, help="Ray cluster that it goes on with"),
+    typer.Option("--ray-address", metavar="URL", show_default=False, help="Ray cluster to resume on"),
 ]
 
 
 def placement_of(spec: JobSpec, run_on: str | None, slurm_args: str | None, requeue: bool | None) -> Placement:
-    """Where the flags say."""
+    """The placement that the flags select."""
     default = Placement()
     return Placement(
         run_on=run_on or default.run_on, slurm_args=slurm_args or default.slurm_args, requeue=bool(requeue),
@@ -73,7 +71,7 @@ def placement_of(spec: JobSpec, run_on: str | None, slurm_args: str | None, requ
 
 
 def check_here(spec: JobSpec, placement: Placement) -> None:
-    """Refuse, for a run that stays in this terminal, what only makes sense elsewhere.
+    """Refuse placement options that do not apply to a run in this terminal.
 
     Raises:
         ConfigurationError: the message names the flag.
@@ -85,10 +83,10 @@ def check_here(spec: JobSpec, placement: Placement) -> None:
 
 
 def check_name(spec: JobSpec, job_name: str | None) -> None:
-    """Refuse a name that the run cannot have.
+    """Refuse a name that the run cannot use.
 
     Raises:
-        ConfigurationError: it is none, it is another run's, or the run has one.
+        ConfigurationError: the name is invalid, belongs to another run, or the run already has a name.
     """
     if job_name is not None:
         from domyn_swarm.runs.submit import check_name_for  # noqa: PLC0415
@@ -96,58 +94,58 @@ def check_name(spec: JobSpec, job_name: str | None) -> None:
         check_name_for(spec, job_name)
 
 
-def is_away(placement: Placement, *, detach: bool) -> bool:
-    """Whether the run is to go on without this terminal."""
+def is_detached(placement: Placement, *, detach: bool) -> bool:
+    """Whether the run executes outside this terminal."""
     return detach or placement.run_on != Placement().run_on
 
 
-def checked(spec: JobSpec, placement: Placement) -> Ready:
-    """What the run would do there.
+def prepare(spec: JobSpec, placement: Placement) -> PreparedRun:
+    """Check and plan the run with this placement, without starting it.
 
     Raises:
-        SwarmError: it cannot.
+        SwarmError: it cannot run.
     """
     from domyn_swarm.runs import submit  # noqa: PLC0415
 
-    return submit.checked(spec, placement)
+    return submit.prepare(spec, placement)
 
 
-def shown(ready: Ready, job_name: str | None) -> str:
-    """What would be sent."""
+def shown(prepared: PreparedRun, job_name: str | None) -> str:
+    """The command or script that would be submitted."""
     from domyn_swarm.runs import submit  # noqa: PLC0415
 
-    return submit.shown(ready, job_name)
+    return submit.shown(prepared, job_name)
 
 
-def sent(ready: Ready, job_name: str | None) -> Status:
-    """Send the run; what is true of it then. A run that is done is sent nowhere."""
+def submit_detached(prepared: PreparedRun, job_name: str | None) -> Status:
+    """Submit the run and return its status. A run with nothing left to do is not submitted."""
     from domyn_swarm.runs import submit  # noqa: PLC0415
     from domyn_swarm.runs.find import Run, name_in  # noqa: PLC0415
     from domyn_swarm.runs.state import status_of  # noqa: PLC0415
 
-    if ready.nothing_to_do:
-        folder = ready.plan.store.folder
+    if prepared.nothing_to_do:
+        folder = prepared.plan.store.folder
         return status_of(Run(name_in(folder), folder))
-    return status_of(submit.send(ready, job_name))
+    return status_of(submit.submit_run(prepared, job_name))
 
 
-def tell_sent(status: Status, *, as_json: bool) -> None:
-    """Say what the run is called, and how it is looked after."""
-    from domyn_swarm.runs.state import GOING_ON  # noqa: PLC0415
+def print_submission(status: Status, *, as_json: bool) -> None:
+    """Print the run's name, and the commands that manage it."""
+    from domyn_swarm.runs.state import ACTIVE  # noqa: PLC0415
 
     if as_json:
         print_json(status)
         return
     lines = {"name": status.name, "state": state_shown(status), "folder": status.path}
     name = quote(status.name)
-    if status.state in GOING_ON:
+    if status.state in ACTIVE:
         lines["follow"] = f"domyn-swarm job logs -f {name}"
         lines["status"] = f"domyn-swarm job status {name}"
         lines["cancel"] = f"domyn-swarm job cancel {name}"
     elif status.state == "done":
-        lines["output"] = f"{status.output} (every row is done: there is nothing to do)"
+        lines["output"] = f"{status.output} (every row is done, nothing to do)"
     else:
-        lines["look"] = f"domyn-swarm job status {name}"
+        lines["status"] = f"domyn-swarm job status {name}"
     typer.echo(aligned(lines))
 
 
@@ -157,7 +155,7 @@ def state_shown(status: Status) -> str:
 
 
 def aligned(lines: dict[str, str]) -> str:
-    """Names and values in two columns; a value's further lines stand below its first."""
+    """Names and values in two columns; further lines of a value are indented below the first."""
     return "\n".join(
         f"{name:<11}{value.replace(chr(10), chr(10) + ' ' * 11)}" for name, value in lines.items() if value
     )

@@ -1,4 +1,4 @@
-"""`domyn-swarm job list | status | logs | wait | cancel | resume | rm`: looking after runs, wherever they go on."""
+"""`domyn-swarm job list | status | logs | wait | cancel | resume | rm`: manage runs on any launcher."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from domyn_swarm.cli.placement import (
     RunOn,
     SlurmArgs,
     aligned,
+    print_submission,
     state_shown,
-    tell_sent,
 )  # fmt: skip
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.report.terminal import one_line
@@ -35,14 +35,14 @@ def list_(
     ] = None,
     checkpoint_dir: Annotated[
         list[str] | None,
-        typer.Option("--checkpoint-dir", metavar="DIR", help="Look for runs in DIR, too; repeat for several"),
+        typer.Option("--checkpoint-dir", metavar="DIR", help="Also look for runs in DIR; repeat for several"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List runs, newest first: those that were submitted by this user, and those in and near the working directory.
+    """List runs, newest first: runs submitted by this user, and runs in or near the working directory.
 
-    States: pending, running, done, done with failures, failed, cancelled, lost (its process is gone without a word),
-    unknown (its place does not answer), gone (its folder is).
+    States: pending, running, done, done with failures, failed, cancelled, lost (the process exited without recording a
+    status), unknown (the launcher does not respond), gone (the folder was deleted).
     """
     from typing import get_args  # noqa: PLC0415
 
@@ -60,7 +60,7 @@ def list_(
 
 
 def status(runs: RunNames, as_json: AsJson = False) -> None:
-    """Show what is true of each RUN now: it is asked where it runs. Exit status 0, whatever that is."""
+    """Show the current status of each RUN, as reported by its launcher. Exit status 0 for any status."""
     from domyn_swarm.runs.state import statuses  # noqa: PLC0415
 
     found = statuses(_found(runs))
@@ -72,13 +72,13 @@ def status(runs: RunNames, as_json: AsJson = False) -> None:
 
 def logs(
     run: RunName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what comes, until the run ends.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the run ends.")] = False,
     lines: Annotated[
-        int | None, typer.Option("--lines", "-n", min=0, show_default=False, help="Only the last N lines of it so far")
+        int | None, typer.Option("--lines", "-n", min=0, show_default=False, help="Only the last N lines")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print what RUN has printed. Ctrl-C ends that, not the run."""
+    """Print the log of RUN. Ctrl-C stops the command, not the run."""
     from domyn_swarm.runs.control import log_of  # noqa: PLC0415
     from domyn_swarm.runs.find import find  # noqa: PLC0415
 
@@ -92,11 +92,11 @@ def logs(
         return
     typer.echo(shown, nl=False)
     if follow:
-        _go_on(found, len(text))
+        _follow(found, len(text))
 
 
-def _go_on(run: Run, known: int) -> None:
-    """Print what comes beyond the first `known` characters of the log."""
+def _follow(run: Run, known: int) -> None:
+    """Print the log from character `known` on, until the run ends."""
     from domyn_swarm.runs.control import log_of  # noqa: PLC0415
 
     for piece in log_of(run, follow=True):
@@ -107,22 +107,23 @@ def _go_on(run: Run, known: int) -> None:
 def wait(
     runs: RunNames,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, show_default=False, help="Seconds to wait (default: for ever)")
+        float | None, typer.Option("--timeout", min=0, show_default=False, help="Seconds to wait (default: no limit)")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Wait until every RUN has ended, and print each when it does; with --json as a line of JSON.
+    """Wait until every RUN has ended, and print the status of each when it ends (--json: a line of JSON).
 
-    Exit status: the worst of theirs (1 broken or lost, 130 cancelled, 3 some rows failed, 0 done); 124 when time is up.
+    Exit status: the most severe (1 failed or lost, 130 cancelled, 3 some rows failed, 0 done); 124 on timeout.
     """
-    from domyn_swarm.runs.control import ended, worst  # noqa: PLC0415
+    from domyn_swarm.runs.control import combine_exit_status  # noqa: PLC0415
+    from domyn_swarm.runs.control import wait as wait_for  # noqa: PLC0415
 
     waited_for = list({run.name: run for run in _found(runs)}.values())
     ends = []
-    for found in ended(waited_for, timeout):
+    for found in wait_for(waited_for, timeout):
         ends.append(found.exit_status or 0)
-        _tell(found, as_json=as_json)
-    raise typer.Exit(worst(ends) if len(ends) == len(waited_for) else TIMED_OUT)
+        _print_status(found, as_json=as_json)
+    raise typer.Exit(combine_exit_status(ends) if len(ends) == len(waited_for) else TIMED_OUT)
 
 
 def cancel(
@@ -133,28 +134,28 @@ def cancel(
             "--grace",
             min=0,
             show_default=False,
-            help="Seconds for its calls in flight, before they are dropped (default: the --grace of the run)",
+            help="Seconds for calls in flight to finish before they are dropped (default: the --grace of the run)",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel each RUN gracefully: its calls in flight are finished, and what has finished is written.
+    """Cancel each RUN gracefully: wait for its calls in flight, and write the finished rows.
 
-    Calls that take longer than --grace are dropped. A run that has not ended half a minute later is killed. What is
-    done stays, and `job resume` resumes it. A run that has ended stays as it is.
+    Calls that take longer than --grace are dropped. A run that has not ended 30 seconds later is killed. Finished rows
+    are kept, and `job resume` continues with the rest. A run that has already ended is left unchanged.
     """
     from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     from domyn_swarm.runs import control  # noqa: PLC0415
-    from domyn_swarm.runs.state import GOING_ON  # noqa: PLC0415
+    from domyn_swarm.runs.state import ACTIVE  # noqa: PLC0415
 
     found = _found(runs)
     with ThreadPoolExecutor(len(found)) as pool:
         ended = list(pool.map(lambda run: control.cancel(run, grace), found))
     for one in ended:
-        _tell(one, as_json=as_json)
-    if left := [one.name for one in ended if one.state in GOING_ON]:
-        raise JobError(f"{', '.join(left)} could not be ended.", "Give the same command again.")
+        _print_status(one, as_json=as_json)
+    if left := [one.name for one in ended if one.state in ACTIVE]:
+        raise JobError(f"{', '.join(left)} could not be cancelled.", "Run the same command again.")
 
 
 def resume(
@@ -164,16 +165,17 @@ def resume(
     requeue: Requeue = None,
     ray_address: RayAddress = None,
     trust: Annotated[
-        bool, typer.Option("--trust", help="Run the code that RUN names, although its folder is another user's.")
+        bool,
+        typer.Option("--trust", help="Allow running the code that RUN names although another user owns its folder."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Resume RUN, detached, where it ran before, or where the flags say. Rows that failed are tried again."""
+    """Resume RUN in the background, where it ran before or where the flags say. Failed rows are retried."""
     from domyn_swarm.runs.find import find  # noqa: PLC0415
-    from domyn_swarm.runs.resume import resumed  # noqa: PLC0415
+    from domyn_swarm.runs.resume import resume as resume_run  # noqa: PLC0415
 
     changes = {"run_on": run_on, "slurm_args": slurm_args, "requeue": requeue, "ray_address": ray_address}
-    tell_sent(resumed(find(run), changes, trusted=trust), as_json=as_json)
+    print_submission(resume_run(find(run), changes, trusted=trust), as_json=as_json)
 
 
 def rm(
@@ -181,32 +183,32 @@ def rm(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete each RUN's folder (parts, log, report), never its output. A run that goes on is refused."""
+    """Delete each RUN's folder (parts, log, report), never its output. A running run is refused."""
     import sys  # noqa: PLC0415
 
-    from domyn_swarm.runs.control import refuse_if_on, removed  # noqa: PLC0415
+    from domyn_swarm.runs.control import ensure_not_running, remove  # noqa: PLC0415
 
     found = _found(runs)
     for run in found:
-        refuse_if_on(run)
+        ensure_not_running(run)
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigurationError("There is nobody to ask whether to delete.", "Give --yes.")
-        typer.echo("\n".join(map(_what_goes, found)), err=True)
+            raise ConfigurationError("Cannot confirm: not a terminal.", "Use --yes.")
+        typer.echo("\n".join(map(_deletion_line, found)), err=True)
         if not typer.confirm("Delete?", err=True):
             typer.echo("Nothing was deleted.", err=True)
             raise typer.Exit(2)
     for run in found:
-        left = removed(run)
+        left = remove(run)
         if as_json:
             print_json({"name": run.name, "path": run.folder.path, "left": left})
         else:
-            kept = f"; kept, as no run made it: {', '.join(left)}" if left else ""
+            kept = f"; kept files that no run wrote: {', '.join(left)}" if left else ""
             typer.echo(f"{run.name}: {run.folder.path} deleted{kept}")
 
 
-def _what_goes(run: Run) -> str:
-    """A run that is not done has rows that no output holds."""
+def _deletion_line(run: Run) -> str:
+    """What is deleted, with the number of rows: those of an unfinished run are in no output."""
     from domyn_swarm.runs.state import status_of  # noqa: PLC0415
 
     one = status_of(run)
@@ -225,7 +227,7 @@ def _found(runs: Sequence[str]) -> list[Run]:
     return [find(run) for run in runs]
 
 
-def _tell(found: Status, *, as_json: bool) -> None:
+def _print_status(found: Status, *, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return

@@ -1,4 +1,4 @@
-"""`domyn-swarm job show`: a run's options, as a file that submits the same."""
+"""`domyn-swarm job show`: print a run's options as an option file."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 def show(
     run: RunName,
     kind: Annotated[
-        str, typer.Option("--format", metavar="toml|yaml|json", help="What to print; toml and yaml explain each option")
+        str,
+        typer.Option(
+            "--format", metavar="toml|yaml|json", help="File format; toml and yaml include the help of each option"
+        ),
     ] = "toml",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Print the options of RUN, but for defaults, as a file for `job submit @FILE`, which submits the same.
+    """Print the options of RUN that are not defaults, as an option file that `job submit @FILE` accepts.
 
-    Paths are absolute. Keys and other secrets are written down nowhere, and are not among them.
+    Paths are absolute. API keys and other secrets are never stored, so they are not included.
     """
     from domyn_swarm.options import write_file  # noqa: PLC0415
     from domyn_swarm.runs.find import find  # noqa: PLC0415
@@ -36,8 +39,8 @@ def show(
         name, folder = find(run)
         options = write_file.options_of_run(folder)
     base = base_name(options["output"])
-    if "/" not in name and not re.fullmatch(rf"{re.escape(base)}(-\d+)?", name):  # it was chosen, not made
+    if "/" not in name and not re.fullmatch(rf"{re.escape(base)}(-\d+)?", name):  # chosen by the user, not derived
         options["job_name"] = name
-    heading = f"The options of {name}. This submits the same: domyn-swarm job submit @FILE"
+    heading = f"Options of {name}. Submit them again with: domyn-swarm job submit @FILE"
     form = cast("Format", "json" if as_json else kind)
     typer.echo(write_file.written(options, form, heading), nl=False)

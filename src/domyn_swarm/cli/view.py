@@ -1,4 +1,4 @@
-"""`domyn-swarm job view`: the report of a run in a browser, live while it goes."""
+"""`domyn-swarm job view`: serve the report of a run, updated live while it runs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 def view(
     run: RunName,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 0,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free port.", min=0, max=65535)] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Serve the report of RUN on this machine, live while the run goes, with all failed rows and a look-up of any row.
+    """Serve the report of RUN on this machine, updated live, with all failed rows and a search for any row.
 
-    Prints the report's URL once it is there; the token in it keeps out other users of this machine. Ctrl-C stops it
-    with exit status 0; 2 says that there is nothing to serve.
+    Prints the report's URL, which contains a token that keeps out other users of this machine. Ctrl-C stops the server
+    with exit status 0. Exit status 2: RUN has no report to serve.
     """
     import os  # noqa: PLC0415 - keeps --help light
     import sys  # noqa: PLC0415
@@ -36,7 +36,7 @@ def view(
         serve(folder_of(run), port, lambda url: _announce(url, opened, as_json=as_json))
     sys.stdout.flush()
     sys.stderr.flush()
-    # Not by returning: a read that hangs in a thread must not keep the process from ending.
+    # Not a return: a read that hangs in a thread must not keep the process alive.
     os._exit(0)
 
 
@@ -49,14 +49,14 @@ def _announce(url: str, opened: contextlib.ExitStack | None, *, as_json: bool) -
         import threading  # noqa: PLC0415
         import webbrowser  # noqa: PLC0415
 
-        page = opened.enter_context(_page_that_leads_to(url))
-        # A browser in the terminal keeps its caller waiting until it is closed.
+        page = opened.enter_context(_redirect_page(url))
+        # A text-mode browser blocks its caller until it is closed.
         threading.Thread(target=webbrowser.open, args=(page,), name="domyn-swarm-browser", daemon=True).start()
 
 
 @contextlib.contextmanager
-def _page_that_leads_to(url: str) -> Iterator[str]:
-    """The URL of a file that only this user reads: everybody reads the arguments of the browser's process."""
+def _redirect_page(url: str) -> Iterator[str]:
+    """The URL of a private file that redirects to `url`: process arguments are visible to every user."""
     import tempfile  # noqa: PLC0415
 
     import platformdirs  # noqa: PLC0415

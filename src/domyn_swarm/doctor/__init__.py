@@ -1,1 +1,1 @@
-"""Whether this machine can run jobs: small checks, each of which says what it found and what mends it."""
+"""Checks that this machine can run jobs. Each reports what it found and how to fix a problem."""

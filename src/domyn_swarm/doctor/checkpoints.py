@@ -1,4 +1,4 @@
-"""A checkpoint directory, as runs will use it: they write, rename and lock there. Nothing is left behind."""
+"""Checks of a checkpoint directory: write, rename and lock as runs do. No files are left behind."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 NAME = "checkpoints"
 LOW_BYTES = 2**30
 ROUNDS = 30
-"""Times that a file is replaced while it is read."""
+"""How often a file is replaced while another thread reads it."""
 WRITERS = 8
-"""Threads that create the same file at once."""
+"""Number of threads that try to create the same file."""
 SIZE = 64 * 2**10
-OTHER_PLACE = "Give a --checkpoint-dir on another filesystem."
+OTHER_FILESYSTEM = "Use a --checkpoint-dir on another filesystem."
 
 
 def check_checkpoint_dir(directory: str) -> Iterator[Finding]:
-    """The directory, looked at from a process of its own: a filesystem that hangs keeps nobody waiting."""
+    """Check the directory in a subprocess, so that a filesystem that hangs does not block the command."""
     try:
         yield from msgspec.convert(probed(PROBES, "checkpoints", directory)["findings"], list[Finding])
     except ProbeError as error:
-        yield Finding(NAME, "failed", f"{directory}: {error}", OTHER_PLACE)
+        yield Finding(NAME, "failed", f"{directory}: {error}", OTHER_FILESYSTEM)
 
 
-def examined(directory: str) -> Iterator[Finding]:
-    """The directory, which need not be there yet, by what is done in a folder of this check's own."""
+def check_in_process(directory: str) -> Iterator[Finding]:
+    """Check the directory, which need not exist yet, in a temporary subfolder."""
     try:
         folder = RunFolder(f"{directory.rstrip('/')}/.doctor-{uuid.uuid4().hex[:12]}")
     except SwarmError as error:
@@ -51,10 +51,10 @@ def examined(directory: str) -> Iterator[Finding]:
         with reaching(directory):
             make_folder(folder.fs, folder.root)
             _write(folder)
-        yield Finding(NAME, "ok", f"{directory} can be written to")
+        yield Finding(NAME, "ok", f"{directory} is writable")
         yield _atomic(folder) if is_local(folder.fs) else _put_whole(folder)
         yield _exclusive(folder)
-        yield from _room(folder)
+        yield from _disk_space(folder)
     except SwarmError as error:
         yield _refused(directory, error)
     finally:
@@ -65,8 +65,8 @@ def _refused(directory: str, error: SwarmError) -> Finding:
     reason = getattr(error.__cause__, "strerror", None)
     if reason is None:
         return Finding(NAME, "failed", error.message, error.hint)
-    mend = "Give this user the right to write there, or another --checkpoint-dir."
-    return Finding(NAME, "failed", f"{directory} cannot be written to: {reason}", mend)
+    fix = "Give this user write permission there, or use another --checkpoint-dir."
+    return Finding(NAME, "failed", f"{directory} is not writable: {reason}", fix)
 
 
 def _write(folder: RunFolder) -> None:
@@ -75,7 +75,7 @@ def _write(folder: RunFolder) -> None:
 
 
 def _atomic(folder: RunFolder) -> Finding:
-    """Replace a file again and again while it is read: whoever reads sees one whole version or another."""
+    """Replace a file repeatedly while another thread reads it: each read must see one complete version."""
     path, torn, done = f"{folder.root}/written", [0], threading.Event()
 
     def read() -> None:
@@ -93,31 +93,31 @@ def _atomic(folder: RunFolder) -> Finding:
         done.set()
         reader.join()
     if torn[0]:
-        return Finding("rename", "failed", f"a file was read half written {torn[0]} times", OTHER_PLACE)
-    return Finding("rename", "ok", f"a file was replaced {ROUNDS} times, and never seen half written")
+        return Finding("rename", "failed", f"{torn[0]} reads saw a partially written file", OTHER_FILESYSTEM)
+    return Finding("rename", "ok", f"{ROUNDS} replacements, and every read saw a complete file")
 
 
 def _put_whole(folder: RunFolder) -> Finding:
-    """A store has no renames: what is put is there at once, and whole."""
+    """An object store has no rename: a put must be visible at once, and complete."""
     for number in range(3):
         with whole_file(folder.fs, f"{folder.root}/written") as file:
             file.write(bytes([number]) * SIZE)
         if folder.fs.cat_file(f"{folder.root}/written") != bytes([number]) * SIZE:
-            return Finding("rename", "failed", "a file that was put is not what is read next", OTHER_PLACE)
-    return Finding("rename", "ok", "a file that was put is there at once")
+            return Finding("rename", "failed", "a read after a put did not return what was written", OTHER_FILESYSTEM)
+    return Finding("rename", "ok", "a put is visible at once")
 
 
 def _exclusive(folder: RunFolder) -> Finding:
-    """Of several that create a file only one may; and a lock that is held is refused to others."""
+    """Of several threads that create a file exactly one may succeed, and a held lock must be refused to others."""
     with ThreadPoolExecutor(WRITERS) as pool:
         created = sum(pool.map(lambda number: _creates(folder, str(number)), range(WRITERS)))
     if created != 1:
-        found = f"{created} of {WRITERS} could create the same file: two runs may begin in the same instant"
-        mend = "Do not start a run twice at once, or use a store that knows conditional puts (If-None-Match)."
-        return Finding("lock", "warning" if created else "failed", found, mend if created else OTHER_PLACE)
+        found = f"{created} of {WRITERS} writers created the same file: two runs can start at the same time"
+        fix = "Never start a run twice at once, or use a store that supports conditional puts (If-None-Match)."
+        return Finding("lock", "warning" if created else "failed", found, fix if created else OTHER_FILESYSTEM)
     with locked(folder), contextlib.suppress(CheckpointError), locked(RunFolder(folder.path)):
-        return Finding("lock", "failed", "a lock that was held was given a second time", OTHER_PLACE)
-    return Finding("lock", "ok", f"one of {WRITERS} could take it, and nobody while it was held")
+        return Finding("lock", "failed", "a held lock was granted a second time", OTHER_FILESYSTEM)
+    return Finding("lock", "ok", f"1 of {WRITERS} writers acquired it, and none while it was held")
 
 
 def _creates(folder: RunFolder, content: str) -> bool:
@@ -128,25 +128,27 @@ def _creates(folder: RunFolder, content: str) -> bool:
     return True
 
 
-def _room(folder: RunFolder) -> Iterator[Finding]:
+def _disk_space(folder: RunFolder) -> Iterator[Finding]:
     if not is_local(folder.fs):
         return
     usage = shutil.disk_usage(folder.root)
     found = f"{usage.free / 1e9:,.1f} of {usage.total / 1e9:,.1f} GB are free"
     low = usage.free < LOW_BYTES
-    yield Finding("space", "warning" if low else "ok", found, "Free some, or give another place." if low else "")
+    yield Finding(
+        "space", "warning" if low else "ok", found, "Free some space, or use another --checkpoint-dir." if low else ""
+    )
 
 
 def _missing_above(folder: RunFolder) -> list[Path]:
-    """Folders above that are not there, the innermost first: they go again."""
+    """Parent folders that do not exist yet, innermost first; they are removed again."""
     if not is_local(folder.fs):
         return []
     return [above for above in Path(folder.root).parents if not above.exists()]
 
 
 def _remove(folder: RunFolder, made: list[Path]) -> None:
-    with contextlib.suppress(Exception):  # a filesystem that refused before may refuse this, too
+    with contextlib.suppress(Exception):  # a filesystem that refused to write may refuse this too
         folder.fs.rm(folder.root, recursive=True)
     for above in made:
-        with contextlib.suppress(OSError):  # somebody else has put something there meanwhile
+        with contextlib.suppress(OSError):  # another process has written there meanwhile
             above.rmdir()

@@ -1,4 +1,4 @@
-"""All checks that were asked for, at once, told in the order of a list."""
+"""Run all requested checks concurrently, and report them in a fixed order."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from domyn_swarm.doctor.finding import Check, Finding
 
 
-class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What is looked at beside the installation."""
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What to check besides the installation."""
 
     endpoints: list[str] = []
     model: str | None = None
@@ -28,9 +28,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     slurm: bool = False
 
 
-def examine(asked: Asked) -> Iterator[Finding]:
-    """Make the checks; what each found comes as soon as it and those before it have ended."""
-    checks = list(_checks(asked))
+def run_checks(request: Request) -> Iterator[Finding]:
+    """Run the checks; yield each result as soon as that check and all before it have ended."""
+    checks = list(_checks(request))
     with ThreadPoolExecutor(len(checks)) as pool:
         for found in pool.map(_findings, checks):
             yield from found
@@ -40,7 +40,7 @@ def _findings(check: Check) -> list[Finding]:
     return list(check())
 
 
-def _checks(asked: Asked) -> Iterator[Check]:
+def _checks(request: Request) -> Iterator[Check]:
     yield installation.check_python
     yield installation.check_packages
     for name in backend_names():
@@ -48,12 +48,12 @@ def _checks(asked: Asked) -> Iterator[Check]:
     for extra, packages in installation.extras().items():
         yield partial(installation.check_extra, extra, packages)
     yield installation.check_graphviz
-    for url in asked.endpoints:
-        yield partial(endpoints.check_endpoint, url, asked.model, asked.api_key_file)
-    if not asked.endpoints:
+    for url in request.endpoints:
+        yield partial(endpoints.check_endpoint, url, request.model, request.api_key_file)
+    if not request.endpoints:
         yield endpoints.no_endpoint
-    yield partial(checkpoints.check_checkpoint_dir, asked.checkpoint_dir)
-    if asked.ray:
-        yield partial(clusters.check_ray, asked.ray)
-    if asked.slurm:
+    yield partial(checkpoints.check_checkpoint_dir, request.checkpoint_dir)
+    if request.ray:
+        yield partial(clusters.check_ray, request.ray)
+    if request.slurm:
         yield clusters.check_slurm

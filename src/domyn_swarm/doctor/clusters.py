@@ -1,4 +1,4 @@
-"""Clusters that runs can be sent to: Ray and Slurm, when they are asked for."""
+"""Checks of clusters that runs can be submitted to: Ray and Slurm, on request."""
 
 from __future__ import annotations
 
@@ -18,44 +18,46 @@ PROGRAMS = ("sbatch", "squeue", "scancel", "scontrol")
 
 
 def check_ray(address: str) -> Iterator[Finding]:
-    """The cluster at `address`; `auto` finds that of this machine, and `local` starts one for the check."""
+    """Check the cluster at `address`; `auto` finds this machine's cluster, `local` starts one for the check."""
     try:
-        said = probed(RAY_PROBE, address, seconds=RAY_SECONDS)
+        result = probed(RAY_PROBE, address, seconds=RAY_SECONDS)
     except ProbeError as error:
-        mend = error.mend.removeprefix("Install it: ") or "Is the cluster up, and is this its address?"
-        yield Finding("ray cluster", "failed", str(error).removeprefix("--ray-address: "), mend)
+        fix = error.fix.removeprefix("Install it: ") or "Check that the cluster is up and that this is its address."
+        yield Finding("ray cluster", "failed", str(error).removeprefix("--ray-address: "), fix)
         return
-    here, there = said["here"], said.get("there", said["here"])
-    if "there" not in said:
-        machines = f"{said['machines']} machine{'s' if said['machines'] != 1 else ''}"
-        found = f"Ray {here}, {machines}, {said['cpus']:,.0f} CPUs"
-        yield Finding("ray cluster", "ok" if said["cpus"] else "warning", found)
+    here, there = result["here"], result.get("there", result["here"])
+    if "there" not in result:
+        machines = f"{result['machines']} machine{'s' if result['machines'] != 1 else ''}"
+        found = f"Ray {here}, {machines}, {result['cpus']:,.0f} CPUs"
+        yield Finding("ray cluster", "ok" if result["cpus"] else "warning", found)
     elif here == there:
-        yield Finding("ray cluster", "ok", f"the job server at {address} has Ray {there}, as is here")
+        yield Finding("ray cluster", "ok", f"the job server at {address} has Ray {there}, the same as here")
     else:
-        found = f"the job server at {address} has Ray {there}, and here is {here}"
+        found = f"the job server at {address} has Ray {there}, but {here} is installed here"
         yield Finding("ray cluster", "warning", found, f"pip install 'ray=={there}'")
 
 
 def check_slurm() -> Iterator[Finding]:
-    """Slurm's commands, its controller, and where jobs can go."""
+    """Check Slurm's commands, its controller and its partitions."""
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
-        mend = "Run this on a login node of the cluster, or install Slurm's client (Debian: slurm-client)."
-        yield Finding("slurm", "failed", f"{', '.join(missing)} not found on PATH", mend)
+        fix = "Run this on a login node of the cluster, or install Slurm's client (Debian: slurm-client)."
+        yield Finding("slurm", "failed", f"{', '.join(missing)} not found on PATH", fix)
         return
-    answered, said = _ran("scontrol", "ping")
-    if not answered or "UP" not in said:
-        yield Finding("slurm", "failed", said or "the controller says nothing", "Ask whoever runs the cluster.")
+    ok, output = _ran("scontrol", "ping")
+    if not ok or "UP" not in output:
+        yield Finding(
+            "slurm", "failed", output or "no response from the controller", "Ask the cluster's administrators."
+        )
         return
-    yield Finding("slurm", "ok", said)
-    answered, said = _ran("sinfo", "--noheader", "--format=%P %a, %l, %D nodes %T")
-    up = answered and " up," in f" {said}"
-    mend = "" if up else "Ask whoever runs the cluster."
-    yield Finding("slurm partitions", "ok" if up else "failed", said or "there are none", mend)
+    yield Finding("slurm", "ok", output)
+    ok, output = _ran("sinfo", "--noheader", "--format=%P %a, %l, %D nodes %T")
+    up = ok and " up," in f" {output}"
+    fix = "" if up else "Ask the cluster's administrators."
+    yield Finding("slurm partitions", "ok" if up else "failed", output or "no partitions", fix)
 
 
 def _ran(*command: str) -> tuple[bool, str]:
-    """Whether it ended well, and what it printed, on one line."""
+    """Whether the command succeeded, and its output on one line."""
     try:
         done = subprocess.run(  # noqa: S603 - no shell, and nothing that anybody typed
             command, capture_output=True, text=True, timeout=SLURM_SECONDS, check=False, stdin=subprocess.DEVNULL

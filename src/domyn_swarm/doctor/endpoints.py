@@ -1,4 +1,4 @@
-"""An endpoint, as jobs will use it: it answers, has the model, takes the key, and completes a text."""
+"""Checks of an endpoint: it responds, serves the model, accepts the key, and completes a prompt."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ SHOWN_MODELS = 5
 ANSWER_SECONDS = 60.0
 QUESTION = "Answer with the one word: ready"
 MOST_TOKENS = 16
-KEY = f"Put the right key into {VARIABLES[0]} or {VARIABLES[1]}, or name its file with --api-key-file."
+KEY = f"Set {VARIABLES[0]} or {VARIABLES[1]} to a valid key, or name a file with --api-key-file."
 UNLISTED = (404, 405, 501)
-"""What servers without a list of models say when they are asked for it."""
+"""HTTP statuses of servers that have no model list."""
 
 
 def no_endpoint() -> Iterator[Finding]:
-    """What stands in for the checks when no endpoint is named."""
-    yield Finding("endpoint", "skipped", "none was named", "Give --endpoint URL, or set ENDPOINT")
+    """Reported when no endpoint was given."""
+    yield Finding("endpoint", "skipped", "none given", "Use --endpoint URL, or set ENDPOINT")
 
 
 def check_endpoint(url: str, model: str | None, api_key_file: str | None) -> Iterator[Finding]:
-    """The endpoint at `url`, by the list of its models and by a short completion."""
+    """Check the endpoint at `url` by its model list and by a short completion."""
     try:
         key = read_key(api_key_file)
-        yield from asyncio.run(_examined(url, model, key))
+        yield from asyncio.run(_check(url, model, key))
     except ConfigurationError as error:
         yield Finding("endpoint", "failed", error.message, error.hint)
 
 
-async def _examined(url: str, model: str | None, key: str | None) -> list[Finding]:
+async def _check(url: str, model: str | None, key: str | None) -> list[Finding]:
     async with _client(url, key) as client:
         started = time.monotonic()
         try:
@@ -55,8 +55,8 @@ async def _examined(url: str, model: str | None, key: str | None) -> list[Findin
             if is_absent(error) or model is None:
                 return [_refused("endpoint", url, error)]
             why = "" if error.status in UNLISTED else f": {error.message}"
-            said = f"{url} answers, and lists no models{why}"
-            found = Finding("endpoint", "warning", said, "Fine, if the next line is.")
+            text = f"{url} responds, but lists no models{why}"
+            found = Finding("endpoint", "warning", text, "No action is needed if the next check succeeds.")
         else:
             found = _listing(url, models, time.monotonic() - started, model)
         if found.state == "failed":
@@ -74,33 +74,33 @@ async def _client(url: str, key: str | None) -> AsyncIterator[EndpointClient]:
 def _listing(url: str, models: list[Model], seconds: float, model: str | None) -> Finding:
     shown = ", ".join(one.name for one in models[:SHOWN_MODELS]) + (", …" if len(models) > SHOWN_MODELS else "")
     if model is None and not models:
-        return Finding("endpoint", "failed", f"{url} answers, and lists no models", "Name one with --model.")
+        return Finding("endpoint", "failed", f"{url} responds, but lists no models", "Name one with --model.")
     if model is not None and models and named(model, models) is None:
         return Finding("endpoint", "failed", f"{url} has no model {model!r}", f"It lists: {shown}.")
-    return Finding("endpoint", "ok", f"{url} answers in {_took(seconds)}; models: {shown or 'not listed'}")
+    return Finding("endpoint", "ok", f"{url} responds in {_took(seconds)}; models: {shown or 'not listed'}")
 
 
 async def _completion(client: EndpointClient, model: str) -> Finding:
-    """What a job would do next; not every server knows the same name for the limit of tokens."""
+    """Send a short prompt; servers differ in the name of the token limit, so it is retried without one."""
     started = time.monotonic()
     try:
         try:
-            answer = await client.post("chat/completions", _asked(model, max_tokens=MOST_TOKENS))
+            response = await client.post("chat/completions", _asked(model, max_tokens=MOST_TOKENS))
         except EndpointError as error:
             if error.status not in (400, 422):
                 raise
             started = time.monotonic()
-            answer = await client.post("chat/completions", _asked(model))
+            response = await client.post("chat/completions", _asked(model))
     except EndpointError as error:
         return _refused("completion", model, error)
     seconds = time.monotonic() - started
-    match answer:
+    match response:
         case {"choices": [{"message": {"content": str() as text}}, *_]}:
-            return Finding("completion", "ok", f"{model} said {text.strip()!r:.60} in {_took(seconds)}")
-    return Finding("completion", "warning", f"{model} answered in {_took(seconds)}, but with no text", _NO_TEXT)
+            return Finding("completion", "ok", f"{model} answered {text.strip()!r:.60} in {_took(seconds)}")
+    return Finding("completion", "warning", f"{model} answered in {_took(seconds)}, but without text", _NO_TEXT)
 
 
-_NO_TEXT = f"A model that thinks first may need more than {MOST_TOKENS} tokens; otherwise look at the server."
+_NO_TEXT = f"A reasoning model may need more than {MOST_TOKENS} tokens; otherwise check the server."
 
 
 def _asked(model: str, **more: Any) -> bytes:
@@ -109,12 +109,15 @@ def _asked(model: str, **more: Any) -> bytes:
 
 def _refused(name: str, what: str, error: EndpointError) -> Finding:
     if error.status in (401, 403):
-        return Finding(name, "failed", f"{what}: the key is refused: {error.message}", KEY)
+        return Finding(name, "failed", f"{what}: the API key was rejected: {error.message}", KEY)
     if error.status == 0:
-        mend = f"Is the server up, and is this its address? It has {CONNECT_SECONDS:.0f} s to connect."
-        return Finding(name, "failed", f"{what} does not answer: {error.message}", mend)
-    hints = {404: "The address of an OpenAI-compatible server mostly ends in /v1.", 429: "It has too much to do."}
-    return Finding(name, "failed", f"{what}: {error.message}", hints.get(error.status, "Look at the server's log."))
+        fix = f"Check that the server is up and that this is its address. The timeout is {CONNECT_SECONDS:.0f} s."
+        return Finding(name, "failed", f"{what} does not respond: {error.message}", fix)
+    hints = {
+        404: "The URL of an OpenAI-compatible server usually ends in /v1.",
+        429: "The server limits the request rate.",
+    }
+    return Finding(name, "failed", f"{what}: {error.message}", hints.get(error.status, "Check the server's log."))
 
 
 def _took(seconds: float) -> str:

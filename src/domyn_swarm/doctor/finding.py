@@ -1,4 +1,4 @@
-"""What a check says, and how one that may hang or take its process with it is asked."""
+"""The result of a check, and checks in a subprocess for what may hang or crash."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ State = Literal["ok", "warning", "failed", "skipped"]
 
 PROBES = "domyn_swarm.doctor.probes"
 PATIENCE = 60.0
-"""Seconds for a check in a process of its own."""
+"""Seconds for a check in a subprocess."""
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One line: the check's name, how it stands, what was found, and what mends it where something does.
+    """The result of one check: its name, its state, what was found, and how to fix a problem.
 
-    `failed` is for what keeps jobs from running; a `warning` is for what some of them can do without.
+    `failed` means that jobs cannot run; `warning` concerns something that only some jobs need.
     """
 
     name: str
     state: State
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 Check: TypeAlias = Callable[[], Iterable[Finding]]
 
 
 class ProbeError(Exception):
-    """A probe said nothing, or what is wrong. `mend` is what it says of that."""
+    """A probe failed. `fix` says what to do; empty when that is unknown."""
 
-    def __init__(self, message: str, mend: str = "") -> None:
+    def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
-        self.mend = mend
+        self.fix = fix
 
 
 def probed(module: str, *arguments: str, seconds: float = PATIENCE) -> dict[str, Any]:
-    """The JSON object that `python -m <module> <arguments>` prints last: a library that hangs or crashes does so there.
+    """Run `python -m <module> <arguments>`, where a library may hang or crash, and return its JSON output.
 
     Raises:
-        ProbeError: it printed an `error`, or none came in time.
+        ProbeError: the output has an `error`, or none came in time.
     """
-    # -P: what is imported is what is installed, not a file of that name in the working folder.
+    # -P: import installed packages, not a file of that name in the working directory.
     process = subprocess.Popen(  # noqa: S603 - this interpreter and modules of this package
         [sys.executable, "-P", "-m", module, *arguments],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -61,17 +61,17 @@ def probed(module: str, *arguments: str, seconds: float = PATIENCE) -> dict[str,
         if process.poll() is None:
             _end(process)
     try:
-        said = msgspec.json.decode(printed.splitlines()[-1], type=dict[str, Any])
+        result = msgspec.json.decode(printed.splitlines()[-1], type=dict[str, Any])
     except (IndexError, msgspec.DecodeError):
-        last = complaints.strip().splitlines()[-1:] or ["nothing was said"]
+        last = complaints.strip().splitlines()[-1:] or ["no output"]
         raise ProbeError(f"{_ending(process.returncode)}: {last[0]}") from None
-    if "error" in said:
-        raise ProbeError(said["error"], said.get("mend", ""))
-    return said
+    if "error" in result:
+        raise ProbeError(result["error"], result.get("fix", ""))
+    return result
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """End it with all that it has started."""
+    """Kill the process and all of its children."""
     started = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     for one in started:

@@ -1,4 +1,4 @@
-"""What is installed here, and whether it works: Python, packages, backends, extras, Graphviz."""
+"""Checks of the installation: Python, packages, backends, extras, Graphviz."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 PACKAGE = "domyn-swarm"
 NOT_FOR_RUNS = ("all", "dev", "docs", "test")
-"""Extras of other extras, and of those who work on this package."""
+"""Extras that combine other extras, or that only developers of this package need."""
 
 
 class Requirement(NamedTuple):
-    """A package that this one needs, from which version on, and the extra that it belongs to."""
+    """A required package: its name, its minimum version, and the extra that requires it."""
 
     package: str
     least: str
@@ -32,7 +32,7 @@ class Requirement(NamedTuple):
 
 
 def requirements() -> list[Requirement]:
-    """What the package's metadata asks for."""
+    """The requirements in the package's metadata."""
     return [_requirement(line) for line in requires(PACKAGE) or ()]
 
 
@@ -44,12 +44,12 @@ def _requirement(line: str) -> Requirement:
 
 
 def check_python() -> Iterator[Finding]:
-    """The interpreter. One that is too old would not have come this far."""
+    """Report the interpreter. A version that is too old would have failed earlier."""
     yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable}, {platform.platform(terse=True)}")
 
 
 def check_packages() -> Iterator[Finding]:
-    """This package and those that it cannot do without, with their versions."""
+    """Check this package and its required dependencies."""
     yield Finding(PACKAGE, "ok", version(PACKAGE))
     needed = [one for one in requirements() if not one.extra]
     versions = {one.package: _installed(one.package) for one in needed}
@@ -67,22 +67,22 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_backend(name: str) -> Iterator[Finding]:
-    """A data backend: three rows go through it."""
+    """Check a data backend by processing three rows."""
     title = f"backend {name}"
     try:
         rows = probed(PROBES, "backend", name)["rows"]
     except ProbeError as error:
         found = str(error).removeprefix(f"--data-backend {name}: ")
-        if error.mend:  # an engine that is not installed
-            yield Finding(title, "warning", found, error.mend.removeprefix("Install it: "))
+        if error.fix:  # an engine that is not installed
+            yield Finding(title, "warning", found, error.fix.removeprefix("Install it: "))
         else:
             yield Finding(title, "failed", found, f"pip install --force-reinstall '{PACKAGE}[{name}]'")
         return
-    yield Finding(title, "ok", ", ".join(filter(None, [_installed(name), f"{rows} rows went through"])))
+    yield Finding(title, "ok", ", ".join(filter(None, [_installed(name), f"{rows} rows processed"])))
 
 
 def extras() -> dict[str, list[str]]:
-    """The packages of each extra, but for those of backends."""
+    """The packages of each extra, except backends."""
     found: dict[str, list[str]] = {}
     for one in requirements():
         if one.extra and one.extra not in (*NOT_FOR_RUNS, *backend_names()):
@@ -91,7 +91,7 @@ def extras() -> dict[str, list[str]]:
 
 
 def check_extra(extra: str, packages: list[str]) -> Iterator[Finding]:
-    """An extra: its packages are there, and can be imported."""
+    """Check that an extra's packages are installed and can be imported."""
     title, install = f"extra {extra}", f"pip install '{PACKAGE}[{extra}]'"
     if missing := [package for package in packages if _installed(package) is None]:
         yield Finding(title, "warning", f"{', '.join(missing)} is not installed", install)
@@ -105,14 +105,14 @@ def check_extra(extra: str, packages: list[str]) -> Iterator[Finding]:
 
 
 def check_graphviz() -> Iterator[Finding]:
-    """What draws pictures of graphs: it draws one."""
+    """Check Graphviz by drawing a graph."""
     try:
         diagram.draw("digraph { a -> b }", "svg")
     except MissingDependencyError as error:
-        found = error.message.rstrip(".") + "; pictures are drawn in the browser, or not at all"
+        found = error.message.rstrip(".") + "; report pages draw graphs themselves"
         yield Finding("graphviz", "warning", found, "pip install graphviz-pure, or your system's graphviz")
         return
-    yield Finding("graphviz", "ok", f"{next(diagram.programs())} draws")
+    yield Finding("graphviz", "ok", f"{next(diagram.programs())} works")
 
 
 def _installed(package: str) -> str | None:

@@ -1,4 +1,4 @@
-"""`python -m domyn_swarm.doctor.probes NAME ARGUMENT...`: tried out in a process of its own, and told as JSON."""
+"""`python -m domyn_swarm.doctor.probes NAME ARGUMENT...`: run a check in a subprocess and print JSON."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ROWS = 3
 
 
 def backend(name: str) -> dict[str, Any]:
-    """Send ROWS rows through the backend `name`.
+    """Process ROWS rows with the backend `name`.
 
     Raises:
         SwarmError: its library is missing.
-        RuntimeError: other rows came out.
+        RuntimeError: the rows that came out differ.
     """
-    import pyarrow as pa  # noqa: PLC0415 - a probe imports what it tries
+    import pyarrow as pa  # noqa: PLC0415 - a probe imports what it checks
     import pyarrow.parquet as pq  # noqa: PLC0415
 
     from domyn_swarm.data.backends.registry import load_backend  # noqa: PLC0415
@@ -50,10 +50,10 @@ def packages(*modules: str) -> dict[str, Any]:
 
 
 def checkpoints(directory: str) -> dict[str, Any]:
-    """Use a checkpoint directory as runs do."""
-    from domyn_swarm.doctor.checkpoints import examined  # noqa: PLC0415
+    """Check a checkpoint directory."""
+    from domyn_swarm.doctor.checkpoints import check_in_process  # noqa: PLC0415
 
-    return {"findings": list(examined(directory))}
+    return {"findings": list(check_in_process(directory))}
 
 
 PROBES: Mapping[str, Callable[..., dict[str, Any]]] = {
@@ -61,16 +61,16 @@ PROBES: Mapping[str, Callable[..., dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def tell(probe: Callable[..., dict[str, Any]], *arguments: str) -> None:
-    """Print what `probe` finds, or what it raises."""
+def print_result(probe: Callable[..., dict[str, Any]], *arguments: str) -> None:
+    """Print the result of `probe`, or its error."""
     try:
-        said = probe(*arguments)
+        result = probe(*arguments)
     except SwarmError as error:
-        said = {"error": error.message, "mend": error.hint}
-    except Exception as error:  # noqa: BLE001 - whatever a library throws is what was found
-        said = {"error": f"{type(error).__name__}: {error}"}
-    print(msgspec.json.encode(said).decode(), flush=True)  # noqa: T201 - what a probe is for
+        result = {"error": error.message, "fix": error.hint}
+    except Exception as error:  # noqa: BLE001 - any error of a library is a result
+        result = {"error": f"{type(error).__name__}: {error}"}
+    print(msgspec.json.encode(result).decode(), flush=True)  # noqa: T201 - what a probe is for
 
 
 if __name__ == "__main__":
-    tell(PROBES[sys.argv[1]], *sys.argv[2:])
+    print_result(PROBES[sys.argv[1]], *sys.argv[2:])

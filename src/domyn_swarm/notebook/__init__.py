@@ -1,1 +1,1 @@
-"""What people use in notebooks and scripts: plans that show themselves, that one can look into, change and run."""
+"""Plans for notebooks and scripts: display, inspect, change and run a job. Private except for `domyn_swarm.plan`."""

@@ -1,4 +1,4 @@
-"""Errors as somebody reads them who types Python: options by their names, and no frames of ours before their own."""
+"""Translate errors for Python users: option names instead of flags, and no internal traceback frames."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ R = TypeVar("R")
 AGAIN = {
     "Run the same command again": "Run it again",
     "Run the same command without --no-resume": "Run it with resume=True",
-    "Give it on the command line.": "Give it to plan().",
+    "Give it on the command line.": "Pass it to plan().",
 }
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def in_python(method: Callable[P, R]) -> Callable[P, R]:
-    """`method`, with errors that are worded for Python. An interrupt is one of ours; others' show no frames of ours."""
+    """`method` with errors for Python; KeyboardInterrupt becomes Interrupted, others lose internal frames."""
 
     @functools.wraps(method)
-    def told(*args: P.args, **kwargs: P.kwargs) -> R:
+    def translated(*args: P.args, **kwargs: P.kwargs) -> R:
         __tracebackhide__ = True  # IPython leaves this frame out
         try:
             return method(*args, **kwargs)
         except KeyboardInterrupt:
-            raise Interrupted("Interrupted.", "What a run had finished is kept.") from None
+            raise Interrupted("Interrupted.", "Finished rows are kept.") from None
         except SwarmError as error:
-            error.message, error.hint = worded(error.message), worded(error.hint)
+            error.message, error.hint = translate(error.message), translate(error.hint)
             error.args = (error.message, error.hint, *error.args[2:])
             raise
         except Exception as error:
             error.__traceback__ = beyond_ours(error) or error.__traceback__
             raise
 
-    return told
+    return translated
 
 
-def worded(text: str) -> str:
-    """The text with options by their names: `--id-column` is `id_column`, `--no-resume` is `resume=False`."""
+def translate(text: str) -> str:
+    """Replace flags by Python options: `--id-column` by `id_column`, `--no-resume` by `resume=False`."""
     for command, python in AGAIN.items():
         text = text.replace(command, python)
     return FLAG.sub(lambda flag: _names().get(flag[0], flag[0]), text)
@@ -53,7 +53,7 @@ def worded(text: str) -> str:
 
 @functools.cache
 def _names() -> dict[str, str]:
-    """Flag -> what to write in Python."""
+    """Flag -> Python option."""
     names: dict[str, str] = {}
     for field in JobSpec.__struct_fields__:
         for flag in option_of(field).extra["flags"]:

@@ -1,4 +1,4 @@
-"""A job over an input, as something to look into, to change, and to run."""
+"""A plan: a job over an input that can be inspected, changed and run."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from domyn_swarm.engine.recording.command_line import command_of, why_no_command
 from domyn_swarm.engine.recording.describe import describe
 from domyn_swarm.engine.runner import run
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.notebook.error_translation import in_python, worded
+from domyn_swarm.notebook.error_translation import in_python, translate
 from domyn_swarm.options.resolve import spec_for
 from domyn_swarm.report.diagram import svg_or_mermaid
-from domyn_swarm.report.progress import progress_here, telling
+from domyn_swarm.report.progress import progress_here, showing_logs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,15 +47,15 @@ logger = logging.getLogger("domyn_swarm")
 
 PEEK_ROWS = 5
 OTHER_ROWS = ("input", "job_kwargs", "backend_read_kwargs", *IDENTITY)
-"""Options under other values of which a run makes other rows, which the rows that a plan has are not taken for."""
+"""Options that change a run's rows. With other values a plan gets another temporary output."""
 LISTS = frozenset({"input_columns", "output_columns", "endpoints", "adapters"})
 
 
 class Plan:
-    """A job over an input, with its graph: to look into (`peek`, `compute`), to change (`with_...`), to `run`.
+    """A job over an input, with its graph: inspect it (`peek`, `compute`), change it (`with_...`), or `run` it.
 
-    A plan does not change: what changes it returns another one. In a notebook it shows itself as its graph. As a
-    context manager it removes its temporary folder at the end.
+    Plans are immutable: the `with_...` methods return a new plan. A notebook renders a plan as its graph. As a context
+    manager a plan removes its temporary folder at the end.
     """
 
     def __init__(
@@ -64,12 +64,12 @@ class Plan:
         self._base = spec
         self._overrides = overrides
         self._scratch = scratch
-        self._job_class = job_class  # kept alive, for those that only a reference in this process names
+        self._job_class = job_class  # keeps classes alive that exist only in this process
         self.result: RunResult | None = None
 
     @property
     def spec(self) -> JobSpec:
-        """The JobSpec of a run. Where nodes are replaced, its run's folder is one of its own."""
+        """The JobSpec of a run. With overrides the run has a separate folder."""
         return self._placed(self._overrides)
 
     def _placed(self, overrides: Overrides) -> JobSpec:
@@ -84,12 +84,12 @@ class Plan:
 
     @property
     def run_dir(self) -> str:
-        """The folder of this plan's run: what `job view`, `job row` and `compare` take."""
+        """The folder of this plan's run, for `job view`, `job row` and `compare`."""
         return self.spec.run_dir
 
     @property
     def graph(self) -> Graph:
-        """The graph as plain data, replaced nodes marked."""
+        """The graph as plain data, with overridden nodes marked."""
         graph = describe(self.spec, overrides=self._overrides)
         for node in graph.nodes:
             node.value = self._scratch.shown(node.value)
@@ -106,26 +106,26 @@ class Plan:
 
     @in_python
     def with_nodes(self, *replacements: Callable[..., Any] | ModuleType) -> Plan:
-        """The plan with functions, or those of modules, in place of the nodes whose names they have.
+        """A plan with nodes overridden by functions of the same names, or by the functions of modules.
 
-        A function takes nodes and options by their names. A parameter that is annotated as a frame (`pd.DataFrame`)
-        gets a lazy frame's rows in memory. What it returns is brought into the form that the node passes on.
+        A function's parameters are nodes and options by name. A parameter annotated as a frame (`pd.DataFrame`) gets
+        the rows of a lazy frame in memory. The result is converted to the node's type.
 
         Raises:
-            ConfigurationError: there is no such node, the function takes what is not there or what is made from the
-                node itself, or is annotated to return something else; the message lists what there is.
+            ConfigurationError: the node or a parameter does not exist, the function depends on the node itself, or its
+                return annotation does not match; the message lists valid names.
         """
         functions = {**self._overrides.functions, **functions_of(replacements)}
         return self._replacing(dataclasses.replace(self._overrides, functions=functions))
 
     @in_python
     def with_values(self, **values: Any) -> Plan:
-        """The plan with values in place of nodes: what is upstream of them is not computed.
+        """A plan with nodes overridden by values. Nodes that only they depend on are not computed.
 
-        `run` takes the same as `overrides`, for that run alone.
+        `run` accepts the same as `overrides`, for one run.
 
         Raises:
-            ConfigurationError: there is no such node, or it cannot have that value.
+            ConfigurationError: the node does not exist, or it cannot have that value.
         """
         return self._replacing(self._with(values))
 
@@ -138,7 +138,7 @@ class Plan:
 
     @in_python
     def with_options(self, **options: Any) -> Plan:
-        """The plan with other options (fields of `JobSpec`): `plan.with_options(limit=None)`.
+        """A plan with other options (fields of `JobSpec`): `plan.with_options(limit=None)`.
 
         Raises:
             ConfigurationError: an option is unknown, of the wrong type, or contradicts another one.
@@ -156,41 +156,41 @@ class Plan:
 
     @in_python
     def command(self, **options: Any) -> str:
-        """The command line that submits the same, with other `options` if any are given (`output=`, `limit=None`).
+        """The command line that submits the same job, with other `options` if given (`output=`, `limit=None`).
 
         Raises:
-            ConfigurationError: no command can: the input or the output is in memory, the class in no file, or nodes
-                are replaced.
+            ConfigurationError: no command can submit it, because the input or the output is in memory, the class is in
+                no file, or nodes are overridden.
         """
         if options:
             return self.with_options(**options).command()
         reason = why_no_command(self._base, self._overrides)
         if self._in_scratch:
-            reason = reason or "its output goes nowhere. Say where: command(output=...)"
+            reason = reason or "it has no output path. Pass one: command(output=...)"
         if reason:
             raise ConfigurationError(f"No command line submits this plan: {reason}.")
         return command_of(self._base)
 
     def peek(self, node: str = "pending", n: int = PEEK_ROWS) -> Any:
-        """The first `n` rows of a node, as a frame of the engine, or its value if it has no rows.
+        """The first `n` rows of a node as a frame of the engine, or its value if it has no rows.
 
-        Only what it needs is computed: rows of `transformed` are made by calling the job for `n` pending rows. Nothing
-        is written, and no run is touched.
+        Only the nodes that it depends on are computed; for `transformed` the job is called for `n` pending rows.
+        Nothing is written, and no run is changed.
 
         Raises:
-            SwarmError: there is no such node, or it cannot be computed.
+            SwarmError: the node does not exist, or it cannot be computed.
         """
         return self.compute(node, limit=n)
 
     @in_python
     def compute(self, node: str, *, limit: int | None = None, overrides: Mapping[str, Any] | None = None) -> Any:
-        """The value of a node, in this process: rows as a frame of the engine, those of `limit` pending rows if given.
+        """Compute a node in this process: its rows as a frame of the engine, for at most `limit` pending rows.
 
-        Nothing is written but for `flushed` and `finalized`, which write to a temporary folder; `finalized` is the
+        Nothing is written, except that `flushed` and `finalized` write to a temporary folder; `finalized` returns the
         output as a frame.
 
         Raises:
-            SwarmError: there is no such node, or it cannot be computed.
+            SwarmError: the node does not exist, or it cannot be computed.
         """
         replaced = self._with(overrides)
         with tempfile.TemporaryDirectory(prefix="domyn-swarm-") as folder:
@@ -199,32 +199,32 @@ class Plan:
 
     @in_python
     def run(self, *, overrides: Mapping[str, Any] | None = None, progress: Progress | None = None) -> Any:
-        """Run the job to its end. Interrupted, it keeps what has finished, and the next `run` goes on from there.
+        """Run the job. When interrupted, finished rows are kept and the next `run` resumes.
 
         Args:
-            overrides: Values in place of nodes, by name; what is upstream of them is not computed. Such a run has a
-                folder of its own, and never meets the rows of another.
-            progress: Who watches it go by; None: a bar.
+            overrides: Values of nodes by name; nodes that only they depend on are not computed. Such a run has a
+                separate folder, and never uses rows of another run.
+            progress: Receives progress; None shows a bar.
 
         Returns:
-            The output as a frame of the engine if the plan has no `output`, else the `RunResult`, which `result` has in
-            any case.
+            The output as a frame of the engine if the plan has no `output`, else the `RunResult`. `result` always has
+            the `RunResult`.
 
         Raises:
-            SwarmError: refused (nothing was written), broken, or interrupted.
+            SwarmError: an option or the input is invalid (nothing was written), or the run failed or was interrupted.
         """
         replaced = self._with(overrides)
         spec = self._placed(replaced)
         shown = progress or progress_here()
-        with telling(shown, worded):
+        with showing_logs(shown, translate):
             self.result = done = run(spec, shown, replaced)
             if done.failed:
-                said = "%s of %s rows have failed; ids and reasons are in %s"
-                logger.warning(said, f"{done.failed:,}", f"{done.rows:,}", done.errors_path)
+                text = "%s of %s rows failed; ids and errors are in %s"
+                logger.warning(text, f"{done.failed:,}", f"{done.rows:,}", done.errors_path)
         return load_backend(spec.data_backend).in_memory(_read(spec.output)) if self._in_scratch else self.result
 
     def close(self) -> None:
-        """Remove the temporary folder, with runs whose output is a frame."""
+        """Remove the temporary folder, including runs whose output is a frame."""
         self._scratch.close()
 
     def __enter__(self) -> Plan:
@@ -237,7 +237,7 @@ class Plan:
 
 
 def _shown(look: Look, limit: int | None) -> Any:
-    """Rows as a frame of the engine, without columns that only the program needs; anything else as it is."""
+    """Rows as a frame of the engine, without internal columns; other values unchanged."""
     value, backend = look.value, look.backend
     if isinstance(value, Artifact):
         return backend.in_memory(_read(value.path))
@@ -248,7 +248,7 @@ def _shown(look: Look, limit: int | None) -> Any:
         return value
     tables = [table_of(part) for part in value]
     table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
-    table = table.sort_by(POSITION) if POSITION in table.column_names else table  # they come as they finish
+    table = table.sort_by(POSITION) if POSITION in table.column_names else table  # batches are in completion order
     unsaid = [FAILURE] if FAILURE in table.column_names and table[FAILURE].null_count == table.num_rows else []
     return backend.in_memory(without(table, POSITION, TRACE, INPUTS, *unsaid).slice(0, limit))
 
@@ -258,5 +258,5 @@ def _read(path: str) -> pa.Table:
 
 
 def listed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with one text for a list of one."""
+    """The options, with a single string accepted for a list."""
     return {name: [value] if name in LISTS and isinstance(value, str) else value for name, value in options.items()}

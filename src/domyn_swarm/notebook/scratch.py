@@ -8,7 +8,7 @@ import weakref
 
 
 class Scratch:
-    """A temporary folder, made when it is needed, gone when nobody holds it any more or the process ends."""
+    """A temporary folder, created on first use and removed when it is garbage collected or the process ends."""
 
     def __init__(self) -> None:
         self._path: str | None = None
@@ -30,10 +30,10 @@ class Scratch:
         return self._path is not None and path.startswith(f"{self._path}/")
 
     def shown(self, text: str) -> str:
-        """`text` without the folder's name, which is another one each time."""
+        """`text` without the folder's name, which differs each time."""
         return text.replace(f"{self._path}/", "<temporary folder>/") if self._path else text
 
     def close(self) -> None:
-        """Remove it, with what is in it now. What is put there later goes with the process."""
+        """Remove the folder and its content. Files written later are removed at the end of the process."""
         if self._path is not None:
             shutil.rmtree(self._path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""`domyn_swarm.plan`: from a class and a frame, or a reference and a path, to a plan."""
+"""`domyn_swarm.plan`: create a plan from a job and an input."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def plan(
     output: str | None = None,
     **options: Any,
 ) -> Plan:
-    """A job over an input, ready to look into and to run. Nothing is read, written or called yet.
+    """Create a plan for a job over an input. Nothing is read, written or called yet.
 
     Args:
-        job: A class, an instance with its fields set, or what the command line takes: `module:Class`,
-            `path/to/file.py:Class`.
-        input: A path, glob or URL as for `--input`, or a frame in memory: of pandas, polars, an Arrow table, a Ray
-            Dataset, a dict of columns.
-        output: Where the output goes, as for `--output`. None: `run` returns it as a frame, and what it needs on the
-            way lies in a temporary folder that goes with the plan.
+        job: A class, an instance with its fields set, or a reference as on the command line (`module:Class` or
+            `path/to/file.py:Class`).
+        input: A path, glob or URL as for `--input`, or a frame in memory: pandas, polars, an Arrow table, a Ray
+            Dataset, or a dict of columns.
+        output: The output path, as for `--output`. None: `run` returns the output as a frame, and checkpoints are in
+            a temporary folder that is removed with the plan.
         **options: The fields of `JobSpec`: `data_backend`, `input_columns`, `model`, `limit`, `job_kwargs`, ...
 
     Raises:
@@ -61,18 +61,18 @@ def plan(
 
 
 def _input(value: Any, given: Mapping[str, Any]) -> tuple[str, Held | None]:
-    """What the JobSpec calls the input, and its rows if they are in memory."""
+    """The JobSpec's `input`, and the rows if they are in memory."""
     if is_frame(value):
         if given.get("backend_read_kwargs"):
             raise ConfigurationError(
-                "backend_read_kwargs: the input is a frame in memory, and is not read.",
-                "Choose its rows and columns before.",
+                "backend_read_kwargs: the input is a frame in memory and is not read.",
+                "Select its rows and columns beforehand.",
             )
         held = Held.of(table_of(value))
         return held.files.pattern, held
     if not isinstance(value, (str, os.PathLike)):
         raise ConfigurationError(
-            f"input: a {type(value).__name__} is neither a path nor a frame.", f"Give a path, a glob, a URL, {TAKEN}."
+            f"input: a {type(value).__name__} is neither a path nor a frame.", f"Pass a path, a glob, a URL, {TAKEN}."
         )
     return os.fspath(value), None
 
@@ -81,12 +81,12 @@ def _fields(job: SwarmJob) -> dict[str, Any]:
     """The fields of a job that are not their defaults, as job kwargs.
 
     Raises:
-        ConfigurationError: the class has an `__init__` of its own, so nobody knows how to make it again.
+        ConfigurationError: the class has its own `__init__`, so its arguments are unknown.
     """
     if "__dataclass_fields__" not in vars(type(job)):
         raise ConfigurationError(
-            f"{type(job).__name__} has an __init__ of its own, so what it was made with is not known.",
-            "Give the class, and its arguments as job_kwargs.",
+            f"{type(job).__name__} has its own __init__, so its arguments are unknown.",
+            "Pass the class, and the arguments as job_kwargs.",
         )
     fields = dataclasses.fields(cast("Any", job))
     values = {field.name: getattr(job, field.name) for field in fields if field.init}

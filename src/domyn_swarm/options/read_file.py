@@ -1,6 +1,6 @@
-"""Option files: what is given to `job submit` on the command line, written into a file (`job submit @job.toml`).
+"""Option files: options of `job submit` in a file (`job submit @job.toml`).
 
-A file stands for flags. It holds fields of the JobSpec by name, and the options of sending a run away (SENDING).
+A file contains fields of the JobSpec by name, and placement options (PLACEMENT).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
 MAX_CHARS = 2**20
-"""Most characters of a file, and of what its aliases expand to."""
-SENDING: Mapping[str, Any] = {"detach": bool, "run_on": str, "slurm_args": str, "requeue": bool, "job_name": str}
-"""Options of `job submit` that say where a run goes on, rather than what it does."""
+"""Maximum number of characters of a file, and of its expanded aliases."""
+PLACEMENT: Mapping[str, Any] = {"detach": bool, "run_on": str, "slurm_args": str, "requeue": bool, "job_name": str}
+"""Options of `job submit` that say where to run, rather than what."""
 
 
 @dataclass(frozen=True)
 class OptionFile:
-    """A file's options: those of the JobSpec, and those of SENDING."""
+    """The options in a file: those of the JobSpec, and placement options."""
 
     path: str
     options: Mapping[str, Any]
-    sending: Mapping[str, Any]
+    placement: Mapping[str, Any]
 
     def under(self, flags: Mapping[str, Any]) -> dict[str, Any]:
-        """The file's options with `flags` over them. Of a table (job kwargs) a flag replaces the keys that it names."""
+        """The file's options overridden by `flags`. In a table (job kwargs) a flag overrides only the keys it names."""
         tables = {
             name: {**self.options[name], **value}
             for name, value in flags.items()
@@ -46,14 +46,14 @@ class OptionFile:
 
     @contextlib.contextmanager
     def named(self, flags: Collection[str]) -> Iterator[None]:
-        """A refusal in here that names the flag of an option names the file's key instead, unless `flags` has it."""
+        """Errors raised in this context name the file's key instead of the flag, unless the option is in `flags`."""
         try:
             yield
         except SwarmError as error:
             if error.exit_status != ConfigurationError.exit_status:
                 raise
             flag, colon, rest = error.message.partition(":")
-            given = [name for name in (*self.options, *self.sending) if name not in flags]
+            given = [name for name in (*self.options, *self.placement) if name not in flags]
             key = next((name for name in given if _flag(name) == flag), None)
             if key is None or not colon:
                 raise
@@ -61,38 +61,36 @@ class OptionFile:
 
 
 def read_options(path: str) -> OptionFile:
-    """The options in the file at `path`, each checked by itself.
+    """The options in the file at `path`, each validated on its own.
 
     Raises:
-        ConfigurationError: it cannot be read, or holds what is no option; the message names file and key.
+        ConfigurationError: it cannot be read, or has an invalid entry; the message names file and key.
     """
     content = _parsed(path)
     if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} holds {_kind(content)}, not options by name.", "Write for example: limit = 5")
-    known = [*JobSpec.__struct_fields__, *SENDING]
+        raise ConfigurationError(f"{path} contains {_kind(content)}, not options by name.", "Example: limit = 5")
+    known = [*JobSpec.__struct_fields__, *PLACEMENT]
     for key in content:
         if key not in known:
-            raise ConfigurationError(f"{path}: there is no option {key!r}.", _nearest(str(key), known))
+            raise ConfigurationError(f"{path}: unknown option {key!r}.", _nearest(str(key), known))
     values = {key: _checked(path, key, value) for key, value in content.items() if value is not None}
-    sending = {key: values.pop(key) for key in SENDING if key in values}
-    return OptionFile(path, values, sending)
+    placement = {key: values.pop(key) for key in PLACEMENT if key in values}
+    return OptionFile(path, values, placement)
 
 
 def _parsed(path: str) -> Any:
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
-        raise ConfigurationError(
-            f"@{path} does not end in the name of a format.", f"Option files are: {', '.join(_FORMATS)}."
-        )
+        raise ConfigurationError(f"@{path} does not have a supported suffix.", f"Use one of: {', '.join(_FORMATS)}.")
     try:
         with Path(path).expanduser().open(encoding="utf-8-sig") as file:
             text = file.read(MAX_CHARS + 1)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise ConfigurationError(f"@{path} cannot be read: {reason}.", "Name a file of options after the @.") from None
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise ConfigurationError(f"@{path} cannot be read: {reason}.", "Name an option file after the @.") from None
     if len(text) > MAX_CHARS:
         raise ConfigurationError(
-            f"@{path} is larger than {MAX_CHARS:,} characters.", "Options are small: name data by the path of its file."
+            f"@{path} is larger than {MAX_CHARS:,} characters.", "Refer to data by the path of its file."
         )
     return _FORMATS[suffix](path, text)
 
@@ -122,10 +120,10 @@ def _yaml(path: str, text: str) -> Any:
 
 
 def _check_size(content: Any) -> None:
-    """Refuse aliases that expand to what nobody has written; without them, each value is counted once.
+    """Refuse aliases that expand to an excessive size.
 
     Raises:
-        ValueError: they do.
+        ValueError: the expanded content is too large.
     """
     sizes: dict[int, int] = {}
 
@@ -133,7 +131,7 @@ def _check_size(content: Any) -> None:
         if not isinstance(value, (dict, list, tuple, set)):
             return len(value) if isinstance(value, (str, bytes)) else 1
         if id(value) not in sizes:
-            sizes[id(value)] = 1  # for an alias within what it stands for, which is refused later
+            sizes[id(value)] = 1  # for a recursive alias, which is refused later
             inner = [*value.keys(), *value.values()] if isinstance(value, dict) else value
             sizes[id(value)] = 1 + sum(map(size, inner))
         return sizes[id(value)]
@@ -155,7 +153,7 @@ _FORMATS: Mapping[str, Callable[[str, str], Any]] = {".toml": _toml, ".yaml": _y
 
 
 def _refuse(path: str, language: str, reason: str) -> NoReturn:
-    raise ConfigurationError(f"{path} is not valid {language}: {reason.rstrip('.')}.", "Mend the file.")
+    raise ConfigurationError(f"{path} is not valid {language}: {reason.rstrip('.')}.", "Fix the file.")
 
 
 def _nearest(key: str, known: Collection[str]) -> str:
@@ -164,14 +162,14 @@ def _nearest(key: str, known: Collection[str]) -> str:
 
 
 def _checked(path: str, key: str, value: Any) -> Any:
-    """The value as the JobSpec takes it, or a refusal that names the key."""
-    hint = SENDING.get(key) or get_type_hints(JobSpec, include_extras=True)[key]
+    """The value in the JobSpec's type, or an error that names the key."""
+    hint = PLACEMENT.get(key) or get_type_hints(JobSpec, include_extras=True)[key]
     try:
         return msgspec.convert(_as_flags_have_it(key, _plain(value)), hint)
     except msgspec.ValidationError as error:
         takes = what_it_takes(key, error)
     except (ValueError, TypeError, RecursionError):
-        takes = "what JSON has words for"
+        takes = "a value that JSON can represent"
     if isinstance(value, str) and key in _fields_of(list):
         takes = f"a list. Write [{json.dumps(value)}]"
     raise ConfigurationError(f"{path}: {key}: {_shown(value)} is not valid.", f"It takes: {takes}.")
@@ -180,29 +178,29 @@ def _checked(path: str, key: str, value: Any) -> Any:
 def _shown(value: Any) -> str:
     try:
         return f"{value!r:.200}"
-    except ValueError:  # Python writes no integer of thousands of digits
+    except ValueError:  # Python does not print integers with thousands of digits
         return "a number of thousands of digits"
 
 
 def _plain(value: Any) -> Any:
-    """What the same would be in JSON: dates are texts there."""
+    """The value as JSON data, with dates as strings."""
     plain = msgspec.to_builtins(value, str_keys=True)
     json.dumps(plain, allow_nan=False)
     return plain
 
 
 def _as_flags_have_it(key: str, value: Any) -> Any:
-    """A table may be JSON, as on the command line; what is a number or a word there may be a number."""
+    """Accept JSON text for a table, as on the command line, and numbers where a flag accepts a number or a word."""
     if isinstance(value, str) and key in _fields_of(dict):
         with contextlib.suppress(msgspec.DecodeError):
             return msgspec.json.decode(value)
-    if key not in SENDING and option_of(key).extra["takes"] and type(value) in (int, float):
+    if key not in PLACEMENT and option_of(key).extra["takes"] and type(value) in (int, float):
         return msgspec.convert(str(value), get_type_hints(JobSpec, include_extras=True)[key], strict=False)
     return value
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}" if name in SENDING else flag_of(name)
+    return f"--{name.replace('_', '-')}" if name in PLACEMENT else flag_of(name)
 
 
 def _fields_of(kind: type) -> set[str]:

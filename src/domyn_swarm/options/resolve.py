@@ -1,4 +1,4 @@
-"""A run's options, from all the places that set them."""
+"""Resolve a run's options from all sources."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def spec_for(job: str, given: Mapping[str, Any]) -> JobSpec:
-    """`given` for this one run, over job kwargs, the environment, and the job class's own defaults.
+    """The JobSpec from `given` options, job kwargs, the environment and the job class's defaults, in this precedence.
 
     Raises:
-        ConfigurationError: there is no such job, or an option cannot be as it is given.
+        ConfigurationError: the job does not exist, or an option is invalid.
     """
     job_class = load_job_class(job)
     return resolve(job, given, {**job_class.defaults, **_from_environment()}, job_fields(job_class))
 
 
 def _from_environment() -> dict[str, Any]:
-    """Options that the environment sets. They are no flags: what is given for one run wins, in job kwargs too."""
+    """Options from environment variables. Flags and job kwargs override them."""
     urls = os.environ.get("ENDPOINT", "").split()
     return {"endpoints": urls} if urls else {}

@@ -1,4 +1,4 @@
-"""A run's options as an option file, which submits the same: TOML and YAML with each option's help, or JSON."""
+"""Write a run's options as an option file: TOML or YAML with each option's help, or JSON."""
 
 from __future__ import annotations
 
@@ -26,49 +26,47 @@ Format = Literal["toml", "yaml", "json"]
 
 COMMENT_CHARS = 100
 OURS = "domyn_swarm.jobs"
-"""Where the jobs of this package are, which may be asked for their defaults."""
+"""The module of this package's own jobs, which is safe to import for their defaults."""
 
 
 def options_of_run(folder: RunFolder) -> dict[str, Any]:
-    """What was given for the run in `folder`, and where it was sent; its local paths are absolute.
+    """The options and the placement of the run in `folder`, with absolute local paths.
 
     Raises:
-        ConfigurationError: no file of options can submit the same, or the folder does not tell.
+        ConfigurationError: the run cannot be submitted from a file, or its record is missing.
     """
     content = folder.load("spec.json")
     if content is None:
-        raise ConfigurationError(
-            f"{folder.path} has no spec.json that can be read.", "It is written when a run begins."
-        )
+        raise ConfigurationError(f"{folder.path} has no readable spec.json.", "It is written when a run starts.")
     spec = make_spec(content)
     if spec.input.startswith(IN_MEMORY):
         raise ConfigurationError(
-            f"The input of {folder.path} was in memory, so no file of options submits the same.",
-            "Write it to a parquet file, and submit the job with that.",
+            f"The input of {folder.path} was in memory, so an option file cannot submit it.",
+            "Write the input to a parquet file and submit the job with that.",
         )
     submission = Submission.load(folder)
     origin = submission.folder if submission else origin_of(folder, spec)
     defaults = _recorded_defaults(folder, spec)
     whole = anchored(spec, origin) if origin else spec
-    return options_of(whole, defaults) | (_sending(submission) if submission else {})
+    return options_of(whole, defaults) | (_placement_options(submission) if submission else {})
 
 
 def _recorded_defaults(folder: RunFolder, spec: JobSpec) -> dict[str, Any]:
-    """Options that the run left at their defaults, as it wrote down itself: its job is not imported to be asked.
+    """Options recorded as defaults by the run. Its job is not imported, because it is untrusted.
 
-    None where another job, or another value, is in the spec now.
+    Options whose recorded value differs from the spec are left out.
     """
     if spec.job.rpartition(":")[0] == OURS:
         return dict(options_with_defaults(spec))
     recorded = records.load(folder, "run.json", _Recorded) or _Recorded()
-    told = {option.flag: option for option in recorded.options}
-    if (job := told.get("JOB")) is None or job.value != spec.job:
+    recorded_options = {option.flag: option for option in recorded.options}
+    if (job := recorded_options.get("JOB")) is None or job.value != spec.job:
         return {}
     values = {name: getattr(spec, name) for name in JobSpec.__struct_fields__}
     return {
         name: value
         for name, value in values.items()
-        if (option := told.get(flag_of(name))) and option.is_default and option.value == text_of(value)
+        if (option := recorded_options.get(flag_of(name))) and option.is_default and option.value == text_of(value)
     }
 
 
@@ -79,26 +77,26 @@ class _Recorded(msgspec.Struct):
 
 
 def options_of(spec: JobSpec, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of `spec` that are not their `defaults`."""
+    """The options of `spec` that differ from `defaults`."""
     public = msgspec.structs.asdict(without_secrets(spec))
     differing = {name: value for name, value in public.items() if name not in defaults or value != defaults[name]}
     return {name: value for name, value in differing.items() if value is not None}
 
 
 def written(options: Mapping[str, Any], kind: Format, heading: str = "") -> str:
-    """`options` as a file of that kind, tables last. What JSON has no room for, comments, is left out there."""
+    """`options` as a file of that kind, tables last. JSON has no comments."""
     if kind == "json":
         return msgspec.json.format(msgspec.json.encode(options)).decode() + "\n"
-    if kind == "toml":  # which has no word for null: JSON then, as on the command line
+    if kind == "toml":  # TOML has no null: write JSON text, as on the command line
         options = {name: _as_json(value) if _holds_null(value) else value for name, value in options.items()}
     entry = _toml if kind == "toml" else _yaml
-    in_order = sorted(options, key=lambda name: isinstance(options[name], dict))  # a table ends where the next begins
+    in_order = sorted(options, key=lambda name: isinstance(options[name], dict))  # a TOML table extends to the next one
     pieces = [_comment(heading), *(_comment(_help(name)) + entry(name, options[name]) for name in in_order)]
     return "\n".join(filter(None, pieces))
 
 
-def _sending(submission: Submission) -> dict[str, Any]:
-    """Where the run was sent, as options of `job submit`; what is the default is left out."""
+def _placement_options(submission: Submission) -> dict[str, Any]:
+    """The run's placement as options of `job submit`, without defaults."""
     placement = submission.placement
     given = msgspec.structs.asdict(placement) | {"detach": placement.run_on == type(placement)().run_on}
     defaults = msgspec.structs.asdict(type(placement)()) | {"detach": False}
@@ -106,15 +104,15 @@ def _sending(submission: Submission) -> dict[str, Any]:
 
 
 def _help(name: str) -> str:
-    return _SENDING.get(name) or option_of(name).description or ""
+    return _PLACEMENT_HELP.get(name) or option_of(name).description or ""
 
 
-_SENDING = {
-    "detach": "Let the run go on by itself",
-    "job_name": "What the run is called",
-    "run_on": "Where the run goes on",
-    "slurm_args": "Options for sbatch, as one text",
-    "requeue": "On Slurm, queue the run again when its time is up, until it is done",
+_PLACEMENT_HELP = {
+    "detach": "Run in the background",
+    "job_name": "Name of the run",
+    "run_on": "Where to run: local, slurm or ray",
+    "slurm_args": "Options for sbatch, as one string",
+    "requeue": "On Slurm, requeue the run at its time limit until it is done",
 }
 
 
@@ -128,7 +126,7 @@ def _toml(name: str, value: Any) -> str:
 
     if isinstance(value, list):
         return f"{name} = [{', '.join(_toml('x', one).removeprefix('x = ').rstrip() for one in value)}]\n"
-    # A line that ends in another way would end as all others do.
+    # Multi-line strings would normalize other line endings.
     return tomli_w.dumps({name: value}, multiline_strings="\\r" not in _as_json(value))
 
 
@@ -144,7 +142,7 @@ def _yaml(name: str, value: Any) -> str:
 
 
 def _readable(value: Any) -> Any:
-    """Texts of several lines as they are read, where YAML can keep them so; what nobody can see is escaped."""
+    """Multi-line strings as YAML blocks where possible; non-printable characters are escaped."""
     from ruamel.yaml.scalarstring import DoubleQuotedScalarString, LiteralScalarString  # noqa: PLC0415
 
     if isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""What people look at: reports, the live view, rows and failures, progress. Private."""
+"""Reports, the live view, row histories, failures and progress. Private."""

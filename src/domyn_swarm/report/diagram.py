@@ -1,6 +1,6 @@
-"""Pictures of a graph: DOT and Mermaid as text, SVG and PNG through Graphviz, a page, and what a notebook shows.
+"""Diagrams of a graph: DOT and Mermaid as text, SVG and PNG through Graphviz, an HTML page, notebook output.
 
-An SVG lies on a light card of its own, so that it looks the same on light and on dark pages.
+An SVG has its own light background, so that it looks the same on light and dark pages.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ Kind = Literal["svg", "png"]
 
 SECONDS_TO_DRAW = 60
 WIDTH_INCHES = 12.5
-"""Most that a picture is wide: 1,200 pixels."""
+"""Maximum width of a diagram: 1,200 pixels."""
 LINE_CHARS = 44
-"""Of one line in a box: what is longer is cut off there, and stands whole in the tooltip."""
+"""Maximum length of a line in a box; the tooltip has the full text."""
 INPUT_CHARS = 40
 SHARED = 4
-"""A node that so many others are made from is at hand everywhere: its edges are faint."""
+"""Edges of nodes with at least this many dependents are drawn faint."""
 PROGRAMS = ("dot", "graphviz-pure")
-"""What draws, the one that the system has first."""
+"""Graphviz programs, in order of preference."""
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-"""Characters that XML has no way to write, and those that a terminal obeys."""
-_FONT = "Helvetica"  # its widths are known wherever the picture is drawn
+"""Characters that XML cannot represent, and terminal control characters."""
+_FONT = "Helvetica"  # its metrics are available wherever the diagram is drawn
 _FONTS = "Helvetica,Arial,'Liberation Sans',Arimo,sans-serif"
-"""Fonts whose letters are as wide, for where the picture is shown."""
+"""Fonts with the same metrics, for where the diagram is shown."""
 _INK, _FAINT, _CARD = "#1f2933", "#52606d", "#ffffff"
 _RED, _BROWN, _PURPLE = "#b91c1c", "#7c2d12", "#6d28d9"
 _LOOKS = {
@@ -54,7 +54,7 @@ _BORDER = {"": "#8894a0", "running": "#1d4ed8", "done": "#15803d", "failed": _RE
 
 
 def dot_of(graph: Graph, figures: Mapping[str, Figures] | None = None) -> str:
-    """The picture in Graphviz's language; with `figures` it tells how each node went in a run."""
+    """The diagram in the DOT language; `figures` add what each node did in a run."""
     nodes = _drawn(graph)
     title = _quoted(graph.title)
     lines = [
@@ -72,7 +72,7 @@ def dot_of(graph: Graph, figures: Mapping[str, Figures] | None = None) -> str:
 
 
 def mermaid_of(graph: Graph, figures: Mapping[str, Figures] | None = None) -> str:
-    """The picture as a Mermaid flowchart, which GitHub, GitLab and notebooks draw."""
+    """The diagram as a Mermaid flowchart, which GitHub, GitLab and notebooks render."""
     nodes = _drawn(graph)
     failed = [node for node in nodes if figures and node.name in figures and figures[node.name].state == "failed"]
     lines = ["flowchart TB", f"  %% {_entities(' / '.join([graph.title, *filter(None, [_choices(graph)])]))}"]
@@ -95,15 +95,15 @@ def mermaid_of(graph: Graph, figures: Mapping[str, Figures] | None = None) -> st
 
 
 def draw(dot: str, kind: Kind) -> bytes:
-    """The picture that `dot` describes. An SVG comes without prolog, so that it can stand in a page.
+    """Render `dot` with Graphviz. An SVG has no prolog, so that it can be embedded in a page.
 
     Raises:
-        MissingDependencyError: there is no Graphviz here, or none that works.
+        MissingDependencyError: Graphviz is missing or does not work.
     """
     failures = []
     for program in programs():
         try:
-            done = subprocess.run(  # noqa: S603 - no shell, and nothing of the graph's among the arguments
+            done = subprocess.run(  # noqa: S603 - no shell, fixed arguments
                 [program, f"-T{kind}"], input=dot.encode(), capture_output=True, timeout=SECONDS_TO_DRAW, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -111,17 +111,17 @@ def draw(dot: str, kind: Kind) -> bytes:
             continue
         if done.returncode == 0 and (picture := _checked(done.stdout, kind)):
             return picture
-        said = done.stderr.decode(errors="replace").strip() or "no picture came out"
-        failures.append(f"{program}: {_short(said, 200)}")
+        reason = done.stderr.decode(errors="replace").strip() or "no output"
+        failures.append(f"{program}: {_short(reason, 200)}")
     broken = f" ({'; '.join(failures)})" if failures else ""
     raise MissingDependencyError(
-        f"No Graphviz that can draw {kind.upper()} is here{broken}.",
-        "Install one: pip install graphviz-pure. Without it: --output graph.html, graph.mmd or graph.dot.",
+        f"Graphviz for {kind.upper()} is missing or does not work{broken}.",
+        "Install it: pip install graphviz-pure. Not needed for --output graph.html, graph.mmd or graph.dot.",
     )
 
 
 def svg_or_mermaid(graph: Graph, figures: Mapping[str, Figures] | None = None) -> dict[str, str]:
-    """What a notebook shows, for `_repr_mimebundle_`: text that draws itself, and a picture where one can be drawn."""
+    """The bundle for `_repr_mimebundle_`: Mermaid text, and an SVG if Graphviz is available."""
     text = mermaid_of(graph, figures)
     bundle = {"text/plain": text, "text/vnd.mermaid": text}
     try:
@@ -131,24 +131,24 @@ def svg_or_mermaid(graph: Graph, figures: Mapping[str, Figures] | None = None) -
 
 
 def page_of(graph: Graph, picture: str | None) -> str:
-    """A page that stands by itself, without a script: the picture (an SVG) if there is one, and each node in words."""
+    """A self-contained page without a script: the SVG, if there is one, and a description of each node."""
     drawn = f'<div class="picture">{picture}</div>' if picture else ""
     config = "".join(f"<dt>{_escaped(n.name)}</dt><dd>{_escaped(n.value)}</dd>" for n in _of(graph, "config"))
     inputs = "".join(
-        f"<dt>{_escaped(n.name)}</dt><dd>{_escaped(n.value) or '<i>made by the run</i>'}</dd>"
+        f"<dt>{_escaped(n.name)}</dt><dd>{_escaped(n.value) or '<i>provided by the run</i>'}</dd>"
         for n in _of(graph, "input")
     )
     return _PAGE.format(
         title=_escaped(graph.title),
         picture=drawn,
         config=config,
-        inputs=f"<h2>What it is given</h2><dl>{inputs}</dl>" if inputs else "",
+        inputs=f"<h2>Inputs</h2><dl>{inputs}</dl>" if inputs else "",
         cards="\n".join(map(_card, _of(graph, "node"))),
     )
 
 
 def _drawn(graph: Graph) -> list[Node]:
-    """The nodes that the picture has boxes for; config stands beneath its title."""
+    """The nodes that are drawn as boxes; configuration is shown below the title."""
     return [node for node in graph.nodes if node.kind != "config"]
 
 
@@ -168,7 +168,7 @@ def _title(graph: Graph) -> str:
 
 
 def _lines(node: Node, figures: Figures | None) -> dict[str, str]:
-    """What stands in a node's box, line by line, the name first: what each line is, and its text."""
+    """The lines of a node's box by kind, the name first."""
     if node.kind == "input":
         return {"input": _short(f"{node.name} = {node.value}" if node.value else node.name, INPUT_CHARS)}
     lines = {
@@ -176,13 +176,13 @@ def _lines(node: Node, figures: Figures | None) -> dict[str, str]:
         "type": _short(node.type),
         "overridden": _short(f"overridden: {node.value or f'a {node.overridden}'}") if node.overridden else "",
         "effects": " · ".join(node.effects),
-        "figures": _how_it_went(figures) if figures else "",
+        "figures": _figures_line(figures) if figures else "",
         "error": _short(figures.error) if figures else "",
     }
     return {what: text for what, text in lines.items() if text}
 
 
-def _how_it_went(figures: Figures) -> str:
+def _figures_line(figures: Figures) -> str:
     """`done, 1,000 rows, 2.4 s`."""
     parts: list[str] = [figures.state]
     if figures.rows is not None:
@@ -217,7 +217,7 @@ def _box(node: Node, lines: Mapping[str, str]) -> str:
 
 
 def _least_width(lines: Mapping[str, str]) -> str:
-    """Room for letters that Graphviz without their font takes for narrow ones."""
+    """A minimum width for characters that Graphviz without their font would take for narrow ones."""
     texts = [line.replace("…", "...").replace("·", "-") for line in lines.values()]
     if all(map(str.isascii, texts)):
         return ""
@@ -241,8 +241,8 @@ def _dot_edges(nodes: Sequence[Node]) -> Iterator[str]:
 
 
 def _tooltip(node: Node, figures: Figures | None) -> str:
-    told = [node.type, node.value, node.doc, node.where, figures.error if figures else ""]
-    return _quoted("\n".join([node.name, *filter(None, told)]))
+    details = [node.type, node.value, node.doc, node.where, figures.error if figures else ""]
+    return _quoted("\n".join([node.name, *filter(None, details)]))
 
 
 def _short(text: str, most: int = LINE_CHARS) -> str:
@@ -256,47 +256,47 @@ def _plain(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """`text` as nothing but text in XML, in HTML and in Graphviz's HTML-like labels."""
+    """`text` escaped for XML, HTML and Graphviz's HTML-like labels."""
     return html.escape(_plain(text))
 
 
 def _label(text: str) -> str:
-    """`text` inside a label, HTML-like or not, where a backslash begins a command."""
+    """`text` for a label, where a backslash starts an escape sequence."""
     return _escaped(text).replace("\\", r"\\")
 
 
 def _quoted(text: str) -> str:
-    """`text` inside a DOT string. Graphviz reads commands in tooltips twice."""
+    """`text` for a DOT string. Graphviz interprets escape sequences in tooltips twice."""
     return _escaped(text).replace("\\", r"\\\\").replace("\r", "").replace("\n", "&#10;")
 
 
 def _entities(text: str) -> str:
-    """`text` inside a Mermaid label: whatever may have a meaning there as its number."""
+    """`text` for a Mermaid label, with special characters as numeric entities."""
     return re.sub(r"[^\w .,:/()\[\]=+·…-]", lambda found: f"#{ord(found[0])};", _plain(text))
 
 
 def _identifier(name: str) -> str:
-    """A name that is none of Mermaid's own words."""
+    """A name that is not a Mermaid keyword."""
     return "n_" + re.sub(r"\W", "_", name)
 
 
 def programs() -> Iterator[str]:
-    """Each Graphviz on PATH, and beside this interpreter: an environment need not be activated to be used."""
-    beside = str(Path(sys.executable).parent)
+    """Each Graphviz on PATH or next to this interpreter, because the environment may not be activated."""
+    environment = str(Path(sys.executable).parent)
     for name in PROGRAMS:
-        if program := shutil.which(name) or shutil.which(name, path=beside):
+        if program := shutil.which(name) or shutil.which(name, path=environment):
             yield program
 
 
 def _checked(output: bytes, kind: Kind) -> bytes:
-    """The picture alone; nothing when it is none."""
+    """The image alone; empty when the output is not an image."""
     if kind == "png":
         return output if output.startswith(b"\x89PNG\r\n\x1a\n") else b""
     text = output.decode(errors="replace")
     found = re.search(r"<svg\b.*</svg>", text, re.DOTALL)
     if not found:
         return b""
-    # Comments name the program's version, which would make equal pictures differ.
+    # Comments contain the program's version, so that equal diagrams would differ.
     svg = re.sub(r"<!--.*?-->\n?", "", found[0], flags=re.DOTALL)
     return (re.sub(r'font-family="[^"]*"', f'font-family="{_FONTS}"', svg) + "\n").encode()
 

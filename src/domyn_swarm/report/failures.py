@@ -1,4 +1,4 @@
-"""All rows that failed alike, a page at a time: a report has a few examples of each kind, the parts have every row."""
+"""All failed rows of one kind, page by page. The report has a few examples; the parts have every row."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from domyn_swarm.report.model import FailureKind
 
 BATCH_ROWS = 256
-"""Rows that are held at once: with their requests and answers, some have tens of kilobytes."""
+"""Rows in memory at once: with requests and responses a row may have tens of kilobytes."""
 
 
 class _Wanted(NamedTuple):
-    """A kind of failures, and the others that rows may be of, by type and message."""
+    """A kind of failure by type and message, and the other kinds in the report."""
 
     type: str
     message: str
     others: Collection[tuple[str, str]]
 
     def has(self, failure: dict[str, Any], frames: str) -> bool:
-        """Whether a row that failed so is of this kind."""
+        """Whether the failure is of this kind."""
         kind = kind_of(failure["message"], frames)
         return kind == self.message or (self.message == OTHERS and (failure["type"], kind) not in self.others)
 
@@ -42,14 +42,14 @@ class _Wanted(NamedTuple):
 def failures_of_kind(
     folder: RunFolder, kind: FailureKind, offset: int, count: int, others: Sequence[FailureKind] = ()
 ) -> tuple[list[dict[str, Any]], int]:
-    """At most `count` rows of `kind` in input order, from number `offset` on, and how many there are in all.
+    """At most `count` failed rows of `kind` in input order, starting at `offset`, and their total number.
 
-    Each has its `id`, `message`, `attempts` and `trace` (where in the code). Rows that finished later are none. Memory
-    grows with the number of rows, not with what they hold. `others` are the kinds that the report tells besides.
+    Each has its `id`, `message`, `attempts` and `trace` (traceback). Rows that succeeded later are not included. Memory
+    grows with the number of rows, not with their size. `others` are the other kinds in the report.
 
     Raises:
         DataError: the folder cannot be reached.
-        CheckpointError: a run changes it faster than it can be read.
+        CheckpointError: a run modifies the folder faster than it can be read.
         DamagedPartError: a part cannot be read.
     """
     wanted = _Wanted(kind.type, kind.message, {(other.type, other.message) for other in others})
@@ -59,19 +59,19 @@ def failures_of_kind(
 
 def _page(folder: RunFolder, wanted: _Wanted, page: slice) -> tuple[list[dict[str, Any]], int]:
     parts, _ = usable(folder)
-    positions, holders = _places(parts, wanted)
+    positions, holders = _positions(parts, wanted)
     order = np.argsort(positions)
     chosen, held = positions[order][page], holders[order][page]
     found: dict[int, dict[str, Any]] = {}
     for number in np.unique(held):
         found |= _rows(parts[number], chosen[held == number])
-    if len(found) < len(chosen):  # a part was written anew since its rows were counted: `at_rest` looks again
+    if len(found) < len(chosen):  # a part was rewritten since its rows were counted: `at_rest` retries
         raise FileNotFoundError(folder.path)
     return [found[position] for position in chosen.tolist()], len(positions)
 
 
-def _places(parts: Sequence[Part], wanted: _Wanted) -> tuple[Positions, Positions]:
-    """The positions of the rows, and for each the number of the part that tells what counts: the last that has it."""
+def _positions(parts: Sequence[Part], wanted: _Wanted) -> tuple[Positions, Positions]:
+    """The positions of the rows, and for each the number of the last part that contains it."""
     positions, holders = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     _, left = marks_of(parts)
     for number, part in reversed(list(enumerate(parts))):
@@ -87,7 +87,7 @@ def _places(parts: Sequence[Part], wanted: _Wanted) -> tuple[Positions, Position
 
 
 def _alike(rows: pa.Table, wanted: _Wanted) -> Marks:
-    """Which of these failed rows are of the wanted kind. Only those of its type are looked at closer."""
+    """Which of these failed rows are of the wanted kind. The type is compared first, because that is cheap."""
     failures: Any = rows[FAILURE].combine_chunks()
     marks: Marks = pc.equal(failures.field("type"), pa.scalar(wanted.type)).to_numpy(zero_copy_only=False).copy()
     for number in np.flatnonzero(marks):
@@ -100,7 +100,7 @@ def _frames(rows: pa.Table, number: Any) -> str:
 
 
 def _rows(part: Part, positions: Positions) -> dict[int, dict[str, Any]]:
-    """The failed rows at `positions`, as they are shown."""
+    """The failed rows at `positions`, for display."""
     found: dict[int, dict[str, Any]] = {}
     for table in part.failures([POSITION, part.origin.id_col, TRACE], BATCH_ROWS):
         here = table.filter(pa.array(np.isin(table[POSITION].to_numpy(), positions)))

@@ -1,4 +1,4 @@
-"""The report of a run: read from what the run wrote down, drawn, and left in its folder."""
+"""Read a run's report from its record, and write report.html and graph.svg."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def report_of(folder: RunFolder) -> Report:
-    """The report of the run in `folder`, as it is now.
+    """The current report of the run in `folder`.
 
     Raises:
-        ConfigurationError: the run wrote down too little: it began with an earlier version, or never began.
+        ConfigurationError: run.json is missing or incomplete.
     """
     report = recorded(folder)
     if report.state == "running" and living_holder(folder) is None:
@@ -33,35 +33,35 @@ def report_of(folder: RunFolder) -> Report:
 
 
 def recorded(folder: RunFolder) -> Report:
-    """The report as the run wrote it down last, wherever that was.
+    """The report as last written by the run.
 
     Raises:
         ConfigurationError: as `report_of`.
     """
     incomplete = f"run.json is missing or incomplete in {folder.path}"
-    inspect = f"What finished: domyn-swarm checkpoint inspect {quote(folder.path)}"
+    inspect = f"List finished rows with: domyn-swarm checkpoint inspect {quote(folder.path)}"
     try:
         report = records.read(folder, FILE, Report)
     except UnreadableRecordError as error:
         raise ConfigurationError(f"{incomplete}: {error.reason}.", inspect) from None
     if report is None:
-        raise ConfigurationError(f"{incomplete}.", f"It is written once the run has begun. {inspect}")
+        raise ConfigurationError(f"{incomplete}.", f"It is written when the run starts. {inspect}")
     return report
 
 
 class LiveReport:
-    """The report of one run, asked for again and again, without a wait for its holder's next heartbeat."""
+    """The report of one run for repeated reads, without waiting for a heartbeat each time."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._watch = Watch(folder)
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
 
     def now(self) -> Report:
-        """As `report_of`. A holder on another machine is alive for as long as others would wait for it."""
+        """As `report_of`. A lock owner on another machine counts as alive until its heartbeat times out."""
         report = recorded(self._folder)
         if report.state == "running":
-            with self._one_at_a_time:
+            with self._lock:
                 holder = self._watch.look()
             if holder is None and self._watch.is_certain:
                 report.state = "lost"
@@ -69,7 +69,7 @@ class LiveReport:
 
 
 def picture_of(report: Report) -> str:
-    """The graph's nodes with their figures as SVG; empty where there is nothing to draw it with."""
+    """The graph with each node's figures as SVG; empty without Graphviz."""
     nodes = Graph(report.graph.title, [node for node in report.graph.nodes if node.kind != "input"])
     try:
         return draw(dot_of(nodes, report.figures), "svg").decode()
@@ -78,7 +78,7 @@ def picture_of(report: Report) -> str:
 
 
 def save_report(folder: RunFolder, report: Report) -> None:
-    """Write `report.html` and, where it can be drawn, `graph.svg`."""
+    """Write `report.html` and, if Graphviz is available, `graph.svg`."""
     picture = picture_of(report)
     if picture:
         with whole_file(folder.fs, f"{folder.root}/graph.svg") as file:

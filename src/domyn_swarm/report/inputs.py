@@ -1,4 +1,4 @@
-"""Files that a run's own record names, opened to be shown."""
+"""Open input and output files named in a run's record, for display."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def files_of(folder: RunFolder, pattern: str, kwargs: Mapping[str, Any]) -> InputFiles:
-    """The files that `pattern`, from a record in `folder`, names.
+    """The files matched by `pattern`, which comes from a record in `folder`.
 
     Raises:
-        DataError: there are none, or they are on no plain storage.
+        DataError: no file matches, or the files are not on plain storage.
     """
     check_plain(pattern)
     return list_files(pattern, storage_of(folder, kwargs), hive=kwargs.get("hive", True) is True)

@@ -1,4 +1,4 @@
-"""What a run tells of itself, as plain data: pictures, reports and pages are made from these and nothing else."""
+"""The schema of run.json. Diagrams, reports and pages are rendered only from these types."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ Effect = Literal["reads input", "calls job", "writes parts", "writes output"]
 class Node(msgspec.Struct):
     """A node of the graph, or one of its inputs.
 
-    `name` is what it makes, `variant` the one that config chose (`generated` of `identified__generated`). `kind` tells
-    whether it is computed, given from outside (the job, an option), or config that only chose variants. `inputs` are
-    the names of the nodes that it is made from, `where` is its function's place (`domyn_dags/job.py:57`). `value` is
-    what an input, a config entry or a node that somebody replaced by a value is, as text. `overridden` says by what it
-    was replaced, if it was.
+    Attributes:
+        name: The node's name.
+        kind: Whether it is computed, an input (the job, an option), or configuration that selects variants.
+        variant: The selected variant (`generated` of `identified__generated`).
+        where: The location of its function (`domyn_dags/job.py:57`).
+        inputs: The names of the nodes that it depends on.
+        value: The value of an input, a configuration entry, or a node overridden by a value, as text.
+        overridden: What the node was overridden by, if it was.
     """
 
     name: str
@@ -36,25 +39,25 @@ class Node(msgspec.Struct):
 
 
 class Graph(msgspec.Struct):
-    """Nodes in data order. `title` says what it is the graph of: the job, the engine, the mode."""
+    """Nodes in data order. `title` names the job, the engine and the mode."""
 
     title: str
     nodes: list[Node]
 
 
 class Lost(msgspec.Struct):
-    """Rows that came into a node and did not leave it."""
+    """Rows that entered a node and did not leave it."""
 
     rows: int
     why: str
 
 
 class Figures(msgspec.Struct):
-    """How a node went in one run.
+    """What a node did in one run.
 
-    `rows_in` and `rows` count rows that came and that left, None where a node passes none on or cannot tell. `seconds`
-    is its own time, without the nodes that it pulls from; `memory` the highest resident memory, in bytes, of a process
-    while it was at work. `schema` and `sample` (values as text) show what it passed on.
+    `rows_in` and `rows` count input and output rows, None where they are unknown. `seconds` is the node's own time,
+    without the nodes that it pulls from; `memory` is the peak resident memory of the process, in bytes, while the node
+    ran. `schema` and `sample` (values as text) describe its output.
     """
 
     state: NodeState = "waiting"
@@ -72,7 +75,7 @@ class Figures(msgspec.Struct):
 
 
 class Example(msgspec.Struct):
-    """One row that failed: its id as text, what was said, how often it was tried, where in the code."""
+    """One failed row: its id as text, the error message, the number of attempts, the traceback."""
 
     id: str
     message: str
@@ -81,7 +84,7 @@ class Example(msgspec.Struct):
 
 
 class FailureKind(msgspec.Struct):
-    """Rows that failed alike: the error's type, where in the code or its message without numbers, a few examples."""
+    """Rows with the same error: its type, its location in the code or its message without numbers, and examples."""
 
     type: str
     message: str
@@ -90,7 +93,7 @@ class FailureKind(msgspec.Struct):
 
 
 class Broken(msgspec.Struct):
-    """What ended a run: `node` is where, `hint` how to go on."""
+    """The error that ended a run. `node` is where it occurred, `hint` how to fix it."""
 
     type: str
     message: str
@@ -100,10 +103,11 @@ class Broken(msgspec.Struct):
 
 
 class Timeline(msgspec.Struct):
-    """The run over time: lists of equal length. Each entry is about the time since the one before it.
+    """The run over time, as lists of equal length. Each entry covers the time since the previous one.
 
-    `seconds` since the start; `rows`, `failed`, `requests`, `tokens` count what came in that time; `p50`, `p95` are
-    latencies of answers in seconds (None: there was none); `in_flight` and `memory` (bytes) are what they were last.
+    `seconds` are since the start; `rows`, `failed`, `requests` and `tokens` count events in the interval; `p50` and
+    `p95` are latencies of responses in seconds (None without a response); `in_flight` and `memory` (bytes) are the
+    latest values.
     """
 
     seconds: list[float] = []
@@ -118,7 +122,7 @@ class Timeline(msgspec.Struct):
 
 
 class Option(msgspec.Struct):
-    """An option of the run: its flag, its value as text, whether that is the default."""
+    """An option of the run: its flag, its value as text, and whether that is the default."""
 
     flag: str
     value: str
@@ -128,10 +132,10 @@ class Option(msgspec.Struct):
 class Report(msgspec.Struct):
     """Everything that the report of a run shows.
 
-    `state` is running, done, failed, interrupted, or lost: its process is gone without a word. `as_of` is when the
-    figures were taken. `total` rows are in the input (after the limit), `done_before` of them from earlier runs, `rows`
-    finished in this one, `failed` of those without an output. `resume` is the command that goes on with the run, empty
-    when there is nothing to go on with.
+    `state` is running, done, failed, interrupted, or lost (the process exited without recording a status). `as_of` is
+    when the figures were taken. `total` rows are in the input (after the limit); `done_before` finished in earlier
+    runs, `rows` in this one, `failed` of these without an output. `resume` is the command that resumes the run, empty
+    when nothing is left to do.
     """
 
     path: str

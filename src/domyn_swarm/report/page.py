@@ -1,4 +1,4 @@
-"""The report of a run as one HTML page that needs nothing else: style, script and data stand in it."""
+"""The report of a run as one self-contained HTML page with style, script and data."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SCRIPTS = ("elements.js", "graph.js", "charts.js", "report.js")
 
 
 def render(report: Report, picture: str = "", *, live: bool = False) -> str:
-    """The page.
+    """Render the page.
 
     Args:
         report: Everything that it shows.
-        picture: The graph as SVG, nodes as groups with the id `node-<name>`. Without one the page draws it itself.
-        live: Whether it asks the server that it comes from for news, for single rows and for failures.
+        picture: The graph as SVG, with nodes as groups with the id `node-<name>`. If empty, the page's script draws it.
+        live: Whether the page queries its server for updates, single rows and failures.
     """
     script = "\n".join(['"use strict";', *map(_asset, SCRIPTS)])
     shown = msgspec.json.encode({"report": report, "picture": picture, "live": live}).decode()
@@ -37,7 +37,7 @@ def render(report: Report, picture: str = "", *, live: bool = False) -> str:
 
 
 def _policy(script: str, *, live: bool) -> str:
-    """What a browser lets the page do: run this very script, and when it is live ask its own server."""
+    """The Content-Security-Policy: only this script may run, and a live page may query its own server."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = ["default-src 'none'", f"script-src 'sha256-{digest}'", "style-src 'unsafe-inline'", "img-src data:"]
     asks = ["connect-src 'self'"] if live else []

@@ -1,4 +1,4 @@
-"""How a run shows itself while it goes: a bar on a terminal or in a notebook, log lines elsewhere."""
+"""Progress of a run: a bar on a terminal or in a notebook, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 LOG_SECONDS = 10.0
 CELL_SECONDS = 0.25
 SLOW_ROWS = 10
-"""Rows a second below which tenths are told."""
-LATELY_SECONDS, LATELY_STEPS = 10.0, 20
+"""Rates below this many rows per second are shown with one decimal."""
+RECENT_SECONDS, RECENT_STEPS = 10.0, 20
 
 logger = logging.getLogger("domyn_swarm")
 
 
 def progress_here() -> _Bar | _Cell | _Lines:
-    """A bar below a notebook's cell, or when stderr is a terminal; otherwise a line every LOG_SECONDS."""
+    """A bar in a notebook or when stderr is a terminal; otherwise a log line every LOG_SECONDS."""
     if _in_notebook():
         return _Cell()
     return _Bar() if sys.stderr.isatty() and not _called_by_notebook() else _Lines()
 
 
 def _in_notebook() -> bool:
-    """Whether there is a front end that shows more than text: nothing is imported to find out."""
+    """Whether this process is a notebook kernel. Imports nothing."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None
 
 
 def _called_by_notebook() -> bool:
-    """Whether a cell runs this process (`!domyn-swarm ...`), and gives it a terminal that cannot move its cursor up."""
+    """Whether a notebook cell started this process (`!domyn-swarm ...`): its terminal cannot move the cursor up."""
     return os.environ.get("MPLBACKEND", "").startswith("module://matplotlib_inline")
 
 
 @contextlib.contextmanager
-def telling(progress: Any, worded: Callable[[str], str] = str) -> Iterator[None]:
-    """Show what this package logs, unless somebody has set up logging: beside the progress, warnings on stderr."""
+def showing_logs(progress: Any, translate: Callable[[str], str] = str) -> Iterator[None]:
+    """Show this package's log next to the progress, warnings on stderr, unless logging is configured."""
     if logger.hasHandlers():
         yield
         return
-    handler, level = _Told(progress, worded), logger.level
+    handler, level = _LogHandler(progress, translate), logger.level
     logger.addHandler(handler)
     logger.setLevel(level or logging.INFO)
     try:
@@ -64,45 +64,45 @@ def telling(progress: Any, worded: Callable[[str], str] = str) -> Iterator[None]
         logger.removeHandler(handler)
 
 
-class _Told(logging.Handler):
-    def __init__(self, progress: Any, worded: Callable[[str], str]) -> None:
+class _LogHandler(logging.Handler):
+    def __init__(self, progress: Any, translate: Callable[[str], str]) -> None:
         super().__init__()
         self._note = getattr(progress, "note", None)
-        self._worded = worded
+        self._translate = translate
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self._worded(self.format(record))
+        text = self._translate(self.format(record))
         if self._note is not None and record.levelno < logging.WARNING:
             self._note(text)
         else:
-            print(text, file=sys.stderr)  # noqa: T201 - what logging would do by itself
+            print(text, file=sys.stderr)  # noqa: T201 - as logging does by default
 
 
-class _Watch:
-    """What there is to say, from what has happened and from what happened lately."""
+class _Rates:
+    """Totals, and rates over the last seconds."""
 
     def __init__(self) -> None:
         self.total = 0
         self.before = 0
         self.counts = Counts()
         self._since = time.monotonic()
-        self._lately: deque[tuple[float, Counts]] = deque()
+        self._recent: deque[tuple[float, Counts]] = deque()
 
     def started(self, total: int, done: int) -> None:
         self.total, self.before, self._since = total, done, time.monotonic()
-        self._lately.append((self._since, Counts()))
+        self._recent.append((self._since, Counts()))
 
     def advanced(self, more: Counts) -> None:
         self.counts += more
         now = time.monotonic()
-        if now - self._lately[-1][0] >= LATELY_SECONDS / LATELY_STEPS:
-            self._lately.append((now, self.counts.copy()))
-            while len(self._lately) > LATELY_STEPS:
-                self._lately.popleft()
+        if now - self._recent[-1][0] >= RECENT_SECONDS / RECENT_STEPS:
+            self._recent.append((now, self.counts.copy()))
+            while len(self._recent) > RECENT_STEPS:
+                self._recent.popleft()
 
     @property
     def rate(self) -> float:
-        """Rows a second since the start."""
+        """Rows per second since the start."""
         return self.counts.rows / max(1e-9, time.monotonic() - self._since)
 
     def rows(self) -> str:
@@ -112,7 +112,7 @@ class _Watch:
         return f"{done:,} of {self.total:,} rows, {shown} rows/s, {self.counts.failed:,} failed"
 
     def left(self) -> str:
-        """`12 s left`, or minutes or hours."""
+        """`12 s left`, or in minutes or hours."""
         rows = self.total - self.before - self.counts.rows
         seconds = rows / self.rate if self.rate else 0.0
         for unit, size in (("h", 3600.0), ("min", 60.0)):
@@ -121,21 +121,21 @@ class _Watch:
         return f"{seconds:.0f} s left"
 
     def requests(self) -> str:
-        """`52 requests/s, 32 of 64 in flight, ...`, of the last seconds; empty when the job makes none."""
+        """`52 requests/s, 32 of 64 in flight, ...`, over the last seconds; empty when the job makes no requests."""
         if not self.counts.requests:
             return ""
-        then, before = self._lately[0]
-        lately = self.counts - before
+        then, before = self._recent[0]
+        recent = self.counts - before
         seconds = max(1e-9, time.monotonic() - then)
-        rates = [f"{lately.requests / seconds:,.0f} requests/s"]
+        rates = [f"{recent.requests / seconds:,.0f} requests/s"]
         if self.counts.tokens_in or self.counts.tokens_out:
-            rates.append(f"{lately.tokens_in / seconds:,.0f}+{lately.tokens_out / seconds:,.0f} tokens/s")
+            rates.append(f"{recent.tokens_in / seconds:,.0f}+{recent.tokens_out / seconds:,.0f} tokens/s")
         rates.append(f"{self.counts.in_flight:,} of {self.counts.limit:,} in flight")
         if self.counts.retries:
             rates.append(f"{self.counts.retries:,} retries")
         if self.counts.shared:
             rates.append(f"{self.counts.shared:,} shared")
-        latencies = (lately if lately.answers else self.counts).latencies
+        latencies = (recent if recent.answers else self.counts).latencies
         shown = [f"p{share:.0%}"[:-1] + f" {_seconds(latencies.percentile(share))}" for share in (0.5, 0.95)]
         return ", ".join([*rates, *shown])
 
@@ -146,7 +146,7 @@ def _seconds(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
 
 
-class _Lines(_Watch):
+class _Lines(_Rates):
     _last = 0.0
 
     def started(self, total: int, done: int) -> None:
@@ -169,7 +169,7 @@ class _Lines(_Watch):
             logger.info("%s", requests)
 
 
-class _Bar(_Watch):
+class _Bar(_Rates):
     def __init__(self) -> None:
         super().__init__()
         self._progress = Progress(
@@ -194,10 +194,10 @@ class _Bar(_Watch):
         self._progress.stop()
 
 
-class _Cell(_Watch):
-    """One display that is drawn over again: HTML where the front end shows it, text elsewhere.
+class _Cell(_Rates):
+    """One notebook display that is updated in place: HTML where the front end supports it, text elsewhere.
 
-    Front ends of text show only how it was at first, so that has to be true later, too.
+    Text front ends show only the first version, so it must not contain anything that changes.
     """
 
     _last = 0.0
@@ -206,7 +206,7 @@ class _Cell(_Watch):
 
     def started(self, total: int, done: int) -> None:
         super().started(total, done)
-        from IPython.display import display  # noqa: PLC0415 - it is there: this is its process
+        from IPython.display import display  # noqa: PLC0415 - this process is an IPython kernel
 
         first = self._bundle(f"{total:,} rows, {done:,} done before")
         self._display = display(first, raw=True, display_id=True)  # type: ignore[no-untyped-call]
@@ -217,7 +217,7 @@ class _Cell(_Watch):
             self._show()
 
     def note(self, text: str) -> None:
-        """Something that happens now."""
+        """Show a message until the next one, or until rows finish."""
         self._note = text
         self._show()
 
@@ -230,11 +230,11 @@ class _Cell(_Watch):
         if self.counts.rows:
             self._note = ""
         if self._display is not None:
-            going_on = f", {self.left()}" if 0 < self.counts.rows < self.total - self.before else ""
-            self._display.update(self._bundle(f"{self.rows()}{going_on}", self.requests(), self._note), raw=True)
+            remaining = f", {self.left()}" if 0 < self.counts.rows < self.total - self.before else ""
+            self._display.update(self._bundle(f"{self.rows()}{remaining}", self.requests(), self._note), raw=True)
 
-    def _bundle(self, *said: str) -> dict[str, str]:
-        lines = [line for line in said if line]
+    def _bundle(self, *texts: str) -> dict[str, str]:
+        lines = [line for line in texts if line]
         bar = f'<progress value="{self.before + self.counts.rows}" max="{max(1, self.total)}" style="width: 60%">'
         text = "<br>".join(map(html.escape, lines))
         return {"text/plain": "\n".join(lines), "text/html": f"{bar}</progress><div><small>{text}</small></div>"}

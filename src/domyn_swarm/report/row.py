@@ -1,7 +1,7 @@
-"""One row's whole way: where it stood in the input, what was asked and answered for it, what came out, who wrote it.
+"""The history of one row: its input, its requests and responses, its output, and the run that wrote it.
 
-Nothing is indexed for it. The row is found in the parts by its id, with parquet's own pushdown: statistics leave out
-what cannot hold it. Its position leads to the file and the row group of the input.
+This needs no index. The row is found in the parts by its id: parquet statistics exclude row groups that cannot contain
+it. Its position gives the file and the row group of the input.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 SCAN_ROWS = 65_536
 VALUE_CHARS = 2000
 ROWS_OF_THE_INPUT = ("files", "source", "identified", "limited", "pending")
-"""Nodes that hand on the input's rows, in data order."""
+"""Nodes that pass on the input's rows, in data order."""
 
 
-class Place(msgspec.Struct):
-    """Where the row stands in the input: the file, the row in it counted from 0, its columns."""
+class InputRow(msgspec.Struct):
+    """The row in the input: its file, its row number in the file (from 0), and its columns."""
 
     file: str
     row: int
     columns: dict[str, Any]
 
 
-class Finding(msgspec.Struct):
-    """What one part holds of the row; `run` is the number of the run that wrote it."""
+class PartEntry(msgspec.Struct):
+    """The row in one part; `run` is the number of the run that wrote it."""
 
     part: str
     run: int
@@ -60,33 +60,36 @@ class Finding(msgspec.Struct):
     trace: Log
 
 
-class RowStory(msgspec.Struct):
-    """One row's way. `findings` has what the parts hold of it, what counts first; `item` is what the job was given.
+class RowHistory(msgspec.Struct):
+    """The history of one row.
 
-    `notes` say what could not be told, and why.
+    `findings` are its entries in the parts, the valid one first; `item` is the value that was passed to the job;
+    `notes` say what is unknown, and why.
     """
 
     id: str
     id_column: str
     position: int | None
     state: str
-    place: Place | None
+    place: InputRow | None
     item: Any
-    findings: list[Finding]
+    findings: list[PartEntry]
     output: str
     notes: list[str]
 
 
-def look_up(folder: RunFolder, id_text: str) -> RowStory:
-    """The story of the row whose id is `id_text`.
+def look_up(folder: RunFolder, id_text: str) -> RowHistory:
+    """The history of the row with the id `id_text`.
 
     Raises:
-        ConfigurationError: the run has not written down enough, or its ids are of a kind that cannot be typed.
-        DataError: there is no such row.
+        ConfigurationError: the run's record is incomplete, or ids of its type cannot be entered as text.
+        DataError: the row does not exist.
     """
     record, spec = RunRecord.load(folder) or RunRecord(), SpecRecord.load(folder)
     if not record.id_column or spec is None:
-        raise ConfigurationError(f"{folder.path} does not tell what its rows are.", "Is it the folder of a run?")
+        raise ConfigurationError(
+            f"run.json or spec.json is missing or incomplete in {folder.path}.", "Check that it is the folder of a run."
+        )
     id_col = record.id_column
     findings, position = _findings(folder, id_col, id_text)
     notes: list[str] = []
@@ -95,27 +98,27 @@ def look_up(folder: RunFolder, id_text: str) -> RowStory:
         position = _position(files, id_col, id_text, spec)
     if position is None:
         raise DataError(
-            f"There is no row with {id_col} = {id_text!r} in {folder.path}" + ("." if files else ", nor elsewhere."),
-            "Ids are those of the input" + (", which count its rows from 0." if id_col == ROW_ID else "."),
+            f"No row with {id_col} = {id_text!r} in {folder.path}" + (" or its input." if files else "."),
+            "Use an id of the input" + (": a row number, counted from 0." if id_col == ROW_ID else "."),
         )
     place = _place(files, position, spec, notes) if files is not None and position >= 0 else None
     wanted = record.input_columns
     item = None if place is None else {name: place.columns.get(name) for name in wanted}
-    return RowStory(
+    return RowHistory(
         id_text, id_col, position, _state(findings, position, spec), place,
         item[wanted[0]] if item and len(wanted) == 1 else item, findings, spec.output, notes,
     )  # fmt: skip
 
 
-def _state(findings: list[Finding], position: int, spec: SpecRecord) -> str:
+def _state(findings: list[PartEntry], position: int, spec: SpecRecord) -> str:
     if findings:
         return "failed" if findings[0].failure else "done"
     limit = spec.limit
     return "left out by --limit" if limit is not None and position >= limit else "not reached yet"
 
 
-def _findings(folder: RunFolder, id_col: str, id_text: str) -> tuple[list[Finding], int | None]:
-    """What the parts hold of the row, and its position there."""
+def _findings(folder: RunFolder, id_col: str, id_text: str) -> tuple[list[PartEntry], int | None]:
+    """The row's entries in the parts, and its position."""
 
     def look() -> list[tuple[str, dict[str, Any]]]:
         with ThreadPoolExecutor(READERS) as pool:
@@ -128,7 +131,7 @@ def _findings(folder: RunFolder, id_col: str, id_text: str) -> tuple[list[Findin
 
 
 def _rows(folder: RunFolder, path: str, id_col: str, id_text: str) -> list[dict[str, Any]]:
-    """The rows of a part with that id."""
+    """The rows of a part with this id."""
     found: list[dict[str, Any]] = []
     with reading(path), open_part(folder.fs, path) as parquet:
         column = parquet.schema_arrow.get_field_index(id_col)
@@ -146,28 +149,28 @@ def _rows(folder: RunFolder, path: str, id_col: str, id_text: str) -> list[dict[
 
 
 def _may_hold(group: Any, column: str, value: Any) -> bool:
-    """Whether `value` is between the least and the greatest of the column, where that is known."""
+    """Whether the column's statistics allow `value`; True when there are none."""
     chunks = (group.column(number) for number in range(group.num_columns))
     statistics = next((chunk.statistics for chunk in chunks if chunk.path_in_schema == column), None)
     if statistics is None or not statistics.has_min_max:
         return True
     try:
         return bool(statistics.min <= value <= statistics.max)
-    except TypeError:  # values that Python holds in another way than parquet
+    except TypeError:  # types that Python and parquet represent differently
         return True
 
 
-def _finding(path: str, row: dict[str, Any], id_col: str) -> Finding:
+def _finding(path: str, row: dict[str, Any], id_col: str) -> PartEntry:
     name = PartName.of(path)
     outputs = {key: value for key, value in row.items() if key not in (id_col, *MADE)}
-    return Finding(name_of(path), name.run if name else 0, outputs, row[FAILURE], decoded(row.get(TRACE)))
+    return PartEntry(name_of(path), name.run if name else 0, outputs, row[FAILURE], decoded(row.get(TRACE)))
 
 
 def _scalar(text: str, kind: pa.DataType) -> Any:
-    """`text` as a value of an id column.
+    """`text` as a value of the id column's type.
 
     Raises:
-        DataError: it is none.
+        DataError: it is not valid for this type.
     """
     try:
         if pa.types.is_integer(kind):
@@ -180,39 +183,41 @@ def _scalar(text: str, kind: pa.DataType) -> Any:
             return pa.scalar(bytes.fromhex(text.removeprefix("0x")), kind)
         return pa.scalar(text, kind)
     except (ValueError, OverflowError, pa.ArrowException):
-        raise DataError(f"ID: {text!r} is no {kind}, which the ids are.", "Write it as the input has it.") from None
+        raise DataError(
+            f"ID: {text!r} is not a valid {kind}, the type of the ids.", "Write it as in the input."
+        ) from None
 
 
 def _input_of(folder: RunFolder, record: RunRecord, spec: SpecRecord, notes: list[str]) -> InputFiles | None:
-    """The input's files, if they are what the run read."""
+    """The input's files, if they are unchanged since the run."""
     pattern = record.input or spec.input
     if replaced := replaced_before(record.identity):
-        notes.append(f"Node {replaced!r} was replaced in this run, so the row is not looked for in {pattern}.")
+        notes.append(f"Node {replaced!r} was overridden in this run, so {pattern} is not searched.")
         return None
     if pattern.startswith(IN_MEMORY):
-        notes.append("The input was in memory, so the row is not looked for in it.")
+        notes.append("The input was in memory and cannot be searched.")
         return None
     try:
         files = files_of(folder, pattern, spec.backend_read_kwargs)
-    except Exception as error:  # noqa: BLE001 - the rest of the story can be told without it
+    except Exception as error:  # noqa: BLE001 - the rest of the history does not need it
         notes.append(f"The input cannot be read: {str(error).partition(chr(10))[0]}")
         return None
     if files.digest != record.input_digest:
-        notes.append(f"The input {pattern} has changed since the run, so the row is not looked for in it.")
+        notes.append(f"The input {pattern} has changed since the run and is not searched.")
         return None
     if files.format != "parquet" or spec.backend_read_kwargs.get("filters"):
-        notes.append("Rows are looked for in parquet inputs without filters only.")
+        notes.append("Only parquet inputs without filters can be searched.")
         return None
     return files
 
 
 def replaced_before(identity: Mapping[str, Any]) -> str:
-    """A node that somebody replaced, so that a row's position is not its place in the input's files; else nothing."""
+    """An overridden node because of which positions do not count rows of the input's files; else empty."""
     return next((name for name in ROWS_OF_THE_INPUT if f"{NODE}{name}" in identity), "")
 
 
 def _position(files: InputFiles, id_col: str, id_text: str, spec: SpecRecord) -> int | None:
-    """The position in the input of a row that is in no part."""
+    """The input position of a row that is in no part."""
     if spec.id_column is None:
         try:
             position = int(id_text)
@@ -223,50 +228,50 @@ def _position(files: InputFiles, id_col: str, id_text: str, spec: SpecRecord) ->
     start = 0
     for file in files.files:
         for batch in scan_groups(files, file, range(len(file.groups)), [id_col], SCAN_ROWS):
-            place = pc.index(_storage(pa.chunked_array([batch.column(0)])), wanted).as_py()
-            if place >= 0:
-                return int(start + place)
+            at = pc.index(_storage(pa.chunked_array([batch.column(0)])), wanted).as_py()
+            if at >= 0:
+                return int(start + at)
             start += batch.num_rows
     return None
 
 
 def _storage(ids: Any) -> Any:
-    """Ids as what they can be compared as."""
+    """Ids in a type that can be compared."""
     if isinstance(ids.type, pa.BaseExtensionType):
         return pa.chunked_array([chunk.storage for chunk in ids.chunks])
     return converted(ids, comparable(ids.type))
 
 
-def _place(files: InputFiles, position: int, spec: SpecRecord, notes: list[str]) -> Place | None:
-    """The file and the row of a position, and what stands there."""
+def _place(files: InputFiles, position: int, spec: SpecRecord, notes: list[str]) -> InputRow | None:
+    """The input row at a position."""
     row = position
     kept = spec.backend_read_kwargs.get("columns")
     for file in files.files:
         if row >= (file.rows or 0):
             row -= file.rows or 0
             continue
-        return Place(file.path, row, row_at(files, file, row, kept or (files.schema or pa.schema([])).names))
+        return InputRow(file.path, row, row_at(files, file, row, kept or (files.schema or pa.schema([])).names))
     notes.append(f"The input has no row {position:,}.")
     return None
 
 
-def told(story: RowStory) -> str:
-    """The story as a text to read."""
-    lines = [f"row {story.id} ({story.id_column}): {story.state}"]
-    if story.place is not None:
-        lines += ["", f"input     {story.place.file}, row {story.place.row:,}"]
-        lines += [f"  {name}: {_shown(value)}" for name, value in story.place.columns.items()]
-        if story.item is not None:
-            lines += ["", "item", f"  {_shown(story.item)}"]
-    for number, finding in enumerate(story.findings):
-        lines += ["", *_finding_told(finding, counts=number == 0)]
-    return "\n".join([*lines, *(["", *story.notes] if story.notes else [])])
+def render_text(history: RowHistory) -> str:
+    """The history as text."""
+    lines = [f"row {history.id} ({history.id_column}): {history.state}"]
+    if history.place is not None:
+        lines += ["", f"input     {history.place.file}, row {history.place.row:,}"]
+        lines += [f"  {name}: {_shown(value)}" for name, value in history.place.columns.items()]
+        if history.item is not None:
+            lines += ["", "item", f"  {_shown(history.item)}"]
+    for number, finding in enumerate(history.findings):
+        lines += ["", *_entry_lines(finding, counts=number == 0)]
+    return "\n".join([*lines, *(["", *history.notes] if history.notes else [])])
 
 
-def _finding_told(finding: Finding, *, counts: bool) -> Iterator[str]:
-    yield f"part      {finding.part}, written by run {finding.run}{'' if counts else ' (a later try counts)'}"
+def _entry_lines(finding: PartEntry, *, counts: bool) -> Iterator[str]:
+    yield f"part      {finding.part}, written by run {finding.run}{'' if counts else ' (superseded by a later run)'}"
     for entry in finding.trace:
-        yield from _attempt_told(entry) if isinstance(entry, Attempt) else _exchange_told(entry)
+        yield from _attempt_lines(entry) if isinstance(entry, Attempt) else _exchange_lines(entry)
     if finding.failure is not None:
         tried = f"after {finding.failure['attempts']} attempt(s)"
         yield f"failed    {finding.failure['type']} {tried}: {finding.failure['message']}"
@@ -276,8 +281,8 @@ def _finding_told(finding: Finding, *, counts: bool) -> Iterator[str]:
         yield f"  {name}: {_shown(value)}"
 
 
-def _exchange_told(entry: Any) -> Iterator[str]:
-    yield f"request   POST {entry.path}" + (" (another row had asked the same)" if entry.shared else "")
+def _exchange_lines(entry: Any) -> Iterator[str]:
+    yield f"request   POST {entry.path}" + (" (shared with an identical request)" if entry.shared else "")
     if entry.request is not None:
         yield f"  {_shown(entry.request)}"
     for number, attempt in enumerate(entry.attempts, 1):
@@ -287,7 +292,7 @@ def _exchange_told(entry: Any) -> Iterator[str]:
         yield f"  {_shown(entry.response)}"
 
 
-def _attempt_told(entry: Attempt) -> Iterator[str]:
+def _attempt_lines(entry: Attempt) -> Iterator[str]:
     yield f"attempt   {_attempt(entry)}"
     yield from (f"  {line}" for line in entry.traceback.splitlines())
 
@@ -296,7 +301,7 @@ def _attempt(attempt: Attempt) -> str:
     at = datetime.fromtimestamp(attempt.at, UTC).isoformat(timespec="milliseconds")
     took = "" if attempt.seconds is None else f", {attempt.seconds * 1000:,.0f} ms"
     url = f", {attempt.url}" if attempt.url else ""
-    return f"{at}{took}{url}: {attempt.error or 'answered'}"
+    return f"{at}{took}{url}: {attempt.error or 'ok'}"
 
 
 def _shown(value: Any) -> str:

@@ -1,7 +1,7 @@
-"""The report of a run over HTTP, for a browser on this machine: live while the run goes, with all rows at hand.
+"""Serve the report of a run over HTTP to a browser on this machine, with live updates and access to all rows.
 
-It listens on loopback, which all users of the machine reach: it answers to requests that name it so and carry its
-token, and takes no path from any of them.
+It listens on loopback, which every user of the machine can reach. So it only accepts requests with its own host name
+and its token, and no request contains a file path.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ HOST = "127.0.0.1"
 NAMES = (HOST, "localhost")
 SHUTDOWN_SECONDS = 1.0
 DRAW_SECONDS = 1.0
-"""Between two drawings of the picture."""
+"""Minimum seconds between two renderings of the graph."""
 PAGE_ROWS = 50
 READERS = 2
-"""Threads for reports, and as many for look-ups, which may take long."""
+"""Threads for reports, and as many for look-ups, which may be slow."""
 TOKEN_BYTES = 24
 HEADERS = {
     "Cache-Control": "no-store",
@@ -54,14 +54,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 PAGE_POLICY = "frame-ancestors 'none'"
-"""The page has the rest of its policy in itself, and both hold."""
+"""The page contains the rest of its policy; browsers apply both."""
 
 T = TypeVar("T")
 logger = logging.getLogger("domyn_swarm")
 
 
 def serve(folder: RunFolder, port: int, announce: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C or SIGTERM; `announce` gets the report's URL, token included, once the server listens.
+    """Serve until Ctrl-C or SIGTERM. `announce` gets the report's URL, including the token, once the server listens.
 
     Raises:
         ConfigurationError: the run has no report, or the port is taken.
@@ -83,7 +83,7 @@ async def _served(folder: RunFolder, port: int, announce: Callable[[str], None])
             await web.TCPSite(runner, HOST, port).start()
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise ConfigurationError(f"--port: {port} cannot be used: {reason}.", "Choose another.") from None
+            raise ConfigurationError(f"--port: {port} cannot be used: {reason}.", "Choose another port.") from None
         announce(f"http://{HOST}:{runner.addresses[0][1]}/?token={view.token}")
         await asyncio.Event().wait()
     finally:
@@ -91,14 +91,14 @@ async def _served(folder: RunFolder, port: int, announce: Callable[[str], None])
 
 
 class _View:
-    """The server's routes. Whatever reads or draws does it in a thread."""
+    """The server's routes. Reading and rendering happen in threads."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.token = secrets.token_urlsafe(TOKEN_BYTES)
         self._folder = folder
         self._report = LiveReport(folder)
         self._picture = _Picture()
-        self._kinds: Sequence[FailureKind] = ()  # of the report that was given last: a page names them by number
+        self._kinds: Sequence[FailureKind] = ()  # of the latest report: the page refers to them by index
         self._reading = ThreadPoolExecutor(READERS, "domyn-swarm-report")
         self._looking = ThreadPoolExecutor(READERS, "domyn-swarm-look-up")
 
@@ -113,11 +113,11 @@ class _View:
 
     @web.middleware
     async def _with_token(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Keep out other users of the machine: the token is in the URL that was printed, and in the page's requests."""
+        """Reject other users of the machine: the printed URL and the page's requests contain the token."""
         scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         given = given if scheme == "Bearer" else request.query.get("token", "")
         if not hmac.compare_digest(given.encode(errors="replace"), self.token.encode()):
-            return web.Response(status=403, text="The token is missing: open the URL that the command has printed.")
+            return web.Response(status=403, text="The token is missing: open the URL that the command printed.")
         return await handler(request)
 
     async def _page(self, _: web.Request) -> web.Response:
@@ -141,10 +141,10 @@ class _View:
 
     async def _row(self, request: web.Request) -> web.Response:
         def text() -> str:
-            from domyn_swarm.report.row import look_up, told  # noqa: PLC0415 - only who looks up a row needs it
+            from domyn_swarm.report.row import look_up, render_text  # noqa: PLC0415 - only for row look-ups
 
             with reaching(self._folder.path):
-                return told(look_up(self._folder, request.query.get("id", "")))
+                return render_text(look_up(self._folder, request.query.get("id", "")))
 
         return await self._looked_up(lambda: {"text": text()})
 
@@ -156,14 +156,16 @@ class _View:
 
             number, offset = _number(request, "kind"), _number(request, "offset")
             if number >= len(kinds):
-                raise ConfigurationError(f"kind: {number} is none of the {len(kinds)} kinds of failures in the report.")
+                raise ConfigurationError(
+                    f"kind: {number} is out of range: the report has {len(kinds)} kinds of failures."
+                )
             rows, total = failures_of_kind(self._folder, kinds[number], offset, PAGE_ROWS, kinds)
             return {"rows": rows, "total": total}
 
         return await self._looked_up(page)
 
     async def _looked_up(self, look: Callable[[], dict[str, Any]]) -> web.Response:
-        """What was found, or why nothing was: the page shows both."""
+        """The result, or the error, which the page shows."""
         try:
             return _json(await _in(self._looking, look))
         except SwarmError as error:
@@ -171,19 +173,19 @@ class _View:
 
 
 class _Picture:
-    """The picture of the newest report. It is drawn when what it shows has changed, and not all the time."""
+    """The graph of the latest report, rendered only when it has changed, at most every DRAW_SECONDS."""
 
     def __init__(self) -> None:
         self._drawn = ""
         self._dot = ""
         self._at = float("-inf")
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def of(self, report: Report, threads: ThreadPoolExecutor) -> str:
         dot = dot_of(report.graph, report.figures)
-        async with self._one_at_a_time:
+        async with self._lock:
             if dot != self._dot:
-                # Not the one before: a page asks no more once the run has ended.
+                # Wait rather than return the previous one: the page stops polling once the run has ended.
                 await asyncio.sleep(self._at + DRAW_SECONDS - time.monotonic())
                 self._at = time.monotonic()
                 self._drawn, self._dot = await _in(threads, lambda: picture_of(report)), dot
@@ -197,26 +199,26 @@ async def _in(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
 def _number(request: web.Request, name: str) -> int:
     text = request.query.get(name, "0")
     if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-        raise ConfigurationError(f"{name}: {text!r} is no number from 0 on.")
+        raise ConfigurationError(f"{name}: {text!r} is not a non-negative number.")
     return int(text)
 
 
 @web.middleware
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Keep out pages of other sites, whose names may lead here, and keep in what goes wrong."""
+    """Reject requests for other host names (DNS rebinding), and turn errors into responses without details."""
     try:
         if not _is_named(request):
-            return web.Response(status=403, text="This server answers to its own address only.")
+            return web.Response(status=403, text="This server only answers requests to its own address.")
         if request.method not in ("GET", "HEAD"):
-            return web.Response(status=405, text="GET and HEAD only.", headers={"Allow": "GET, HEAD"})
+            return web.Response(status=405, text="Only GET and HEAD are allowed.", headers={"Allow": "GET, HEAD"})
         return await handler(request)
     except web.HTTPException as error:
         return web.Response(status=error.status, text=error.reason)
-    except SwarmError as error:  # no JSON: the page keeps what it shows, and asks again
+    except SwarmError as error:  # not JSON: the page keeps its content and retries
         return web.Response(status=503, text=str(error))
-    except Exception:  # noqa: BLE001 - whatever it is, the log has it, and the client has not
+    except Exception:  # noqa: BLE001 - details go to the log, not to the client
         logger.error("%s %s: %s", request.method, request.path, masked(traceback.format_exc()))
-        return web.Response(status=500, text="This went wrong; the server's log says how.")
+        return web.Response(status=500, text="Internal error; see the server's log.")
 
 
 def _is_named(request: web.Request) -> bool:

@@ -1,1 +1,1 @@
-"""Runs that outlive the terminal: where they go on, how they are found again, and looked after."""
+"""Runs as users manage them: submitting, finding, following, cancelling and resuming them. Private."""

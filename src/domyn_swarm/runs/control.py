@@ -1,4 +1,4 @@
-"""Looking after runs: waiting for them, ending them, clearing them away, reading what they print."""
+"""Manage runs: wait, cancel, delete, read the log."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from domyn_swarm.checkpoint.submission import FILE, LOG, Submission
 from domyn_swarm.errors import CheckpointError, JobError, SwarmError
 from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.launchers.base import FLUSH_SECONDS
-from domyn_swarm.runs.launchers.local import asked_to_end
+from domyn_swarm.runs.launchers.local import terminate
 from domyn_swarm.runs.launchers.registry import load_launcher
-from domyn_swarm.runs.state import GOING_ON, Status, status_of, statuses
+from domyn_swarm.runs.state import ACTIVE, Status, status_of, statuses
 from domyn_swarm.storage.files import is_local, reaching
 from domyn_swarm.storage.texts import now
 
@@ -36,35 +36,36 @@ POLL_SECONDS = 0.2
 MOST_POLL_SECONDS = 5.0
 DEFAULT_GRACE = 30.0
 PATIENCE = 1.2
-"""How much longer each pause is than the one before: schedulers are asked for each run each time."""
+"""Growth factor of the polling interval: each poll is a query to the scheduler."""
 OVER = ("done", "done with failures", "failed", "cancelled", "lost", "gone")
 MADE = (
     "spec.json", "run.json", "report.html", "graph.svg", "parts", "damaged", FILE, LOG,
 )  # fmt: skip
-"""What a run makes in its folder, its locks aside."""
+"""What a run creates in its folder, except for locks."""
 
 
-def refuse_if_on(run: Run) -> None:
-    """Refuse to touch a run that goes on, or may.
+def ensure_not_running(run: Run) -> None:
+    """Refuse to modify a run that is running, or may be.
 
     Raises:
-        CheckpointError: it does.
+        CheckpointError: it is running, or that cannot be determined.
     """
     status = status_of(run)
-    if status.state in GOING_ON:
+    if status.state in ACTIVE:
         raise CheckpointError(
             f"{run.name} is {status.state} ({status.detail}).",
-            f"Wait for it: domyn-swarm job wait {quote(run.name)}\nOr end it: domyn-swarm job cancel {quote(run.name)}",
+            f"Wait for it: domyn-swarm job wait {quote(run.name)}\n"
+            f"Or cancel it: domyn-swarm job cancel {quote(run.name)}",
         )
     if status.state == "unknown":
         raise CheckpointError(
-            f"Whether {run.name} goes on is not known: {status.detail}.",
-            f"Try again when that is fixed. If you know that it has ended, delete {run.folder.path}/{FILE}.",
+            f"Cannot determine whether {run.name} is running: {status.detail}.",
+            f"Try again once that is fixed. If you are sure that the run has ended, delete {run.folder.path}/{FILE}.",
         )
 
 
-def ended(runs: Sequence[Run], timeout: float | None = None) -> Iterator[Status]:
-    """Each run when it has ended. It stops early after `timeout` seconds."""
+def wait(runs: Sequence[Run], timeout: float | None = None) -> Iterator[Status]:
+    """Yield the status of each run when it has ended; return early after `timeout` seconds."""
     left, pause = list(runs), POLL_SECONDS
     deadline = None if timeout is None else time.monotonic() + timeout
     silent: set[str] = set()
@@ -75,7 +76,7 @@ def ended(runs: Sequence[Run], timeout: float | None = None) -> Iterator[Status]
         for status in found:
             if status.state == "unknown" and status.name not in silent:
                 silent.add(status.name)
-                logger.warning("%s: its place does not answer: %s", status.name, status.detail)
+                logger.warning("%s: the launcher does not respond: %s", status.name, status.detail)
         remaining = pause if deadline is None else min(pause, deadline - time.monotonic())
         if not left or remaining <= 0:
             return
@@ -83,19 +84,19 @@ def ended(runs: Sequence[Run], timeout: float | None = None) -> Iterator[Status]
         pause = min(pause * PATIENCE, MOST_POLL_SECONDS)
 
 
-def worst(ends: Sequence[int]) -> int:
-    """The exit status that says most of several: broken over refused, interrupted, failed rows, all done."""
+def combine_exit_status(ends: Sequence[int]) -> int:
+    """The most severe of several exit statuses: failed, invalid, time limit, interrupted, failed rows, done."""
     order = (0, 3, 130, 124, 2, 1)
     return max(ends, key=lambda end: order.index(end) if end in order else len(order), default=0)
 
 
 def cancel(run: Run, grace: float | None = None) -> Status:
-    """Ask the run to flush and end, and see to it that it does. One that is over stays as it is.
+    """Ask the run to flush and exit, and kill it if it does not. A run that has ended is left unchanged.
 
-    Its calls in flight have `grace` seconds, or as many as the run was started with.
+    Calls in flight have `grace` seconds to finish; by default the run's own grace period.
 
     Raises:
-        JobError: its place cannot, or does not answer.
+        JobError: the launcher cannot cancel it, or does not respond.
     """
     status = status_of(run)
     if status.state in OVER:
@@ -115,40 +116,40 @@ def cancel(run: Run, grace: float | None = None) -> Status:
                 submission.save(run.folder)
                 raise
             return status_of(run)
-    _end_here(run, grace)
+    _end_process(run, grace)
     return status_of(run)
 
 
 def _own_grace(run: Run) -> float:
-    """What the run's calls in flight have by itself."""
+    """The run's own grace period, in seconds."""
     grace = (run.folder.load("spec.json") or {}).get("grace")
     return float(grace) if isinstance(grace, (int, float)) else DEFAULT_GRACE
 
 
-def _end_here(run: Run, grace: float) -> None:
-    """End a run that a terminal holds: its process alone, for the terminal may have put others beside it."""
+def _end_process(run: Run, grace: float) -> None:
+    """End a run that was started in a terminal: only its process, since the terminal may run others in its group."""
     holder = living_holder(run.folder)
     if holder is None:
         return
     if not holder.is_near:
         raise JobError(
-            f"{run.name} runs on {holder.host}, and signals do not reach there.",
-            f"Give the same command on {holder.host}.",
+            f"{run.name} is running on {holder.host}, and signals do not reach other machines.",
+            f"Run the same command on {holder.host}.",
         )
     if not trust.may_signal(run, holder):
         raise trust.refusal(run)
-    if not asked_to_end(holder, grace):
+    if not terminate(holder, grace):
         with contextlib.suppress(ProcessLookupError):
             os.kill(holder.pid, signal.SIGKILL)
 
 
-def removed(run: Run) -> list[str]:
-    """Delete the run's folder, but for what is no run's, whose names are returned; its name is free again.
+def remove(run: Run) -> list[str]:
+    """Delete the run's folder and its name; return the names of other files found there, which are kept.
 
     Raises:
-        CheckpointError: it goes on, or may.
+        CheckpointError: it is running, or may be.
     """
-    refuse_if_on(run)
+    ensure_not_running(run)
     folder = run.folder
     with reaching(folder.path):
         for name in _names(folder):
@@ -156,7 +157,7 @@ def removed(run: Run) -> list[str]:
                 folder.remove(name)
         left = _names(folder)
     if is_local(folder.fs):
-        with contextlib.suppress(OSError):  # it is gone, or holds something else
+        with contextlib.suppress(OSError):  # already deleted, or it holds other files
             folder.fs.rmdir(folder.root)
     elif home := trust.home_of(run):
         shutil.rmtree(home, ignore_errors=True)
@@ -172,16 +173,16 @@ def _names(folder: RunFolder) -> list[str]:
 
 
 def log_of(run: Run, *, follow: bool) -> Iterator[str]:
-    """What the run has printed, in pieces.
+    """The run's log, in pieces.
 
     Raises:
-        CheckpointError: it was never sent anywhere, and printed to a terminal.
+        CheckpointError: it ran in a terminal, so it has no log.
     """
     submission = Submission.read(run.folder)
     if submission is None:
         raise CheckpointError(
-            f"{run.name} ran in a terminal, and what it printed is not kept.",
-            f"What became of it: domyn-swarm job status {quote(run.name)}",
+            f"{run.name} ran in a terminal, so its output was not stored.",
+            f"See its status: domyn-swarm job status {quote(run.name)}",
         )
     if submission.handle is None:
         return iter(())

@@ -1,4 +1,4 @@
-"""From what people type for a run, a name or a folder, to its folder."""
+"""Find a run by its name or its folder."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ CHECKPOINTS = ".domyn-swarm"
 
 
 class Run(NamedTuple):
-    """A run: what it is called, and its folder."""
+    """A run: its name and its folder."""
 
     name: str
     folder: RunFolder
 
 
 def find(run: str) -> Run:
-    """The run that is called `run`, or whose folder is there.
+    """The run with the name or the folder `run`.
 
     Raises:
-        ConfigurationError: there is none; the message says which names are nearest.
+        ConfigurationError: it does not exist; the message lists similar names.
     """
     if _is_path(run):
         folder = _opened(run)
         return Run(name_in(folder), folder)
     entry = index.entry_of(run)
     if entry is None:
-        look_through()
+        scan()
         entry = index.entry_of(run)
     if entry is not None:
         return Run(entry.name, RunFolder(entry.path, entry.storage))
@@ -49,10 +49,10 @@ def find(run: str) -> Run:
 
 
 def folder_of(run: str) -> RunFolder:
-    """The folder of the run that is called `run`, or that is there: for commands that look into what it holds.
+    """The folder of the run with the name or the folder `run`, for commands that read its checkpoint.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: it does not exist.
     """
     from domyn_swarm.checkpoint.inspection import open_run  # noqa: PLC0415 - it reads parts, and NumPy takes its time
 
@@ -61,13 +61,13 @@ def folder_of(run: str) -> RunFolder:
 
 
 def known_path(run: str) -> str | None:
-    """The path of the folder of the run that is called `run`; None when none is."""
+    """The path of the folder of the run named `run`; None when no run has that name."""
     entry = _entry(run)
     return None if entry is None else entry.path
 
 
 def _entry(run: str) -> index.Entry | None:
-    """A name that is not known may well be meant for a folder that is not there, unless it is nearly one that is."""
+    """The index entry for `run`; None when it is a path, or no name resembles it: then it is treated as a path."""
     if _is_path(run):
         return None
     with contextlib.suppress(index.IndexUnavailableError):
@@ -79,41 +79,43 @@ def _entry(run: str) -> index.Entry | None:
 
 
 def unknown(run: str) -> ConfigurationError:
-    """That no run is called so, with the names that it may have been meant for."""
+    """The error for an unknown name, with similar names."""
     names = [entry.name for entry in index.entries()]
     near = nearest(run, names)
-    known = f"Nearest: {', '.join(near)}." if near else "domyn-swarm job list shows those that there are."
-    return ConfigurationError(f"No run is called {run!r}.", f"{known} A run's folder does as well as its name.")
+    known = f"Did you mean: {', '.join(near)}?" if near else "List runs with: domyn-swarm job list."
+    return ConfigurationError(f"No run is named {run!r}.", f"{known} You can also give a run's folder.")
 
 
 def all_runs(directories: Iterable[str] = ()) -> list[Run]:
-    """Every run that is known; those in checkpoint `directories`, and near the working directory, are looked for.
+    """All known runs, including those in checkpoint `directories` and near the working directory.
 
     Raises:
-        ConfigurationError: there is no such directory.
+        ConfigurationError: a directory does not exist.
     """
     for directory in directories:
         if not RunFolder(directory).fs.isdir(RunFolder(directory).root):
-            raise ConfigurationError(f"--checkpoint-dir: {directory!r} is no directory.", "Give a folder of runs.")
+            raise ConfigurationError(
+                f"--checkpoint-dir: {directory!r} is not a directory.", "Name a folder that contains runs."
+            )
         adopt_all(directory)
-    look_through()
+    scan()
     return [Run(entry.name, RunFolder(entry.path, entry.storage)) for entry in index.entries()]
 
 
-def look_through() -> None:
-    """Take runs into the index from the checkpoint directories in the working directory, and one level below it."""
+def scan() -> None:
+    """Add to the index the runs in checkpoint directories in the working directory and one level below."""
     here = Path.cwd()
     directories = [here]
     with contextlib.suppress(OSError):
         directories += [path for path in here.iterdir() if path.is_dir()]
     for directory in directories:
-        with contextlib.suppress(OSError):  # one that this user may not look into
+        with contextlib.suppress(OSError):  # not readable by this user
             if (found := directory / CHECKPOINTS).is_dir():
                 adopt_all(str(found))
 
 
 def adopt_all(directory: str) -> None:
-    """Take the runs of a checkpoint directory into the index."""
+    """Add the runs of a checkpoint directory to the index."""
     known = {entry.path for entry in index.entries()}
     for path in _below(canonical(directory)):
         if path not in known:
@@ -121,7 +123,7 @@ def adopt_all(directory: str) -> None:
 
 
 def adopt(folder: RunFolder) -> None:
-    """Take a run into the index, under the name that its folder says, if it is one. What it says is not acted on."""
+    """Add a run to the index under the name recorded in its folder. Nothing else in the folder is trusted."""
     if not (records.exists(folder, FILE) or records.exists(folder, run_record.FILE)):
         return
     submission, path = Submission.load(folder), canonical(folder.path)
@@ -133,7 +135,7 @@ def adopt(folder: RunFolder) -> None:
 
 
 def exists(entry: index.Entry) -> bool:
-    """Whether the run's folder is still there; one that cannot be asked for is."""
+    """Whether the run's folder still exists; True when that cannot be checked."""
     with contextlib.suppress(Exception):
         folder = RunFolder(entry.path, entry.storage)
         return bool(folder.fs.exists(folder.root))
@@ -141,7 +143,7 @@ def exists(entry: index.Entry) -> bool:
 
 
 def name_in(folder: RunFolder) -> str:
-    """What the run in `folder` is called; its path when that can be neither found out nor written down."""
+    """The name of the run in `folder`; its path when it has none and none can be stored."""
     path = canonical(folder.path)
     with contextlib.suppress(index.IndexUnavailableError):
         if name := index.name_of(path):
@@ -154,7 +156,7 @@ def name_in(folder: RunFolder) -> str:
 
 
 def canonical(path: str) -> str:
-    """One way to write a folder's path, whatever it is reached by."""
+    """The canonical form of a folder's path."""
     return path.rstrip("/") if "://" in path else os.path.realpath(path)
 
 
@@ -163,7 +165,7 @@ def _is_path(run: str) -> bool:
 
 
 def _opened(path: str) -> RunFolder:
-    """A run's folder; one that was only sent holds nothing else yet."""
+    """A run's folder; a run that was only submitted has no checkpoint in it yet."""
     from domyn_swarm.checkpoint.inspection import open_run  # noqa: PLC0415 - see above
 
     folder = RunFolder(path)
@@ -174,7 +176,7 @@ def _opened(path: str) -> RunFolder:
 
 
 def _below(directory: str, *, deeper: bool = True) -> Iterator[str]:
-    """The folders in a checkpoint directory, and in the one that it may itself hold."""
+    """The folders in a checkpoint directory and in a nested checkpoint directory."""
     folder = RunFolder(directory)
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         for entry in folder.fs.ls(folder.root, detail=True):

@@ -1,7 +1,7 @@
-"""Which runs there are and what they are called: one small SQLite file in the user's data directory.
+"""The index of runs: names and folders in one small SQLite file in the user's data directory.
 
-It only finds runs; what is true of one stands in its folder. So it can be lost: it is filled again as folders are
-looked through. Its journal is a file beside it (no WAL, which needs memory that processes share): homes are on NFS.
+It is only used to find runs; a run's state is stored in its folder. So it may be deleted: it is rebuilt when folders
+are scanned. It uses a rollback journal and not WAL, which needs shared memory and fails on home directories over NFS.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 FILE = "runs.sqlite"
 BUSY_SECONDS = 60.0
-"""How long one waits for others that write; each does for milliseconds."""
+"""How long to wait for other writers; each needs milliseconds."""
 GLANCE_SECONDS = 0.2
-"""How long a shell waits for names to complete."""
+"""How long shell completion waits."""
 START_SECONDS = 5.0
-"""How long a run that begins waits for an index that somebody holds: it goes without."""
+"""How long a starting run waits for a locked index before it continues without it."""
 _TABLES = (
     """CREATE TABLE IF NOT EXISTS runs (
         name TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE, storage TEXT NOT NULL DEFAULT '{}'
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 
 class Entry(NamedTuple):
-    """A run: its name, its folder, and the storage options that reach it."""
+    """A run: its name, its folder, and the storage options for that folder."""
 
     name: str
     path: str
@@ -50,14 +50,14 @@ class Entry(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """Where this user has started a run (empty: in a terminal), and its handle there."""
+    """Where this user started a run (`place`: the launcher's name, empty for a terminal), and the launcher's handle."""
 
     place: str
     handle: dict[str, Any]
 
 
 class IndexUnavailableError(CheckpointError):
-    """The index can neither be read nor made."""
+    """The index can be neither read nor created."""
 
 
 def index_path() -> Path:
@@ -70,7 +70,7 @@ def index_path() -> Path:
 
 
 def homes() -> Path:
-    """Where runs whose folders are on object stores have the files that commands need: spec and log, by name.
+    """Where runs with folders on object stores keep local files (spec and log), by name.
 
     Raises:
         IndexUnavailableError: the user has no home folder.
@@ -91,7 +91,7 @@ def _of_user(kind: str) -> Path:
 
 
 def entries() -> list[Entry]:
-    """All runs that are known, by name."""
+    """All known runs, by name."""
     rows = _asked("runs", "SELECT name, path, storage FROM runs ORDER BY name")
     return [
         Entry(name, path, _object(storage)) for name, path, storage in rows if isinstance(name, str) and _is_path(path)
@@ -103,7 +103,7 @@ def _is_path(value: Any) -> bool:
 
 
 def _object(text: Any) -> dict[str, Any]:
-    """A JSON object; an empty one where the file has been tampered with."""
+    """The JSON object in `text`; empty when it is invalid."""
     with contextlib.suppress(ValueError, TypeError, RecursionError):
         if isinstance(found := json.loads(text), dict):
             return found
@@ -111,38 +111,38 @@ def _object(text: Any) -> dict[str, Any]:
 
 
 def entry_of(name: str) -> Entry | None:
-    """The run that is called `name`."""
+    """The run named `name`."""
     return next((entry for entry in entries() if entry.name == name), None)
 
 
 def name_of(path: str) -> str | None:
-    """What the run in the folder `path` is called."""
+    """The name of the run in the folder `path`."""
     found = _asked("runs", "SELECT name FROM runs WHERE path = ?", path)
     return str(found[0][0]) if found else None
 
 
 def remember(path: str, sent: Sent) -> None:
-    """Note that this user has started the run in the folder `path` there: its handle may be acted on."""
+    """Record that this user started the run in the folder `path`, so that commands may act on its handle."""
     handle = json.dumps(sent.handle, sort_keys=True)
     _changed("INSERT OR REPLACE INTO sent VALUES (?, ?, ?)", path, sent.place, handle)
 
 
 def sent(path: str) -> Sent | None:
-    """Where this user has started the run in the folder `path` last."""
+    """Where this user last started the run in the folder `path`."""
     found = _asked("sent", "SELECT place, handle FROM sent WHERE path = ?", path)
     return Sent(str(found[0][0]), _object(found[0][1])) if found else None
 
 
 def handles(place: str) -> list[dict[str, Any]]:
-    """The handles of this user's runs there."""
+    """The handles of this user's runs on the launcher `place`."""
     return [_object(handle) for (handle,) in _asked("sent", "SELECT handle FROM sent WHERE place = ?", place)]
 
 
 def register(path: str, storage: Mapping[str, Any], base: str, wanted: str | None = None) -> str:
-    """The name of the run in the folder `path`: the one that it has, else `wanted`, else one made of `base`.
+    """The name of the run in the folder `path`: its existing name, else `wanted`, else one derived from `base`.
 
     Raises:
-        ConfigurationError: `wanted` is another run's, or the run is called otherwise.
+        ConfigurationError: `wanted` belongs to another run, or the run has another name.
         IndexUnavailableError: the index cannot be written.
     """
 
@@ -160,10 +160,10 @@ def register(path: str, storage: Mapping[str, Any], base: str, wanted: str | Non
 
 
 def check_free(path: str, wanted: str) -> None:
-    """Refuse a name that the run in the folder `path` cannot have.
+    """Refuse a name that the run in the folder `path` cannot use.
 
     Raises:
-        ConfigurationError: it is another run's, or the run is called otherwise.
+        ConfigurationError: it belongs to another run, or the run has another name.
     """
     _check({entry.path: entry.name for entry in entries()}, path, wanted)
 
@@ -171,30 +171,30 @@ def check_free(path: str, wanted: str) -> None:
 def _check(known: Mapping[str, str], path: str, wanted: str) -> None:
     if path in known and known[path] != wanted:
         raise ConfigurationError(
-            f"--job-name: this run is called {known[path]!r} already, and a run keeps its name.",
-            "Leave --job-name out, or give another --checkpoint-tag for a run of its own.",
+            f"--job-name: this run is already named {known[path]!r}, and a run keeps its name.",
+            "Omit --job-name, or use another --checkpoint-tag to start a separate run.",
         )
     if other := next((other for other, name in known.items() if name == wanted and other != path), None):
         raise ConfigurationError(
-            f"--job-name: {wanted!r} is the run in {other}.",
-            f"Free is {free_name(wanted, known.values())!r}. Or: domyn-swarm job rm {quote(wanted)}",
+            f"--job-name: {wanted!r} is already the name of the run in {other}.",
+            f"Available: {free_name(wanted, known.values())!r}. Or delete that run: domyn-swarm job rm {quote(wanted)}",
         )
 
 
 def moved(name: str, path: str) -> None:
-    """The folder of the run `name` is at `path` now."""
+    """Record that the folder of the run `name` has moved to `path`."""
     _changed("UPDATE OR REPLACE sent SET path = ? WHERE path = (SELECT path FROM runs WHERE name = ?)", path, name)
     _changed("UPDATE OR IGNORE runs SET path = ? WHERE name = ?", path, name)
 
 
 def forget(name: str) -> None:
-    """Drop the run `name`; its folder is somebody else's business."""
+    """Remove the run `name` from the index; its folder is not touched."""
     _changed("DELETE FROM sent WHERE path = (SELECT path FROM runs WHERE name = ?)", name)
     _changed("DELETE FROM runs WHERE name = ?", name)
 
 
-def names_at_a_glance(prefix: str) -> list[str]:
-    """Names that begin with `prefix`, for a shell: read-only, and nothing where that does not work at once."""
+def names_for_completion(prefix: str) -> list[str]:
+    """Names that begin with `prefix`, for shell completion: read-only, and empty when the index is unavailable."""
     with contextlib.suppress(Exception):
         uri = f"{index_path().as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=GLANCE_SECONDS)) as db:
@@ -205,7 +205,7 @@ def names_at_a_glance(prefix: str) -> list[str]:
 
 @contextlib.contextmanager
 def hurried() -> Iterator[None]:
-    """In here an index that somebody holds is waited for a few seconds, once: a run is not kept from its start."""
+    """Within this context wait only a few seconds, once, for a locked index, so that a run is not delayed."""
     before = _patience.set(START_SECONDS)
     try:
         yield
@@ -214,7 +214,7 @@ def hurried() -> Iterator[None]:
 
 
 def _asked(table: str, query: str, *values: str) -> list[tuple[Any, ...]]:
-    """What the index says; nothing where there is none yet, which nothing is made for."""
+    """Run a query; empty when the index does not exist yet. It is not created."""
 
     def once(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
         there = db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchall()
@@ -228,21 +228,21 @@ def _changed(query: str, *values: str) -> None:
 
 
 def _transaction(do: Callable[[sqlite3.Connection], T], begin: str = "BEGIN IMMEDIATE") -> T:
-    """`do`, alone with the index; one that is damaged is set aside, and made anew."""
+    """Run `do` in a transaction; a damaged index is moved away and rebuilt."""
     path = index_path()
     try:
         try:
             return _once(path, do, begin)
         except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:  # the others do not speak of the file
+            if type(error) is not sqlite3.DatabaseError:  # subclasses do not mean that the file is damaged
                 raise
             _set_aside(path, error)
             return _once(path, do, begin)
     except (sqlite3.Error, OSError) as error:
-        _patience.set(min(_patience.get(), GLANCE_SECONDS))  # whoever holds it now most likely does for longer
+        _patience.set(min(_patience.get(), GLANCE_SECONDS))  # it is probably locked for longer
         raise IndexUnavailableError(
             f"The index of runs ({path}) cannot be used: {error}.",
-            "Name runs by their folders, or set XDG_DATA_HOME to a directory to write in.",
+            "Refer to runs by their folders, or set XDG_DATA_HOME to a writable directory.",
         ) from error
 
 
@@ -264,10 +264,10 @@ def _once(path: Path, do: Callable[[sqlite3.Connection], T], begin: str) -> T:
 
 
 def _set_aside(path: Path, error: sqlite3.DatabaseError) -> None:
-    """Of several processes that find the damage one is first; the others find a file that is whole, or none."""
+    """Move the damaged file away, unless another process has done so already."""
     with contextlib.suppress(sqlite3.DatabaseError, FileNotFoundError):
         if _once(path, lambda db: db.execute("PRAGMA quick_check").fetchall(), "BEGIN") == [("ok",)]:
             return
     with contextlib.suppress(FileNotFoundError):
         path.replace(f"{path}.damaged")
-        logger.warning("the index of runs was damaged (%s), and is made anew from the runs' folders", error)
+        logger.warning("the index of runs was damaged (%s) and is being rebuilt from the runs' folders", error)

@@ -1,4 +1,4 @@
-"""What runs are called: short, readable, and fit for a shell, a file's name and a scheduler's list."""
+"""Names of runs: short, readable, and safe in shells, file names and scheduler queues."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ def base_name(output: str) -> str:
 
 
 def free_name(base: str, taken: Collection[str]) -> str:
-    """`base`, or `base-2`, `base-3`, ... where that is taken."""
+    """`base`, or the first of `base-2`, `base-3`, ... that is not taken."""
     numbered = (f"{base}-{number}" for number in itertools.count(2))
     return next(name for name in itertools.chain([base], numbered) if name not in taken)
 
 
 def is_plain(name: str) -> bool:
-    """Whether no shell, scheduler or file takes the name for something else."""
+    """Whether the name needs no quoting in shells, schedulers and file names."""
     return bool(_NAME.fullmatch(name))
 
 
 def check_name(name: str) -> None:
-    """Refuse what shells, schedulers or files would take for something else.
+    """Refuse a name that is not plain.
 
     Raises:
-        ConfigurationError: it is no such name.
+        ConfigurationError: the name is not plain.
     """
     if not is_plain(name):
         raise ConfigurationError(
             f"--job-name: {name!r} is not a plain name.",
-            f"Use letters, digits and . _ + - only, up to {MOST_CHARS}, a letter or digit first.",
+            f"Use letters, digits and . _ + - only, at most {MOST_CHARS} characters, starting with a letter or digit.",
         )
 
 
 def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """The names that look most like `name`, the most alike first."""
+    """The names most similar to `name`, best match first."""
     known = sorted(names)
     longer = [other for other in known if other.startswith(name)] if name else []
     alike = difflib.get_close_matches(name, known, n=SHOWN, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""Going on with a run, from what its folder says of it."""
+"""Resume a run from what is stored in its folder."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from domyn_swarm.engine.recording.run_record import origin_of
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobspec import make_spec
 from domyn_swarm.runs import trust
-from domyn_swarm.runs.control import refuse_if_on
+from domyn_swarm.runs.control import ensure_not_running
 from domyn_swarm.runs.state import Status, status_of
-from domyn_swarm.runs.submit import checked, send
+from domyn_swarm.runs.submit import prepare, submit_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,21 +24,23 @@ if TYPE_CHECKING:
     from domyn_swarm.runs.find import Run
 
 
-def resumed(run: Run, changes: Mapping[str, Any], *, trusted: bool = False) -> Status:
-    """Resume a run, where it was, or where `changes` of its placement say. One that is done stays as it is.
+def resume(run: Run, changes: Mapping[str, Any], *, trusted: bool = False) -> Status:
+    """Resume a run with its previous placement, updated by `changes`. A run that is done is left unchanged.
 
-    That imports the job that the folder names: if it is another user's, only when it is `trusted`.
+    This imports the job named in the folder; for a folder of another user only if `trusted`.
 
     Raises:
-        CheckpointError: it goes on already.
-        ConfigurationError: the folder is another user's, or does not say what the run was.
+        CheckpointError: it is already running.
+        ConfigurationError: the folder belongs to another user, or it or its spec.json is missing.
     """
-    refuse_if_on(run)
+    ensure_not_running(run)
     status = status_of(run)
     if status.state == "done":
         return status
     if status.state == "gone":
-        raise ConfigurationError(f"The folder of {run.name} is gone: {run.folder.path}.", "Submit the job again.")
+        raise ConfigurationError(
+            f"The folder of {run.name} no longer exists: {run.folder.path}.", "Submit the job again."
+        )
     if not trusted:
         trust.check_may_execute(run)
     submission = Submission.load(run.folder)
@@ -46,14 +48,14 @@ def resumed(run: Run, changes: Mapping[str, Any], *, trusted: bool = False) -> S
     placement = msgspec.structs.replace(_placement(run, submission), **given)
     spec, home = _spec_of(run, given)
     where = submission.folder if submission else home
-    # Modules are looked for, and relative paths meant, from where the command was given.
+    # Modules and relative paths are resolved against the directory of the original command.
     with contextlib.chdir(where) if Path(where).is_dir() else contextlib.nullcontext():
-        ready = checked(spec, placement)
-        return status if ready.nothing_to_do else status_of(send(ready))
+        prepared = prepare(spec, placement)
+        return status if prepared.nothing_to_do else status_of(submit_run(prepared))
 
 
 def _placement(run: Run, submission: Submission | None) -> Placement:
-    """Where it was. A server that somebody else's folder names would get this user's token, and is left out."""
+    """The run's placement, without a Ray address from another user's folder: it would receive this user's token."""
     if submission is None:
         return Placement()
     if submission.placement.ray_address and not trust.may_act(run, submission):
@@ -62,13 +64,13 @@ def _placement(run: Run, submission: Submission | None) -> Placement:
 
 
 def _spec_of(run: Run, given: Mapping[str, Any]) -> tuple[JobSpec, str]:
-    """What the run is to do, and the folder that its relative paths are meant from.
+    """The run's spec, and the folder that its relative paths refer to.
 
-    A run that nobody sent anywhere has them as they were typed.
+    The spec of a run that was started in a terminal has relative paths as they were typed.
     """
     options = run.folder.load("spec.json")
     if options is None:
-        raise ConfigurationError(f"{run.folder.path} holds no spec.json that can be read.", "Submit the job again.")
+        raise ConfigurationError(f"{run.folder.path} has no readable spec.json.", "Submit the job again.")
     options |= {"resume": True} | {name: value for name, value in given.items() if name in options}
     spec = make_spec(options)
     return spec, origin_of(run.folder, spec) or str(Path.cwd())

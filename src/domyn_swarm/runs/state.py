@@ -1,4 +1,4 @@
-"""What is true of a run now: told by asking where it runs, and by what it wrote down itself."""
+"""The status of a run, from its launcher, its lock and its own record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.checkpoint.submission import Submission
 from domyn_swarm.errors import SwarmError
 from domyn_swarm.runs import trust
-from domyn_swarm.runs.launchers.base import Answer
+from domyn_swarm.runs.launchers.base import LauncherStatus
 from domyn_swarm.runs.launchers.registry import load_launcher
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 State = Literal[
     "pending", "running", "done", "done with failures", "failed", "cancelled", "lost", "unknown", "gone"
 ]  # fmt: skip
-GOING_ON = ("pending", "running")
+ACTIVE = ("pending", "running")
 RESUMABLE = ("done with failures", "failed", "cancelled", "lost")
-TERMINAL = "terminal"
-"""Where a run goes on that nobody sent anywhere."""
+IN_TERMINAL = "terminal"
+"""The `where` of a run that was started in a terminal."""
 LIMIT_SECONDS = 30.0
-"""How long one run may take to tell what it does; a heartbeat is waited for at most 20."""
+"""Timeout for the status of one run; waiting for a heartbeat takes at most 20 seconds of it."""
 AT_ONCE = 16
 LAST_LINES = 3
 _TIME = re.compile(r"^(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d ")
@@ -44,11 +44,14 @@ _END = re.compile(r"exit status \d+$")
 
 
 class Status(msgspec.Struct, kw_only=True):
-    """What is told of a run.
+    """The status of a run.
 
-    `detail` is what its place calls it, or why nothing is known. `where` is the place, `host` the machine that it was
-    sent from, or that ran it. `log` is its file, None where only the place has it. `rows` have been through, `failed`
-    of them, of `total`; None where it has not begun.
+    Attributes:
+        detail: The launcher's own description of the state, or why the state is unknown.
+        where: The launcher's name, or "terminal".
+        host: The machine that submitted it, or that ran it.
+        log: The path of its log; None when only the launcher has it.
+        rows: Rows that have finished, `failed` of them without an output, of `total`; None before the run has started.
     """
 
     name: str
@@ -73,33 +76,33 @@ class Status(msgspec.Struct, kw_only=True):
 
     @property
     def since(self) -> str:
-        """When it was sent, or began."""
+        """When it was submitted or started."""
         return self.submitted or self.started or ""
 
 
 def status_of(run: Run) -> Status:
-    """What is true of the run now. Never raises: what cannot be told is unknown."""
+    """The status of the run. Never raises: errors give the state `unknown`."""
     try:
-        return _told(run)
+        return _status(run)
     except SwarmError as error:
         reason = error.message
-    except Exception as error:  # noqa: BLE001 - whatever a filesystem or a place throws: it must not end a listing
+    except Exception as error:  # noqa: BLE001 - no error of a filesystem or a launcher may end a listing
         reason = f"{type(error).__name__}: {error}"
     return Status(name=run.name, state="unknown", detail=reason.rstrip("."), path=run.folder.path, where="")
 
 
-def _told(run: Run) -> Status:
+def _status(run: Run) -> Status:
     folder = run.folder
     if not folder.fs.exists(folder.root):
-        return Status(name=run.name, state="gone", detail="its folder is gone", path=folder.path, where="")
+        return Status(name=run.name, state="gone", detail="its folder was deleted", path=folder.path, where="")
     submission = Submission.read(folder)
-    record, own = _recorded(run, submission)
-    answer = _asked(run, submission, record if own else None)
-    if answer.state == "gone":  # it may have had its last word since the record was read
-        record, own = _recorded(run, submission)
-    state, detail = _judged(answer, submission, record if own else None)
+    record, own = _record(run, submission)
+    answer = _launcher_status(run, submission, record if own else None)
+    if answer.state == "gone":  # the record may have been updated since it was read
+        record, own = _record(run, submission)
+    state, detail = _state(answer, submission, record if own else None)
     detail = detail or (_why_no_record(run) if record is None and state == "lost" else "")
-    status = Status(name=run.name, state=state, detail=detail, path=folder.path, where=TERMINAL)
+    status = Status(name=run.name, state=state, detail=detail, path=folder.path, where=IN_TERMINAL)
     if record is not None:
         _add_record(status, record, is_own=own)
     if submission is not None:
@@ -107,15 +110,15 @@ def _told(run: Run) -> Status:
         log = trust.log_of(run)
         status.submitted, status.log = submission.submitted, str(log) if log and log.is_file() else None
     if state == "failed" and not own and submission is not None:
-        status.error = _last_words(run, submission)
+        status.error = _end_of_log(run, submission)
     if state in RESUMABLE:
         status.resume = f"domyn-swarm job resume {quote(run.name)}"
     status.exit_status = _exit_status(state, answer)
     return status
 
 
-def _recorded(run: Run, submission: Submission | None) -> tuple[RunRecord | None, bool]:
-    """The newest record of the folder, and whether it is that of the run that was sent last."""
+def _record(run: Run, submission: Submission | None) -> tuple[RunRecord | None, bool]:
+    """The newest record of the folder, and whether the latest submission wrote it."""
     record = RunRecord.load(run.folder)
     if record is None or not record.has_begun:
         return None, False
@@ -127,32 +130,34 @@ def _why_no_record(run: Run) -> str:
         RunRecord.read(run.folder)
     except UnreadableRecordError as error:
         return f"run.json cannot be read: {error.reason}"
-    return "it left no record"
+    return "no record was written"
 
 
-def _asked(run: Run, submission: Submission | None, record: RunRecord | None) -> Answer:
-    """What the place says; where it was never sent, or is gone from there, what the folder's lock says."""
+def _launcher_status(run: Run, submission: Submission | None, record: RunRecord | None) -> LauncherStatus:
+    """The launcher's status; the folder's lock decides for runs in a terminal and runs that the launcher has lost."""
     if submission is None:
-        answer = Answer("gone")
+        answer = LauncherStatus("gone")
     elif submission.handle is not None:
         answer = _by_launcher(run, submission, submission.handle, record)
     elif sender := _sender(run):
-        answer = Answer("pending", f"being sent by {sender}")
+        answer = LauncherStatus("pending", f"being submitted by {sender}")
     else:
-        answer = Answer("gone", "it was never sent: who did is gone")
+        answer = LauncherStatus("gone", "the submitting process ended before the run was submitted")
     if answer.state == "gone" and not _is_over(submission, record) and (holder := living_holder(run.folder)):
-        return Answer("running", str(holder))
+        return LauncherStatus("running", str(holder))
     return answer
 
 
 def _is_over(submission: Submission | None, record: RunRecord | None) -> bool:
-    """Whether a run that was sent has had its last word, after which nothing comes."""
+    """Whether a submitted run has recorded its end."""
     return submission is not None and submission.handle is not None and record is not None and record.state == "done"
 
 
-def _by_launcher(run: Run, submission: Submission, handle: Mapping[str, Any], record: RunRecord | None) -> Answer:
+def _by_launcher(
+    run: Run, submission: Submission, handle: Mapping[str, Any], record: RunRecord | None
+) -> LauncherStatus:
     if _is_over(submission, record):
-        return Answer("gone")
+        return LauncherStatus("gone")
     if not trust.may_act(run, submission):
         return _of_another_user(run, record)
     answer = load_launcher(submission.placement.run_on).ask(handle)
@@ -161,30 +166,30 @@ def _by_launcher(run: Run, submission: Submission, handle: Mapping[str, Any], re
     return answer
 
 
-def _of_another_user(run: Run, record: RunRecord | None) -> Answer:
-    """What the lock and the record say of a run whose handle is not this user's to act on."""
+def _of_another_user(run: Run, record: RunRecord | None) -> LauncherStatus:
+    """The status from lock and record, for a run whose handle this user may not act on."""
     if holder := living_holder(run.folder):
-        return Answer("running", str(holder))
+        return LauncherStatus("running", str(holder))
     if record is not None and record.state != "running":
-        return Answer("gone")
-    return Answer("unknown", "it was not submitted by you, so its launcher is not asked")
+        return LauncherStatus("gone")
+    return LauncherStatus("unknown", "not submitted by you, so its launcher is not queried")
 
 
-def _by_lock(run: Run, submission: Submission, answer: Answer) -> Answer:
-    """What the lock says of a run that has begun, where its place is silent, as after a cluster was torn down."""
+def _by_lock(run: Run, submission: Submission, answer: LauncherStatus) -> LauncherStatus:
+    """The status from the lock, for a started run whose launcher does not respond, as after a cluster was shut down."""
     if holder := living_holder(run.folder):
-        return Answer("running", f"{holder}; its place is silent: {answer.detail}")
-    return answer if submission.placement.requeue else Answer("gone", answer.detail)
+        return LauncherStatus("running", f"{holder}; the launcher does not respond: {answer.detail}")
+    return answer if submission.placement.requeue else LauncherStatus("gone", answer.detail)
 
 
 def _sender(run: Run) -> Holder | None:
-    """Who is sending the run, unless it is this process, which knows."""
+    """The process that is submitting the run, unless it is this one."""
     holder = living_holder(run.folder, SENDING)
     return None if holder is None or (holder.is_near and holder.pid == os.getpid()) else holder
 
 
-def _judged(answer: Answer, submission: Submission | None, record: RunRecord | None) -> tuple[State, str]:
-    """State and detail. `record` is the run's own, None when it left none."""
+def _state(answer: LauncherStatus, submission: Submission | None, record: RunRecord | None) -> tuple[State, str]:
+    """State and detail. `record` is the run's own; None when it wrote none."""
     if answer.state != "gone":
         return answer.state, answer.detail
     if record is not None and record.state != "running":
@@ -192,28 +197,28 @@ def _judged(answer: Answer, submission: Submission | None, record: RunRecord | N
         done: State = "done with failures" if record.failed else "done"
         return ended.get(record.state, done), answer.detail if record.state == "interrupted" else ""
     if submission is not None and submission.cancelled and _is_after(submission.cancelled, record):
-        return "cancelled", answer.detail or "before it could say anything"
+        return "cancelled", answer.detail or "before it started"
     if record is None and answer.exit_status is not None:
         ends: dict[int, State] = {0: "done", 3: "done with failures", 130: "cancelled"}
         return ends.get(answer.exit_status, "failed"), answer.detail
     if record is None and submission is None:
         return "lost", ""
-    return "lost", answer.detail or "its process is gone without a word"
+    return "lost", answer.detail or "the process exited without recording a status"
 
 
 def _is_after(moment: str, record: RunRecord | None) -> bool:
     return record is None or datetime.fromisoformat(moment) >= datetime.fromisoformat(record.started)
 
 
-def _exit_status(state: State, answer: Answer) -> int | None:
-    """What the run ended with, or would have."""
+def _exit_status(state: State, answer: LauncherStatus) -> int | None:
+    """The run's exit status, or the one that corresponds to its state."""
     ends: dict[State, int] = {"done": 0, "done with failures": 3, "failed": 1, "cancelled": 130, "lost": 1, "gone": 1}
     known = answer.exit_status if state == "failed" else None
     return known or ends.get(state)
 
 
 def _add_record(status: Status, record: RunRecord, *, is_own: bool) -> None:
-    """Rows are those of the newest run, or where that has not begun those of the one before."""
+    """Copy the record's figures; before the newest run has started they are those of the previous one."""
     status.rows, status.total, status.failed = record.done_before + record.rows, record.total, record.failed
     status.output, status.errors_path = record.output, record.errors_path
     if is_own:
@@ -223,8 +228,8 @@ def _add_record(status: Status, record: RunRecord, *, is_own: bool) -> None:
             status.error = f"{record.broken.message}\n{record.broken.hint}".strip()
 
 
-def _last_words(run: Run, submission: Submission) -> str:
-    """The end of the log of a run that refused to begin: there it says why."""
+def _end_of_log(run: Run, submission: Submission) -> str:
+    """The last lines of the log of a run that failed before it started; they contain the error."""
     path = trust.log_of(run) if submission.handle and trust.may_act(run, submission) else None
     if path is None:
         return ""
@@ -237,44 +242,44 @@ def _last_words(run: Run, submission: Submission) -> str:
 
 
 def statuses(runs: Sequence[Run], limit: float = LIMIT_SECONDS) -> list[Status]:
-    """What is true of several runs: all are asked at once, and none is waited for longer than `limit` seconds.
+    """The statuses of several runs, queried concurrently with a timeout of `limit` seconds each.
 
-    The threads are daemons: a place that never answers must not keep the command from ending.
+    The threads are daemons, so that a launcher that never responds cannot keep the command alive.
     """
     found: list[Status | None] = [None] * len(runs)
-    places = threading.Semaphore(AT_ONCE)
+    slots = threading.Semaphore(AT_ONCE)
     threads = []
 
-    def ask(number: int, place: threading.Semaphore) -> None:
+    def ask(number: int, slot: threading.Semaphore) -> None:
         try:
             found[number] = status_of(runs[number])
         finally:
-            place.release()
+            slot.release()
 
     for number in range(len(runs)):
-        if not places.acquire(timeout=limit):
-            places = threading.Semaphore(AT_ONCE - 1)  # those that hang keep theirs
-        thread = threading.Thread(target=ask, args=(number, places), name="domyn-swarm-ask", daemon=True)
+        if not slots.acquire(timeout=limit):
+            slots = threading.Semaphore(AT_ONCE - 1)  # those that hang keep theirs
+        thread = threading.Thread(target=ask, args=(number, slots), name="domyn-swarm-ask", daemon=True)
         thread.start()
         threads.append(thread)
     deadline = time.monotonic() + limit
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return [status or _silent(run, limit) for run, status in zip(runs, found, strict=True)]
+    return [status or _timed_out(run, limit) for run, status in zip(runs, found, strict=True)]
 
 
-def _silent(run: Run, limit: float) -> Status:
-    detail = f"no answer in {limit:.0f} s"
+def _timed_out(run: Run, limit: float) -> Status:
+    detail = f"no response within {limit:.0f} s"
     return Status(name=run.name, state="unknown", detail=detail, path=run.folder.path, where="")
 
 
 def newest_first(found: Sequence[Status]) -> list[Status]:
-    """By when they were sent, or began."""
+    """Sorted by submission or start, newest first."""
     return sorted(found, key=lambda status: (status.since, status.name), reverse=True)
 
 
 def age_of(status: Status) -> str:
-    """How long ago it was sent, or began: `12 s`, `5 min`, `3 h`, `2 d`."""
+    """Time since submission or start: `12 s`, `5 min`, `3 h`, `2 d`."""
     if not status.since:
         return "-"
     seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(status.since)).total_seconds())

@@ -1,4 +1,4 @@
-"""Sending a run somewhere: checked as if it ran here, written into its folder, handed to a launcher."""
+"""Submit a run: check it as if it ran here, store it in its folder, and pass it to a launcher."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobspec import anchored, flag_of
 from domyn_swarm.redaction import HIDDEN
 from domyn_swarm.runs import index, trust
-from domyn_swarm.runs.control import refuse_if_on
+from domyn_swarm.runs.control import ensure_not_running
 from domyn_swarm.runs.find import Run, canonical
 from domyn_swarm.runs.launchers.base import Launch
 from domyn_swarm.runs.launchers.registry import load_launcher
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("domyn_swarm")
 
 
-class Ready(NamedTuple):
-    """A run that can be sent: what it would do, and where."""
+class PreparedRun(NamedTuple):
+    """A run that is ready to be submitted: its plan and its launcher."""
 
     plan: RunPlan
     placement: Placement
@@ -55,33 +55,33 @@ class Ready(NamedTuple):
 
     @property
     def nothing_to_do(self) -> bool:
-        """Whether the output is there, and is what the run would write."""
+        """Whether every row is done and the output is up to date."""
         return self.plan.pending == 0 and is_current(self.plan.store, self.plan.spec)
 
 
-def checked(spec: JobSpec, placement: Placement) -> Ready:
-    """Look at the run as if it were to go on here; nothing is written, and nothing is sent.
+def prepare(spec: JobSpec, placement: Placement) -> PreparedRun:
+    """Check and plan a run as if it ran here; nothing is written or submitted.
 
     Raises:
-        SwarmError: with exit status 2, when it could not run, or not be sent there.
+        SwarmError: with exit status 2, when it cannot run or cannot be submitted.
     """
     launcher = load_launcher(placement.run_on)
     _check_travels(spec)
     check_outlives(spec)
     if HIDDEN in placement.slurm_args:
         raise ConfigurationError(
-            "--slurm-args: they held secrets, which the run did not write down.", "Give --slurm-args again."
+            "--slurm-args: they contained secrets, which are not stored.", "Give --slurm-args again."
         )
     placement = launcher.check(placement)
     plan = make_plan(spec)
-    return Ready(looked_around(plan) if launcher.near else plan, placement, launcher)
+    return PreparedRun(looked_around(plan) if launcher.near else plan, placement, launcher)
 
 
 def check_name_for(spec: JobSpec, wanted: str) -> None:
-    """Refuse a name that a run cannot have.
+    """Refuse a name that the run cannot use.
 
     Raises:
-        ConfigurationError: it is none, it is another run's, or the run has one.
+        ConfigurationError: it is invalid, belongs to another run, or the run already has a name.
     """
     check_name(wanted)
     with index.hurried():
@@ -91,36 +91,36 @@ def check_name_for(spec: JobSpec, wanted: str) -> None:
             logger.warning("%s", error)
 
 
-def shown(ready: Ready, wanted: str | None = None) -> str:
-    """What would be sent."""
-    name = wanted or _known_name(ready.plan) or base_name(ready.plan.spec.output)
-    return ready.launcher.shown(_launch(ready, name))
+def shown(prepared: PreparedRun, wanted: str | None = None) -> str:
+    """The command or script that would be submitted."""
+    name = wanted or _known_name(prepared.plan) or base_name(prepared.plan.spec.output)
+    return prepared.launcher.shown(_launch(prepared, name))
 
 
-def send(ready: Ready, wanted: str | None = None) -> Run:
-    """Send the run; return as soon as its place has taken it.
+def submit_run(prepared: PreparedRun, wanted: str | None = None) -> Run:
+    """Submit the run; return as soon as the launcher has accepted it.
 
     Raises:
-        ConfigurationError: the name is another run's.
-        CheckpointError: the run goes on already, or somebody else is sending it.
-        JobError: the place does not take it; nothing is left behind.
+        ConfigurationError: the name belongs to another run.
+        CheckpointError: the run is already running or being submitted.
+        JobError: the launcher rejects it; all changes are undone.
     """
     if wanted is not None:
         check_name(wanted)
-    plan, folder = ready.plan, ready.plan.store.folder
+    plan, folder = prepared.plan, prepared.plan.store.folder
     missing = _missing(folder)
     try:
         with locked(folder, kind=SENDING), index.hurried():
-            refuse_if_on(Run(_known_name(plan) or base_name(plan.spec.output), folder))
-            with _taken_back(folder):
+            ensure_not_running(Run(_known_name(plan) or base_name(plan.spec.output), folder))
+            with _undone_on_error(folder):
                 name = _registered(plan, wanted)
-                submission = _written(plan, _launch(ready, name))
-                handle = ready.launcher.start(_launch(ready, name))
+                submission = _stored(plan, _launch(prepared, name))
+                handle = prepared.launcher.start(_launch(prepared, name))
             msgspec.structs.replace(submission, handle=handle).save(folder)
             _remember(plan, index.Sent(submission.placement.run_on, dict(handle)))
     except BaseException:
         for home in missing:
-            with contextlib.suppress(OSError):  # somebody has put something there, or it was not made
+            with contextlib.suppress(OSError):  # not empty, or it was not created
                 home.rmdir()
         raise
     return Run(name, folder)
@@ -131,8 +131,8 @@ def _remember(plan: RunPlan, sent: index.Sent) -> None:
         index.remember(canonical(plan.store.path), sent)
 
 
-def _written(plan: RunPlan, launch: Launch) -> Submission:
-    """Write down what is asked for, as it has to be there when the run begins."""
+def _stored(plan: RunPlan, launch: Launch) -> Submission:
+    """Store spec and submission in the run's folder, before the run starts."""
     folder = plan.store.folder
     submission = Submission(
         name=launch.name, placement=launch.placement.public, number=folder.newest_run() + 1, submitted=now(),
@@ -148,30 +148,30 @@ def _written(plan: RunPlan, launch: Launch) -> Submission:
     return submission
 
 
-def _launch(ready: Ready, name: str) -> Launch:
-    """A folder that only clients of an object store reach holds no file that a command could name."""
-    folder = ready.plan.store.folder
+def _launch(prepared: PreparedRun, name: str) -> Launch:
+    """What the launcher needs. For a folder on an object store, spec and log are kept in a local folder."""
+    folder = prepared.plan.store.folder
     home = canonical(folder.path) if is_local(folder.fs) else str(index.homes() / name)
     return Launch(
-        name=name, job=anchored(ready.plan.spec).job, spec=f"{home}/spec.json", log=f"{home}/{LOG}",
-        folder=str(Path.cwd()), placement=ready.placement, grace=ready.plan.spec.grace,
+        name=name, job=anchored(prepared.plan.spec).job, spec=f"{home}/spec.json", log=f"{home}/{LOG}",
+        folder=str(Path.cwd()), placement=prepared.placement, grace=prepared.plan.spec.grace,
     )  # fmt: skip
 
 
 def _check_travels(spec: JobSpec) -> None:
-    """Refuse what cannot be written down for another process to read."""
+    """Refuse options that another process could not read from spec.json."""
     if not spec.checkpointing:
         raise ConfigurationError(
-            "--no-checkpointing: a run that is sent away is looked after by its folder, and this one has none.",
-            "Drop --no-checkpointing, or run it here.",
+            "--no-checkpointing: a detached run is managed through its folder, and this one would have none.",
+            "Remove --no-checkpointing, or run it in this terminal.",
         )
     public = without_secrets(spec)
     for name in spec.__struct_fields__:
         if getattr(public, name) != getattr(spec, name):
-            what = "its storage_options hold" if name.startswith("backend_") else "it holds"
+            what = "its storage_options contain" if name.startswith("backend_") else "it contains"
             raise ConfigurationError(
-                f"{flag_of(name)}: {what} secrets, which are written down nowhere, and not sent.",
-                "Give them by the environment: env:NAME in their place, or a profile of your credentials file.",
+                f"{flag_of(name)}: {what} secrets, which are never stored or submitted.",
+                "Pass them through the environment: write env:NAME instead, or use a profile of your credentials file.",
             )
 
 
@@ -193,7 +193,7 @@ def _registered(plan: RunPlan, wanted: str | None) -> str:
 
 
 def _missing(folder: RunFolder) -> list[Path]:
-    """Folders of a local disk that have to be made for the run, the innermost first."""
+    """Local folders that have to be created for the run, innermost first."""
     if not is_local(folder.fs):
         return []
     home = Path(folder.root)
@@ -201,8 +201,8 @@ def _missing(folder: RunFolder) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _taken_back(folder: RunFolder) -> Iterator[None]:
-    """What is written in here, to the folder and into the index, is as it was before when the run cannot be sent."""
+def _undone_on_error(folder: RunFolder) -> Iterator[None]:
+    """Undo changes to the folder and the index when the run cannot be submitted."""
     path = canonical(folder.path)
     before = {name: folder.load(name) for name in ("spec.json", FILE)}
     logged = folder.fs.exists(f"{folder.root}/{LOG}")
@@ -210,7 +210,7 @@ def _taken_back(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(Exception):  # whatever a filesystem throws: what has to be told is the reason
+        with contextlib.suppress(Exception):  # the original error matters more
             for file, content in before.items():
                 folder.save(file, content) if content is not None else _remove(folder, file)
             if not logged:
@@ -232,7 +232,7 @@ def _remove(folder: RunFolder, name: str) -> None:
 
 
 class Registering:
-    """Shows a run as `progress` does, and takes it into the index once it has begun. Nothing of that can break it."""
+    """Wraps `progress` and adds the run to the index when it starts. Errors of the index never fail the run."""
 
     def __init__(self, progress: Progress, spec: JobSpec, wanted: str | None = None) -> None:
         self._progress = progress
@@ -241,7 +241,7 @@ class Registering:
         self._thread: threading.Thread | None = None
 
     def started(self, total: int, done: int) -> None:
-        """It has begun: its folder is there. The index is written beside the run, which it must not keep waiting."""
+        """Called when the run's folder exists. The index is written in a thread, so that the run does not wait."""
         if self._spec.checkpointing:
             self._thread = threading.Thread(target=self._register, name="domyn-swarm-index", daemon=True)
             self._thread.start()
@@ -256,11 +256,11 @@ class Registering:
             logger.debug("the run is not in the index: %s", error)
 
     def advanced(self, more: Counts) -> None:
-        """As before."""
+        """Forwarded to `progress`."""
         self._progress.advanced(more)
 
     def finished(self) -> None:
-        """As before."""
+        """Forwarded to `progress`."""
         if self._thread is not None:
             self._thread.join(index.START_SECONDS)
         self._progress.finished()

@@ -1,7 +1,7 @@
-"""What of a found run may be acted on: a folder may come from anybody, and a handle in it may name anything.
+"""Which handles of runs may be acted on: a folder may come from anyone, and its handle may name anything.
 
-A handle (a process, a job's number, a server's URL) is acted on when this user's own index has it, or when the folder
-and the file belong to this user. Otherwise nothing is signalled, asked, cancelled, or read beside the folder.
+A handle (a process, a job's number, a server's URL) is acted on when it is in this user's own index, or when the folder
+and the file belong to this user. Otherwise nothing is signalled, queried, cancelled, or read outside the folder.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 def may_act(run: Run, submission: Submission) -> bool:
-    """Whether the submission's handle is this user's."""
+    """Whether the submission's handle belongs to this user."""
     sent = index.Sent(submission.placement.run_on, submission.handle or {})
     return run.folder.is_mine(FILE) or _is_indexed(run, sent)
 
 
 def may_signal(run: Run, holder: Process) -> bool:
-    """Whether the process that holds the run's lock is one that this user started there."""
+    """Whether this user started the process that holds the run's lock."""
     lock = f"{RUNNING}-{newest(run.folder):06d}"
     return run.folder.is_mine(lock) or _is_indexed(run, started_here(holder))
 
 
 def started_here(process: Process) -> index.Sent:
-    """What the index remembers of a run that a terminal holds."""
+    """The index entry of a run that was started in a terminal."""
     return index.Sent("", {"pid": process.pid, "machine": process.machine, "started": round(process.started)})
 
 
@@ -73,16 +73,16 @@ def _is_indexed(run: Run, sent: index.Sent) -> bool:
 
 
 def refusal(run: Run) -> CheckpointError:
-    """That the run is somebody else's."""
+    """The error for a run of another user."""
     return CheckpointError(
         f"{run.name} was not submitted by you: {run.folder.path} is not yours, and your index of runs has no handle "
         "for it.",
-        "Ask whoever submitted it. What its folder says may be shown, but not acted on.",
+        "Ask the user who submitted it. You can view the run, but not control it.",
     )
 
 
 def log_of(run: Run) -> Path | None:
-    """Where the run's log is, which is worked out and not read from its folder; None when it is not known."""
+    """The path of the run's log, derived rather than read from its folder; None when it is unknown."""
     if is_local(run.folder.fs):
         return Path(run.folder.root) / LOG
     home = home_of(run)
@@ -90,7 +90,7 @@ def log_of(run: Run) -> Path | None:
 
 
 def home_of(run: Run) -> Path | None:
-    """The folder on this machine of a run on an object store; None when the one of its name is another run's."""
+    """The local folder of a run on an object store; None when the folder of that name belongs to another run."""
     home = index.homes() / run.name
     if home.parent != index.homes() or home.is_symlink():
         return None

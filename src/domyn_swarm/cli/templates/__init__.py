@@ -1,1 +1,1 @@
-"""What `domyn-swarm init` writes: each file is a job that works as it stands."""
+"""Templates of `domyn-swarm init`. Each file is a working job."""

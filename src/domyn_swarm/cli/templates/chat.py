@@ -1,31 +1,31 @@
-"""My job: a model is asked about each row of a parquet input.
+"""My job: sends one request to a model for each row of a parquet input.
 
-Try it on the demo endpoint, which makes its answers up:
+Try it on the demo endpoint, which returns made-up answers:
 
     domyn-swarm job submit my_job.py:MyJob --input my_job.parquet --output out/my_job.parquet --endpoint demo
 
 For a real server: --endpoint http://host:8000/v1 --model NAME, with the key in DOMYN_SWARM_API_KEY or OPENAI_API_KEY.
-The same command goes on after a crash, tries again what failed, and does nothing when all is done. While you change
-the job, add --no-resume to compute every row again, and --limit 3 for the first rows alone.
+Run the same command again to resume after a crash or to retry failed rows. When every row is done, it does nothing.
+While you change the job, add --no-resume to compute every row again, and --limit 3 to process only the first rows.
 """
 
 from domyn_swarm.jobs import EndpointJob
 
 
 class MyJob(EndpointJob):
-    """Asks for an answer to a text, and keeps how long that took."""
+    """Asks a model to answer a text, and records how long that took."""
 
-    # One column: `transform_item` gets its value. Several: a dict of them by name.
+    # One column: `transform_item` gets its value. Several: it gets a dict by column name.
     input_columns = ("text",)
     # One column: return its value. Several: return a tuple in this order, or a dict by name.
     output_columns = ("answer", "seconds")
 
-    # Fields are the job's parameters. To set one for a run: --job-kwargs '{"instruction": "Answer in French."}'
-    # There is one already for what every request carries: --job-kwargs '{"request": {"temperature": 0}}'
+    # Fields are the job's parameters. Set them for a run with --job-kwargs '{"instruction": "Answer in French."}'
+    # The base class has a field for options of every request: --job-kwargs '{"request": {"temperature": 0}}'
     instruction: str = "Answer in one sentence."
 
     async def transform_item(self, text: str) -> tuple[str, float]:
-        """One row's outputs. `ask` tries again by itself; what is raised here is the failure of this row alone."""
+        """Return one row's outputs. `ask` retries failed requests; an exception raised here fails only this row."""
         messages = [
             {"role": "system", "content": self.instruction},
             {"role": "user", "content": text},

@@ -50,7 +50,7 @@ def main(address: str) -> None:
     try:
         said = look(address)
     except ConfigurationError as error:
-        said = {"error": " ".join(error.message.split()), "mend": error.hint}
+        said = {"error": " ".join(error.message.split()), "fix": error.hint}
     except Exception as error:  # noqa: BLE001 - whatever Ray throws is what was found
         said = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
     print(msgspec.json.encode(said).decode(), flush=True)  # noqa: T201 - a command's result

@@ -1,6 +1,6 @@
 // Charts of the run over time.
 
-const read = new Map(); // which point of a chart the reader looks at
+const read = new Map(); // the focused point of each chart
 
 function charts() {
   const { seconds, rows: done, failed, tokens, p50, p95, in_flight: flight, memory } = report.timeline;
@@ -9,14 +9,14 @@ function charts() {
     return span > 0 ? number / span : null;
   });
   const some = (values) => values.some((value) => value);
-  const latencies = [["half are faster (p50)", p50], ["95 % are faster (p95)", p95]];
+  const latencies = [["median (p50)", p50], ["95th percentile (p95)", p95]];
   return [
     perSecond("Rows per second", "rows/s", [["finished", rate(done)], ["failed", rate(failed)]]),
-    some(p50) && { title: "Latency of answers", say: duration, tick: duration, series: latencies },
+    some(p50) && { title: "Response latency", say: duration, tick: duration, series: latencies },
     some(flight) && { title: "Calls in flight", say: count, tick: count, series: [["in flight", flight]] },
     some(tokens) && perSecond("Tokens per second", "tokens/s", [["tokens", rate(tokens)]]),
     some(memory) && { title: "Memory", say: bytes, tick: bytes, series: [["resident", memory]] },
-  ].filter((it) => it && seconds.length > 1); // one look makes no line
+  ].filter((it) => it && seconds.length > 1); // one point is not a line
 }
 
 function perSecond(title, unit, series) {
@@ -33,7 +33,7 @@ function ticks(most, number) {
   return Array.from({ length: Math.ceil((most || 1) / step - 0.001) + 1 }, (_, index) => index * step);
 }
 
-/** The unit in which a run of this length is told. */
+/** The time unit for a run of this length. */
 function clock(last) {
   if (last > 3 * 3600) return [3600, "h"];
   return last > 180 ? [60, "min"] : [1, "s"];
@@ -41,9 +41,9 @@ function clock(last) {
 
 const most = (values) => values.reduce((high, value) => Math.max(high, value ?? 0), 0);
 
-function chart({ title, say, tick, series }, room) {
+function chart({ title, say, tick, series }, available) {
   const { seconds } = report.timeline;
-  const width = Math.max(260, room > 700 ? (room - 32) / 2 : room);
+  const width = Math.max(260, available > 700 ? (available - 32) / 2 : available);
   const [left, right, top, bottom, height] = [72, 14, 12, 40, 210];
   const upright = ticks(most(series.flatMap(([, values]) => values)), 4);
   const [size, name] = clock(seconds.at(-1));
@@ -85,7 +85,7 @@ const dot = (kind, x, y) => svg("circle", { class: `dot ${kind}`, cx: x, cy: y, 
 
 function spoken(title, say, series) {
   const peaks = series.map(([name, values]) => `${name} at most ${say(most(values))}`);
-  return `${title}: ${peaks.join(", ")}. Arrow keys read it out.`;
+  return `${title}: ${peaks.join(", ")}. Use the arrow keys to read values.`;
 }
 
 function legend(series) {
@@ -94,7 +94,7 @@ function legend(series) {
   return el("div", { class: "legend" }, series.map(([name], index) => el("span", {}, line(index), name)));
 }
 
-/** Mark a point of a chart and say what is there; null takes the mark away. */
+/** Mark a point of a chart and show its values; null removes the mark. */
 function point(index, { title, say, series, seconds, x, y, cursor, said, foot, top }) {
   if (index === null || index >= seconds.length) {
     read.delete(title);
@@ -108,8 +108,8 @@ function point(index, { title, say, series, seconds, x, y, cursor, said, foot, t
     values[index] === null ? "" : dot(number ? "second" : "", at, y(values[index])));
   const line = svg("line", { class: "cursor", x1: at, x2: at, y1: top, y2: foot });
   cursor.replaceChildren(line, ...dots.filter(Boolean));
-  const told = series.map(([name, values]) => `${name} ${values[index] === null ? "none" : say(values[index])}`);
-  said.textContent = `At ${duration(seconds[index])}: ${told.join(", ")}`;
+  const readings = series.map(([name, values]) => `${name} ${values[index] === null ? "none" : say(values[index])}`);
+  said.textContent = `At ${duration(seconds[index])}: ${readings.join(", ")}`;
 }
 
 function reading(image, title, seconds, left, span, width, show) {
@@ -134,9 +134,9 @@ function reading(image, title, seconds, left, span, width, show) {
   if (read.has(title)) show(read.get(title));
 }
 
-/** The same as a table, made when it is opened: a run may have thousands of points. */
+/** The chart as a table, built when opened: a run may have thousands of points. */
 function chartTable(title, say, series, seconds) {
-  const details = folded(`table ${title}`, "As a table", "");
+  const details = folded(`table ${title}`, "Show as table", "");
   details.addEventListener("toggle", () => {
     if (!details.open) return;
     const cell = ([, values], index) => (values[index] === null ? "" : say(values[index]));

@@ -1,10 +1,10 @@
-// Elements, numbers and words. Text from the data becomes text nodes, never markup.
+// Elements, numbers and text. Text from the data becomes text nodes, never markup.
 
 const MARKS = { waiting: "○", running: "▸", done: "✓", failed: "✕", stopped: "■", interrupted: "■", lost: "?" };
 
 const byId = (id) => document.getElementById(id);
 
-/** An element. Attributes that are functions listen to the event of that name. */
+/** Create an element. Attributes that are functions become listeners for the event of that name. */
 function make(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name, value);
@@ -25,24 +25,24 @@ const button = (text, click, more = {}) => el("button", { type: "button", click,
 /** Text that breaks after its separators rather than anywhere. */
 const breakable = (text) => text.split(/(?<=[:./])/).flatMap((piece, index) => (index ? [el("wbr"), piece] : [piece]));
 
-/** Pairs of a name and what it is, without those that are empty. */
+/** Pairs of a name and a value, without empty values. */
 function facts(pairs, kind = "") {
-  const told = pairs.filter(([, value]) => value);
-  if (!told.length) return "";
+  const shown = pairs.filter(([, value]) => value);
+  if (!shown.length) return "";
   const pair = ([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value));
-  return el("dl", { class: `facts ${kind}` }, told.map(pair));
+  return el("dl", { class: `facts ${kind}` }, shown.map(pair));
 }
 
 function folded(key, title, body) {
   return el("details", { "data-key": key }, el("summary", {}, title), body);
 }
 
-/** A box that scrolls by itself, so that the page does not; keys scroll it as well. */
+/** A box with its own scroll bars, also usable by keyboard. */
 function scrolling(label, content, kind = "") {
   return el("div", { class: `scroll ${kind}`, tabindex: 0, role: "region", "aria-label": label }, content);
 }
 
-/** A table; the first cell of a row is its heading, columns named in `numbers` stand to the right. */
+/** A table; the first cell of a row is its heading, columns in `numbers` are right-aligned. */
 function table(label, heads, rows, { numbers = [], kind = "" } = {}) {
   const align = (index) => (numbers.includes(heads[index]) ? "number" : null);
   const head = heads.map((name, index) => el("th", { scope: "col", class: align(index) }, name));
@@ -59,7 +59,7 @@ function bar(from, to, kind = "") {
   return el("span", { class: "bar", "aria-hidden": "true" }, filled);
 }
 
-// Numbers and words
+// Numbers and text
 
 const wholes = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const precise = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
@@ -92,21 +92,21 @@ function bytes(number) {
   return `${amount(number / size)} ${unit}`;
 }
 
-/** An ISO time without its fractions, in the zone in which it was written. */
+/** An ISO time without fractions of a second, in its original time zone. */
 function time(iso) {
   if (!iso) return "";
   const text = iso.replace("T", " ").replace(/\.\d+/, "").replace(/(\+00:00|Z)$/, " UTC");
   return el("time", { datetime: iso }, text);
 }
 
-/** `text` as one word of a shell. */
+/** `text` quoted for a shell. */
 const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
 
 function command(text) {
   const line = el("pre", { tabindex: 0 }, text);
   const said = el("span", { role: "status", class: "small" });
   const copy = button("Copy", async () => {
-    said.textContent = (await copied(text, line)) ? "Copied" : "Marked; Ctrl+C copies it";
+    said.textContent = (await copied(text, line)) ? "Copied" : "Selected; press Ctrl+C to copy";
   });
   return el("div", { class: "command" }, line, copy, said);
 }

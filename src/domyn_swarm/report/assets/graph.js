@@ -1,15 +1,15 @@
-// The graph: a picture that was made before, or a drawing in layers; how it is looked at.
+// The graph: a prerendered SVG or a layered drawing, with zoom and selection.
 
 const box = byId("picture");
 const GROUPS = "g.node[id^='node-']";
 const SHAPES = ["path", "polygon", "polyline", "rect", "circle", "ellipse", "line", "text", "tspan"];
 const ALLOWED = new Set(["svg", "g", "a", "title", "desc", "defs", ...SHAPES]);
-const LEGIBLE = 0.5; // pixels for a unit of the picture
-let fitted = null; // what the view shows when it is fitted: x, y, width, height
-let view = null; // what it shows now; null while it is fitted
+const LEGIBLE = 0.5; // minimum pixels per unit of the SVG
+let fitted = null; // the view box when fitted: x, y, width, height
+let view = null; // the current view box; null when fitted
 let drawn = "";
 
-/** The picture without anything that could run or load; null when it is none. */
+/** The SVG without anything that could run or load; null when it is invalid. */
 function sanitised(text) {
   const root = new DOMParser().parseFromString(text, "image/svg+xml").documentElement;
   if (root.localName !== "svg" || root.querySelector("parsererror")) return null;
@@ -23,7 +23,7 @@ function sanitised(text) {
 const isDrawing = (image) => image?.classList.contains("drawing") ?? false;
 const sizeOf = (image) => image.getAttribute("viewBox")?.trim().split(/[\s,]+/).map(Number) ?? [0, 0, 800, 600];
 
-/** The picture, unless it would be too small to read: what the page draws is narrower. */
+/** The prerendered SVG, or the narrower drawing if the SVG would be too small to read. */
 function image() {
   const given = picture ? sanitised(picture) : null;
   return given && box.clientWidth >= LEGIBLE * sizeOf(given)[2] ? given : drawing();
@@ -42,7 +42,7 @@ function drawGraph() {
   next.querySelectorAll(GROUPS).forEach(prepare);
   keeping(box, () => box.replaceChildren(next));
   box.style.aspectRatio = fitted[2] / fitted[3];
-  look(view);
+  show(view);
   markSelected();
 }
 
@@ -71,11 +71,11 @@ function markSelected() {
 
 function drawing() {
   const computed = report.graph.nodes.filter(({ kind }) => kind === "node");
-  const { places, edges, size } = layered(computed);
+  const { slots, edges, size } = layered(computed);
   const lines = edges.map(({ from, to, path, x, y }) =>
     svg("g", { class: "edge" }, svg("title", {}, `${from}->${to}`), svg("path", { d: path }),
       svg("polygon", { points: `${x - 4},${y - 8} ${x + 4},${y - 8} ${x},${y}` })));
-  const boxes = computed.map(({ name }) => nodeBox(name, places.get(name)));
+  const boxes = computed.map(({ name }) => nodeBox(name, slots.get(name)));
   return svg("svg", { class: "drawing", viewBox: `-16 -16 ${size[0] + 32} ${size[1] + 32}` }, svg("g", {}, lines, boxes));
 }
 
@@ -95,7 +95,7 @@ const BOX = 46;
 const RANK = 74;
 const GAP = 22;
 
-/** Nodes in layers, each below its inputs; an edge that passes layers holds a place in each of them. */
+/** Nodes in layers, each below its inputs; an edge that crosses layers has a slot in each of them. */
 function layered(computed) {
   const known = new Set(computed.map(({ name }) => name));
   const rank = new Map();
@@ -106,29 +106,29 @@ function layered(computed) {
   const ends = computed.flatMap(({ name, inputs }) =>
     inputs.filter((input) => isAbove(input, name)).map((input) => [input, name]));
   const layers = Array.from({ length: Math.max(0, ...rank.values()) + 1 }, () => []);
-  const places = new Map();
+  const slots = new Map();
   const put = (id, at, width, passing = false) => {
-    places.set(id, { id, width, passing, x: 0, y: at * RANK, above: [], below: [] });
-    layers[at].push(places.get(id));
+    slots.set(id, { id, width, passing, x: 0, y: at * RANK, above: [], below: [] });
+    layers[at].push(slots.get(id));
   };
   for (const [name, at] of rank) put(name, at, widthOf(name));
-  const routes = ends.map(([from, to]) => route(from, to, rank, places, put));
-  for (const ids of routes) ids.slice(1).forEach((id, index) => join(places.get(ids[index]), places.get(id)));
+  const routes = ends.map(([from, to]) => route(from, to, rank, slots, put));
+  for (const ids of routes) ids.slice(1).forEach((id, index) => join(slots.get(ids[index]), slots.get(id)));
   arrange(layers);
-  const left = Math.min(...[...places.values()].map(({ x, width }) => x - width / 2));
-  for (const place of places.values()) place.x -= left;
-  const right = Math.max(0, ...[...places.values()].map(({ x, width }) => x + width / 2));
-  return { places, edges: routes.map((ids) => edge(ids, places)), size: [right, (layers.length - 1) * RANK + BOX] };
+  const left = Math.min(...[...slots.values()].map(({ x, width }) => x - width / 2));
+  for (const slot of slots.values()) slot.x -= left;
+  const right = Math.max(0, ...[...slots.values()].map(({ x, width }) => x + width / 2));
+  return { slots, edges: routes.map((ids) => edge(ids, slots)), size: [right, (layers.length - 1) * RANK + BOX] };
 }
 
 const widthOf = (name) => Math.max(176, name.length * 9 + 28);
 
-/** From one node to another by a place in every layer between; edges out of the same node share them. */
-function route(from, to, rank, places, put) {
+/** The path from one node to another through a slot in every layer between; edges of a node share slots. */
+function route(from, to, rank, slots, put) {
   const ids = [from];
   for (let at = rank.get(from) + 1; at < rank.get(to); at += 1) {
     const id = `${from} ${at}`;
-    if (!places.has(id)) put(id, at, 8, true);
+    if (!slots.has(id)) put(id, at, 8, true);
     ids.push(id);
   }
   return [...ids, to];
@@ -140,20 +140,20 @@ function join(upper, lower) {
   lower.above.push(upper);
 }
 
-/** Order the places of each layer by where their neighbours are, then move them there as far as there is room. */
+/** Order the slots of each layer by their neighbours' positions, then move them there as far as possible. */
 function arrange(layers) {
   layers.forEach(spread);
   for (let sweep = 0; sweep < 12; sweep += 1) {
     const down = sweep % 2 === 0;
     for (const layer of down ? layers : [...layers].reverse()) {
-      for (const place of layer) place.want = pull(place, down ? place.above : place.below);
+      for (const slot of layer) slot.want = pull(slot, down ? slot.above : slot.below);
       if (sweep < 8) layer.sort((one, other) => one.want - other.want);
       spread(layer);
     }
   }
 }
 
-/** Where a place's neighbours want it: a passing edge goes on straight where it can. */
+/** The mean position of a slot's neighbours; crossing edges prefer a straight line. */
 function pull({ passing, x }, neighbours) {
   const near = neighbours.filter((other) => passing && other.passing);
   const those = near.length ? near : neighbours;
@@ -161,22 +161,22 @@ function pull({ passing, x }, neighbours) {
 }
 
 function spread(layer) {
-  layer.forEach((place, index) => {
+  layer.forEach((slot, index) => {
     const before = layer[index - 1];
-    const room = before ? before.x + (before.width + place.width) / 2 + GAP : -Infinity;
-    place.x = Math.max(place.want ?? 0, room);
+    const least = before ? before.x + (before.width + slot.width) / 2 + GAP : -Infinity;
+    slot.x = Math.max(slot.want ?? 0, least);
   });
   const shift = layer.reduce((sum, { x, want }) => sum + x - (want ?? x / 2), 0) / layer.length;
-  for (const place of layer) place.x -= shift;
+  for (const slot of layer) slot.x -= shift;
 }
 
-function edge(ids, places) {
-  const [first, ...rest] = ids.map((id) => places.get(id));
+function edge(ids, slots) {
+  const [first, ...rest] = ids.map((id) => slots.get(id));
   let [x, y] = [first.x, first.y + BOX];
   let path = `M${x},${y}`;
-  rest.forEach((place, index) => {
+  rest.forEach((slot, index) => {
     const end = index === rest.length - 1;
-    const [toX, toY] = [place.x, end ? place.y - 7 : place.y];
+    const [toX, toY] = [slot.x, end ? slot.y - 7 : slot.y];
     path += `C${x},${(y + toY) / 2} ${toX},${(y + toY) / 2} ${toX},${toY}`;
     if (!end) path += `V${toY + BOX}`;
     [x, y] = [toX, end ? toY : toY + BOX];
@@ -184,9 +184,9 @@ function edge(ids, places) {
   return { from: ids[0], to: ids.at(-1), path, x, y: y + 7 };
 }
 
-// Looking at the graph
+// Zoom and selection
 
-function look(at) {
+function show(at) {
   const image = box.firstElementChild;
   if (!image) return;
   view = at;
@@ -194,17 +194,17 @@ function look(at) {
   box.classList.toggle("zoomed", view !== null);
 }
 
-/** How much of the picture a pixel is. */
+/** SVG units per pixel. */
 const scale = () => 1 / box.firstElementChild.getScreenCTM().a;
 
-/** Make it larger, around a point of the window or the middle. */
+/** Zoom in, around a point of the window or the centre. */
 function zoom(factor, point = null) {
   const [x, y, width, height] = view ?? fitted;
   const smallest = fitted[2] / 20;
   const by = Math.min(Math.max(factor, width / (fitted[2] * 3)), width / smallest);
   const matrix = box.firstElementChild.getScreenCTM().inverse();
   const about = point ? new DOMPoint(point.x, point.y).matrixTransform(matrix) : { x: x + width / 2, y: y + height / 2 };
-  look([about.x - (about.x - x) / by, about.y - (about.y - y) / by, width / by, height / by]);
+  show([about.x - (about.x - x) / by, about.y - (about.y - y) / by, width / by, height / by]);
 }
 
 function dragging() {
@@ -222,7 +222,7 @@ function dragging() {
     moved = true;
     box.classList.add("dragged");
     const [x, y, width, height] = from.view;
-    look([x - dx * scale(), y - dy * scale(), width, height]);
+    show([x - dx * scale(), y - dy * scale(), width, height]);
   });
   const end = () => {
     from = null;
@@ -241,7 +241,7 @@ const middle = (element) => {
   return [left + width / 2, top + height / 2];
 };
 
-/** The nearest node in a direction; what lies aside counts double. */
+/** The nearest node in a direction; sideways distance counts double. */
 function neighbour(group, [dx, dy]) {
   const [x, y] = middle(group);
   const far = (other) => {
@@ -256,7 +256,7 @@ function neighbour(group, [dx, dy]) {
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const group = event.target.closest?.(GROUPS);
-  const actions = { "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: () => look(null) };
+  const actions = { "+": () => zoom(1.25), "=": () => zoom(1.25), "-": () => zoom(0.8), 0: () => show(null) };
   let action = actions[event.key];
   if (group && ["Enter", " "].includes(event.key)) action = () => select(nameOf(group));
   if (group && ARROWS[event.key]) action = () => neighbour(group, ARROWS[event.key])?.focus();
@@ -268,7 +268,7 @@ function onKey(event) {
 function listen() {
   byId("zoom-in").addEventListener("click", () => zoom(1.25));
   byId("zoom-out").addEventListener("click", () => zoom(0.8));
-  byId("fit").addEventListener("click", () => look(null));
+  byId("fit").addEventListener("click", () => show(null));
   byId("view").addEventListener("keydown", onKey);
   box.addEventListener("wheel", (event) => {
     if (!event.ctrlKey) return;

@@ -1,4 +1,4 @@
-// Draws the page from the data that stands in it.
+// Renders the page from the embedded data.
 
 const start = JSON.parse(document.getElementById("data").textContent);
 const { live } = start;
@@ -6,24 +6,24 @@ let { report, picture } = start;
 
 const EVERY = 2000;
 const STATES = {
-  running: "It is at work. The figures are those of the time below.",
-  done: "It went through to its end.",
-  failed: "It broke before its end. Rows that had finished are kept.",
-  interrupted: "It was stopped before its end. Rows that had finished are kept.",
-  lost: "Its process is gone without a word. Rows in parts are kept.",
+  running: "Running. The figures below were last updated at the time shown.",
+  done: "Completed.",
+  failed: "Failed. Finished rows are kept.",
+  interrupted: "Interrupted. Finished rows are kept.",
+  lost: "The process exited without recording a status. Rows in parts are kept.",
 };
 
-// The parts of the page: each makes what stands in it, nothing when there is nothing to show
+// The sections of the page. Each function returns its content, empty when there is nothing to show
 
 function head() {
   const { path, number, started, ended, seconds, host, as_of: asOf, state } = report;
   return [
     el("p", { class: "kicker" }, report.graph.title),
-    el("div", { class: "headline" }, el("h1", {}, breakable(report.job || "A run")), badge(state)),
+    el("div", { class: "headline" }, el("h1", {}, breakable(report.job || "Run")), badge(state)),
     el("p", { class: "muted" }, STATES[state]),
     facts([
       ["Run", code(path)], ["Number", count(number)], ["Started", time(started)], ["Ended", time(ended)],
-      ["Duration", duration(seconds)], ["Host", host], ["Figures of", time(asOf)],
+      ["Duration", duration(seconds)], ["Host", host], ["Updated", time(asOf)],
     ]),
   ];
 }
@@ -31,7 +31,7 @@ function head() {
 function broken() {
   const it = report.broken;
   if (!it) return [];
-  const where = it.node && el("p", {}, "In the node ", nodeLink(it.node), ", which is selected in the graph below.");
+  const where = it.node && el("p", {}, "In node ", nodeLink(it.node), ", which is selected in the graph below.");
   return [
     where,
     el("p", {}, code(it.type)),
@@ -41,7 +41,7 @@ function broken() {
   ];
 }
 
-const resume = () => (report.resume ? [el("p", {}, "This goes on where the run ended:"), command(report.resume)] : []);
+const resume = () => (report.resume ? [el("p", {}, "Resume the run with:"), command(report.resume)] : []);
 
 function rows() {
   const { total, done_before: before, rows: now, failed, state, traffic, seconds } = report;
@@ -52,18 +52,18 @@ function rows() {
     step("In the input", total, 0, "waiting"),
     step("Done before", before, 0, "done"),
     step("Finished now", now, before, "done"),
-    step("Failed of those", failed, before + now - failed, "failed"),
-    step(state === "running" ? "Still to go" : "Not reached", left, before + now, state === "running" ? "waiting" : "stopped"),
-  ].filter(([name, number]) => number || name === "Finished now" || name === "Failed of those");
+    step("Failed", failed, before + now - failed, "failed"),
+    step(state === "running" ? "Remaining" : "Not reached", left, before + now, state === "running" ? "waiting" : "stopped"),
+  ].filter(([name, number]) => number || name === "Finished now" || name === "Failed");
   const line = ([name, number, from, to, kind]) =>
     el("li", {}, el("span", {}, name), el("span", { class: "number" }, rowsOf(number)),
       el("span", { class: "share" }, percent(number, total)), bar(from, to, kind));
   const rate = now && seconds ? `${amount(now / seconds)} rows/s on average` : "";
-  const told = Object.entries(traffic).map(([name, value]) => [worded(name), plain(value)]);
-  return [el("ul", { class: "bars" }, steps.map(line)), facts([["Speed", rate], ...told])];
+  const totals = Object.entries(traffic).map(([name, value]) => [label(name), plain(value)]);
+  return [el("ul", { class: "bars" }, steps.map(line)), facts([["Speed", rate], ...totals])];
 }
 
-const worded = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+const label = (name) => name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 
 function plain(value) {
   if (typeof value === "number") return amount(value);
@@ -86,7 +86,7 @@ function failures() {
 
 function examplesTitle({ examples, count: all }) {
   if (examples.length === all) return all === 1 ? "The row" : `The ${count(all)} rows`;
-  return examples.length === 1 ? "An example" : `${count(examples.length)} examples`;
+  return examples.length === 1 ? "1 example" : `${count(examples.length)} examples`;
 }
 
 function example(row, key) {
@@ -94,7 +94,7 @@ function example(row, key) {
   return el("div", { class: "example" },
     el("div", {}, code(row.id), el("span", { class: "muted" }, `, ${tries}`)),
     el("p", {}, row.message),
-    row.trace && folded(key, "Where in the code", el("pre", { tabindex: 0 }, row.trace)));
+    row.trace && folded(key, "Traceback", el("pre", { tabindex: 0 }, row.trace)));
 }
 
 function nodes() {
@@ -107,7 +107,7 @@ function nodes() {
     const took = worked ? duration(seconds) : "";
     return [nodeLink(name), badge(state), count(came), count(left), count(batches), took, share, bytes(memory)];
   });
-  const heads = ["Node", "State", "Rows in", "Rows out", "Batches", "Time", "Share of the time", "Memory"];
+  const heads = ["Node", "State", "Rows in", "Rows out", "Batches", "Time", "Share of time", "Memory"];
   return lines.length ? [table("All nodes", heads, lines, { numbers: ["Rows in", "Rows out", "Batches", "Time", "Memory"] })] : [];
 }
 
@@ -115,18 +115,18 @@ function output() {
   const { parts, parts_bytes: size, output: path, errors_path: errors, damaged } = report;
   const parted = parts ? `${count(parts)} ${parts === 1 ? "part" : "parts"}, ${bytes(size)}` : "";
   const set = damaged.length ? el("ul", {}, damaged.map((name) => el("li", {}, code(name)))) : "";
-  const told = [["Output", code(path)], ["Failed rows", code(errors)], ["Checkpoints", parted], ["Damaged, set aside", set]];
-  return [facts(told, "lines")];
+  const lines = [["Output", code(path)], ["Failed rows", code(errors)], ["Checkpoints", parted], ["Quarantined parts", set]];
+  return [facts(lines, "lines")];
 }
 
 function options() {
   const lines = (chosen) => chosen.map(({ flag, value }) => [code(flag), el("div", {}, value)]);
   const [given, defaults] = [false, true].map((is) => lines(report.options.filter((it) => it.is_default === is)));
   return [
-    given.length && table("Options that were given", ["Option", "Value"], given),
-    !given.length && defaults.length && el("p", {}, "Nothing but defaults."),
+    given.length && table("Given options", ["Option", "Value"], given),
+    !given.length && defaults.length && el("p", {}, "All options have their default values."),
     defaults.length && folded("defaults", `Defaults (${defaults.length})`,
-      table("Options left as they are", ["Option", "Value"], defaults)),
+      table("Options with default values", ["Option", "Value"], defaults)),
   ];
 }
 
@@ -138,7 +138,7 @@ let chosen = null;
 const nodeNamed = (name) => report.graph.nodes.find((node) => node.name === name);
 const figuresOf = (name) => (Object.hasOwn(report.figures, name) ? report.figures[name] : null);
 
-/** The node that the reader selected, else the broken one, else the job. */
+/** The selected node, else the failed one, else the job's. */
 function selected() {
   const first = report.graph.nodes.find(({ kind }) => kind === "node");
   return [chosen, report.broken?.node, "transformed", first?.name].find((name) => name && nodeNamed(name));
@@ -171,7 +171,7 @@ function nodeParts(node, figures) {
     el("div", { class: "headline" }, el("h3", {}, name),
       figures ? badge(figures.state) : el("span", { class: "badge" }, kind)),
     doc && el("p", { class: "text" }, doc),
-    ...(figures ? told(figures) : []),
+    ...(figures ? outcome(figures) : []),
     facts([
       ["Value", value], ["Overridden by", overridden && `a ${overridden}`], ["Type", code(type)], ["Variant", variant], ["Inputs", links(inputs)], ["Used by", links(users)],
       ["Effects", effects.join(", ")], ["Source", code(where)], ...measured(figures ?? {}),
@@ -187,13 +187,13 @@ function measured({ rows_in: came, rows: left, seconds, batches, bytes: size, me
   ];
 }
 
-/** What is said about how a node went: its error, its note, rows that it lost. */
-function told({ error, note, lost }) {
+/** A node's error, its note, and the rows that it dropped. */
+function outcome({ error, note, lost }) {
   const losses = lost.map(({ rows: number, why }) => el("li", {}, `${rowsOf(number)}: ${why}`));
   return [
     error && el("p", { class: "note failed" }, el("strong", {}, "Error: "), error),
     note && el("p", { class: "note" }, note),
-    losses.length && el("h4", {}, "Rows that did not leave it"),
+    losses.length && el("h4", {}, "Dropped rows"),
     losses.length && el("ul", {}, losses),
   ];
 }
@@ -211,9 +211,9 @@ function shapes({ schema, sample }) {
   ];
 }
 
-// One row, and failures from the server of a live page
+// Row search and failures from the server of a live page
 
-const NO_ANSWER = "The server does not answer.";
+const NO_ANSWER = "The server does not respond.";
 
 function ask(address, parameters) {
   const token = new URLSearchParams(location.search).get("token");
@@ -226,9 +226,9 @@ function oneRow() {
   const path = quoted(report.path);
   if (live) return [lookUp()];
   return [
-    el("p", {}, "What happened to a row, from the input to the output, by its id:"),
+    el("p", {}, "Show the history of a row, from input to output, by its id:"),
     command(`domyn-swarm job row ${path} ID`),
-    el("p", {}, "This report again, with every failed row and a look-up of rows, while the run goes on as well:"),
+    el("p", {}, "Serve this report with live updates, all failed rows and a row search:"),
     command(`domyn-swarm job view ${path}`),
   ];
 }
@@ -241,11 +241,11 @@ function lookUp() {
     const answer = await ask("row.json", { id: input.value }).catch(() => ({ error: NO_ANSWER }));
     found.replaceChildren(answer.error ? el("p", { class: "note failed" }, answer.error) : el("pre", { tabindex: 0 }, answer.text));
   };
-  const label = el("label", { for: "row-id" }, "Id of the row");
-  return el("div", {}, el("form", { class: "ask", submit }, label, input, el("button", {}, "Look up")), found);
+  const caption = el("label", { for: "row-id" }, "Row id");
+  return el("div", {}, el("form", { class: "ask", submit }, caption, input, el("button", {}, "Look up")), found);
 }
 
-let failedKind = 0; // which of the report's failures the reader leafs through
+let failedKind = 0; // the kind of failure whose rows are shown
 
 function drawFailedRows() {
   if (!live || !report.failures.length) return;
@@ -253,7 +253,7 @@ function drawFailedRows() {
     el("option", { value: index }, `${type} (${count(all)}): ${message.slice(0, 80)}`));
   const chooser = byId("failed-kind");
   if (chooser) {
-    if (chooser !== document.activeElement) chooser.replaceChildren(...kinds); // it may be folded out
+    if (chooser !== document.activeElement) chooser.replaceChildren(...kinds); // it may be open
     chooser.value = failedKind;
     return;
   }
@@ -262,13 +262,13 @@ function drawFailedRows() {
     showFailedRows([0]);
   };
   byId("failed-rows").replaceChildren(
-    el("h3", {}, "All rows that failed"),
+    el("h3", {}, "All failed rows"),
     el("div", { class: "ask" }, el("label", { for: "failed-kind" }, "Kind"),
       el("select", { id: "failed-kind", change }, kinds), button("Show", () => showFailedRows([0]))),
     el("div", { id: "failed-page", role: "status" }));
 }
 
-/** A page of failed rows. `offsets` are those of the pages up to it, as only the server knows how long they are. */
+/** Show a page of failed rows. `offsets` are those of all pages up to it; only the server knows their lengths. */
 async function showFailedRows(offsets) {
   const offset = offsets.at(-1);
   const { rows: found, total, error } = await ask("failures.json", { kind: failedKind, offset }).catch(() => ({}));
@@ -285,12 +285,12 @@ async function showFailedRows(offsets) {
   return keeping(page, () => page.replaceChildren(...parts));
 }
 
-// Putting it together
+// Rendering
 
 const PARTS = { broken, resume, rows, warnings, time: overTime, failures, nodes, output, options, versions };
 const shown = new Map();
 
-/** Replace what is in an element without losing what is folded out, scrolled or focused there. */
+/** Replace the content of an element, keeping open details, scroll positions and the focus. */
 function keeping(container, replace) {
   const keyed = (selector) => [...container.querySelectorAll(selector)];
   const open = new Set(keyed("details[open]").map((it) => it.dataset.key));
@@ -321,7 +321,7 @@ function draw() {
   document.title = `${MARKS[report.state]} ${report.job}: ${report.state}`;
   fill(byId("top"), "top", head());
   for (const [id, parts] of Object.entries(PARTS)) {
-    byId(id).hidden = false; // measured while it is drawn
+    byId(id).hidden = false; // visible, so that it can be measured
     byId(id).hidden = !fill(byId(id).querySelector(".body"), id, parts());
   }
   drawFailedRows();

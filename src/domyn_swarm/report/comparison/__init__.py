@@ -1,1 +1,1 @@
-"""Two runs compared, row by row. Private."""
+"""Compare two runs row by row. Private."""

@@ -1,4 +1,4 @@
-"""Two runs compared: what they were asked to do, what they did, and which of their rows came out otherwise."""
+"""Compare two runs: their options, their figures, and their rows."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ SHOWN_COLUMNS = 10
 
 
 def compare(run_a: Any, run_b: Any, on: str | None = None, *, examples: int = EXAMPLES) -> Comparison:
-    """What differs between two runs: options, nodes, rows, tokens and time. Reads both, and writes nothing.
+    """Compare two runs: options, nodes, rows, tokens and time. Both are only read.
 
     Args:
-        run_a: The folder of a run (a path or a URL), or what `run` returned.
+        run_a: The folder of a run (a path or a URL), or the result of `run`.
         run_b: The other one.
-        on: The column that tells which rows belong together: the id column unless given, else one that is unique in
-            the outputs of both, which have to be finished then.
-        examples: Most rows to show with their values, of those that differ.
+        on: The column that rows are matched by. The default is the id column; any other column must be unique in
+            both outputs, and both runs must be done.
+        examples: Maximum number of differing rows to show with their values.
 
     Raises:
-        ConfigurationError: there is no such run, or its rows cannot be matched; the message says what would do.
+        ConfigurationError: a run does not exist, or rows cannot be matched; the hint has alternatives.
         DataError: the column `on` has nulls or duplicates, or something cannot be read.
-        CheckpointError: a part is damaged, or a run changes faster than it can be read.
+        CheckpointError: a part is damaged, or a run modifies its folder faster than it can be read.
     """
     for name in VARIABLES:
         masking.hide(os.environ.get(name, "").strip())
@@ -68,7 +68,9 @@ def _path(run: Any) -> str:
     where = getattr(run, "run_dir", run)
     if isinstance(where, (str, os.PathLike)):
         return str(os.fspath(where))
-    raise ConfigurationError(f"{type(run).__name__!r} is no run.", "Give the folder of a run, or what run() returned.")
+    raise ConfigurationError(
+        f"{type(run).__name__!r} is not a run.", "Pass the folder of a run, or the result of run()."
+    )
 
 
 def _compared(a: Recorded, b: Recorded, on: str | None, examples: int) -> Comparison:
@@ -106,10 +108,12 @@ def _key(a: Recorded, b: Recorded, on: str | None) -> str:
     if on is not None and not (on == a.id_col == b.id_col):
         return on
     if a.id_col != b.id_col:
-        raise ConfigurationError(f"The rows of A are identified by {_ids(a)}, those of B by {_ids(b)}.", _way_out(a, b))
+        raise ConfigurationError(
+            f"The rows of A are identified by {_ids(a)}, those of B by {_ids(b)}.", _match_hint(a, b)
+        )
     if a.id_col == ROW_ID and (why := records.other_rows(a, b)):
         raise ConfigurationError(
-            f"Generated ids only count rows, and {why}: the same id is not the same row.", _way_out(a, b)
+            f"Generated ids are row numbers, and {why}: equal ids are not the same row.", _match_hint(a, b)
         )
     return a.id_col
 
@@ -118,17 +122,17 @@ def _ids(run: Recorded) -> str:
     return "generated ids" if run.id_col == ROW_ID else f"column {run.id_col!r}"
 
 
-def _way_out(a: Recorded, b: Recorded) -> str:
-    """What rows could be matched by."""
+def _match_hint(a: Recorded, b: Recorded) -> str:
+    """The hint: columns that rows could be matched by."""
     hint = "Match them by a column that is unique in both outputs: --on COLUMN (on= in Python)."
     outputs = [_output_of(run) for run in (a, b)]
     names = [set(output.schema.names) if output and output.schema else set() for output in outputs]
     both = sorted(set.intersection(*names))[:SHOWN_COLUMNS]
-    return f"{hint} Columns of both: {', '.join(both)}." if both else hint
+    return f"{hint} Columns in both: {', '.join(both)}." if both else hint
 
 
 def _side(run: Recorded, key: str) -> Side:
-    """The rows of a run, with what stands in column `key`, which is found in its output unless it is its id."""
+    """The rows of a run with their values of the column `key`, read from the output unless it is the id column."""
     declared = run.identity.get("output_columns") or []
     columns, rows = rows_of(run.parts, run.id_col, run.total, declared)
     if key == run.id_col:
@@ -148,21 +152,21 @@ def _side(run: Recorded, key: str) -> Side:
 
 
 def _output_with(run: Recorded, column: str) -> InputFiles:
-    """The output of a run that is done, which has `column`, and a row for each that the run has.
+    """The output of a run that is done, which must have `column` and all rows of the run.
 
     Raises:
-        ConfigurationError: there is no such output.
+        ConfigurationError: it does not.
     """
     if run.state != "done":
         raise ConfigurationError(
-            f"--on: {column!r} is looked up in the output of {run.name}, but {run.path} is {run.state or 'not done'}.",
-            "Run its command again to finish it, or match by its ids.",
+            f"--on: {column!r} is read from the output of {run.name}, but {run.path} is {run.state or 'not done'}.",
+            "Resume that run to finish it, or match by ids.",
         )
     output = _output_of(run)
     if output is None or output.schema is None:
         raise ConfigurationError(
-            f"--on: {column!r} is looked up in the output of {run.name}, which is not where {run.path} wrote it.",
-            f"It was {run.output}, and is known by the run's id in its footer. Put it back, or match by ids.",
+            f"--on: {column!r} is read from the output of {run.name}, but the output of {run.path} was not found.",
+            f"It was written to {run.output}; its footer contains the run's id. Restore it, or match by ids.",
         )
     if column not in output.schema.names:
         raise ConfigurationError(
@@ -171,13 +175,13 @@ def _output_with(run: Recorded, column: str) -> InputFiles:
     if output.rows != (rows := _counts(run)[0]):
         raise ConfigurationError(
             f"--on: the output of {run.name} has {output.rows:,} rows, and {run.path} has {rows:,}.",
-            "Run its command again, or match by ids.",
+            "Run the command of that run again, or match by ids.",
         )
     return output
 
 
 def _output_of(run: Recorded) -> InputFiles | None:
-    """The files of a run's output, if they are where it wrote them: their footer says whose they are."""
+    """The files of a run's output; None unless their footer contains the run's id."""
     for path in _output_paths(run):
         with contextlib.suppress(SwarmError, OSError):
             files = files_of(run.folder, path, run.spec.backend_write_kwargs)
@@ -187,7 +191,7 @@ def _output_of(run: Recorded) -> InputFiles | None:
 
 
 def _output_paths(run: Recorded) -> Iterator[str]:
-    """Where the output may be: a path that is relative was so in the folder that the run was started in."""
+    """Possible paths of the output: a relative path refers to the working directory of the run."""
     if not run.output or "://" in run.output or Path(run.output).is_absolute():
         yield run.output
         return
@@ -201,13 +205,13 @@ def _output_paths(run: Recorded) -> Iterator[str]:
 
 
 def _counts(run: Recorded) -> tuple[int, int]:
-    """Rows of the run, and how many of them failed."""
+    """Numbers of finished and of failed rows."""
     finished, failed = (marks[: run.total] for marks in marks_of(run.parts))
     return int(finished.sum() + failed.sum()), int(failed.sum())
 
 
 def _add_inputs(tally: Tally, run: Recorded) -> None:
-    """Tell of each example what the job was given, as far as the input is still what the run read."""
+    """Add the job's input to each example, if the input files are unchanged since the run."""
     names = run.entry("input_columns", list[str], [])
     read = run.spec.backend_read_kwargs
     if not tally.examples or not names or read.get("filters") or replaced_before(run.identity):
@@ -222,7 +226,7 @@ def _add_inputs(tally: Tally, run: Recorded) -> None:
 
 
 def _at(files: InputFiles, positions: set[int], columns: list[str]) -> dict[int, dict[str, Any]]:
-    """The rows of the input at `positions`."""
+    """The input rows at `positions`."""
     found: dict[int, dict[str, Any]] = {}
     start = 0
     for file in files.files:
@@ -242,12 +246,12 @@ def _at(files: InputFiles, positions: set[int], columns: list[str]) -> dict[int,
 def _notes(a: Recorded, b: Recorded, tally: Tally, shared: list[str]) -> list[str]:
     notes = []
     if not shared:
-        notes.append("The runs have no output column in common: only their rows and failures are compared.")
+        notes.append("The runs have no common output column: only ids and failures are compared.")
     if not tally.rows.both and tally.rows.only_a and tally.rows.only_b:
-        notes.append("No row is in both. Does the column that they are matched by mean the same in both?")
+        notes.append("No row is in both runs. Check that the matched column has the same meaning in both.")
     before = {run.name: run.entry("done_before", int, 0) for run in (a, b)}
     notes += [
-        f"{name} went on from {rows:,} rows of earlier starts: its totals are those of its newest one."
+        f"{name} resumed with {rows:,} rows from earlier starts: its totals cover only the newest start."
         for name, rows in before.items()
         if rows
     ]

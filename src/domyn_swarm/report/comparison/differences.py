@@ -1,4 +1,4 @@
-"""What of two runs is not the same, as plain data."""
+"""Differences between two runs, as plain data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class Difference(msgspec.Struct):
-    """Something that has a name and is not the same in both: what it is, as text, and None where it is not there."""
+    """A named value that differs: as text in A and in B, None where it does not exist."""
 
     name: str
     a: str | None
@@ -16,9 +16,9 @@ class Difference(msgspec.Struct):
 
 
 class NodeDifference(msgspec.Struct):
-    """A node of the graph that is not the same in both; with `what` = node it is in only one of them.
+    """A node that differs; with `what` = node it exists in only one run.
 
-    A node that somebody replaced, and not in both by the same, differs in no other way that counts.
+    For a node with different overrides no other difference is listed.
     """
 
     node: str
@@ -28,12 +28,12 @@ class NodeDifference(msgspec.Struct):
 
     @property
     def label(self) -> str:
-        """The node, and what of it is not the same."""
+        """The node, and which property differs."""
         return self.node if self.what == "node" else f"{self.node}, {self.what}"
 
 
 class InputDifference(msgspec.Struct):
-    """The inputs, by the paths or patterns that name them, and the files that are not the same: their rows as text."""
+    """The inputs: their paths or patterns, and the files that differ, with their rows as text."""
 
     a: str
     b: str

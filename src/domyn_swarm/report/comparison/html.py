@@ -1,4 +1,4 @@
-"""A comparison of two runs as HTML: a fragment for notebooks, or a page. It has no script, and asks for nothing."""
+"""A comparison as HTML: a fragment for notebooks, or a page. It has no script and loads nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from domyn_swarm.report.comparison.differences import Difference
-from domyn_swarm.report.comparison.text import NOT_THERE, NULL, number, one_line, run_facts
-from domyn_swarm.report.comparison.word_diff import GAP, beside
+from domyn_swarm.report.comparison.text import ABSENT, NULL, number, one_line, run_facts
+from domyn_swarm.report.comparison.word_diff import GAP, word_diff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,11 +22,11 @@ body { margin: 2rem; background: light-dark(#ffffff, #1a1e22); }
 body .domyn-compare .scroll { max-height: 85vh; }
 """
 CELL_CHARS = 4000
-"""Most characters of a value that are shown."""
+"""Maximum number of characters shown of a value."""
 
 
 def page(comparison: Comparison) -> str:
-    """The comparison as a page of its own."""
+    """The comparison as a standalone page."""
     policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -39,7 +39,7 @@ def page(comparison: Comparison) -> str:
 
 
 def fragment(comparison: Comparison) -> str:
-    """The comparison as it stands in a notebook's cell; one line where nothing differs but the time."""
+    """The comparison for a notebook cell; a single line when only the time differs."""
     style = files("domyn_swarm.report").joinpath("assets", "compare.css").read_text(encoding="utf-8")
     shown = f"<p>{escape(one_line(comparison))}</p>\n" if comparison.alike else "".join(_sections(comparison))
     return f'<div class="domyn-compare">\n<style>\n{style}</style>\n{shown}</div>\n'
@@ -65,13 +65,13 @@ def _run(side: str, run: Run) -> str:
 
 
 def _changes(title: str, differences: Sequence[Difference]) -> str:
-    """A table of what is not the same, with the words that changed marked."""
+    """A table of differences, with changed words marked."""
     if not differences:
         return ""
     rows = (
         f'<tr><th scope="row">{escape(one.name)}</th><td>{a}</td><td>{b}</td></tr>\n'
         for one in differences
-        for a, b in [_cells(one, NOT_THERE)]
+        for a, b in [_cells(one, ABSENT)]
     )
     return _table(title, ("", "A", "B"), rows)
 
@@ -94,22 +94,22 @@ def _table(title: str, head: Sequence[str], rows: Iterable[str], kind: str = "")
 
 
 def _examples(comparison: Comparison) -> str:
-    """The rows that came out otherwise, in a box that scrolls."""
+    """The differing rows, in a scrollable box."""
     examples = comparison.examples
     if not examples:
         return ""
     inputs = list(dict.fromkeys(name for example in examples for name in example.input))
     rows = (line for example in examples for line in _example(example, inputs))
     table = _table("", (comparison.on, *inputs, "column", "A", "B"), rows)
-    total = comparison.rows.otherwise
-    title = f"Rows that came out otherwise{f', the first {len(examples):,}' if total > len(examples) else ''}"
+    total = comparison.rows.differing
+    title = f"Rows that differ{f', the first {len(examples):,}' if total > len(examples) else ''}"
     return (
         f'<p><b>{title}</b></p>\n<div class="scroll" tabindex="0" role="region" aria-label="{title}">\n{table}</div>\n'
     )
 
 
 def _example(example: Example, inputs: Sequence[str]) -> Iterator[str]:
-    """A line for each column; what tells of the row as a whole spans them."""
+    """One line per column; cells about the whole row span them."""
     span = f' rowspan="{len(example.columns)}"' if len(example.columns) > 1 else ""
     whole = [f'<th scope="row"{span}>{escape(example.id)}</th>']
     whole += [f"<td{span}>{_plain(example.input.get(name))}</td>" for name in inputs]
@@ -135,11 +135,11 @@ def _nothing(what: str) -> str:
 
 
 def _cells(difference: Difference, nothing: str) -> tuple[str, str]:
-    """Both values, the words that changed marked."""
+    """Both values, with changed words marked."""
     if difference.a is None or difference.b is None:
         a, b = (_nothing(nothing) if text is None else escape(_cut(text)) for text in (difference.a, difference.b))
         return a, b
-    old, new = beside(difference.a, difference.b)
+    old, new = word_diff(difference.a, difference.b)
     return _marked(old, "del"), _marked(new, "ins")
 
 

@@ -1,4 +1,4 @@
-"""What two runs come to beside each other, as plain data: texts and pages are made from this and nothing else."""
+"""The comparison of two runs as plain data, from which text and pages are rendered."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from domyn_swarm.report.comparison.differences import (
 
 
 class Run(msgspec.Struct):
-    """One of the two runs. `rows` of the `total` in its input (None: not known) are there, `failed` of them failed.
+    """One of the two runs: `rows` of the `total` in its input (None if unknown) have finished, `failed` of them failed.
 
-    `state` is as in the run's report, `seconds` what its newest start has taken.
+    `state` is that of the run's report, `seconds` the duration of its newest start.
     """
 
     path: str
@@ -33,10 +33,10 @@ class Run(msgspec.Struct):
 
 
 class Rows(msgspec.Struct):
-    """How many rows there are of each kind.
+    """Numbers of rows by kind.
 
-    Those in both are the same, or they changed, or they failed in one or in both. A row that failed has no outputs,
-    which is not the same as outputs that are null.
+    Rows in both runs are the same, have changed, or have failed in one or both. A failed row has no outputs, which
+    differs from outputs that are null.
     """
 
     same: int = 0
@@ -53,18 +53,18 @@ class Rows(msgspec.Struct):
         return self.same + self.changed + self.failed_a + self.failed_b + self.failed_both
 
     @property
-    def otherwise(self) -> int:
-        """Rows that are in both and came out otherwise: those that can be examples."""
+    def differing(self) -> int:
+        """Rows that are in both and differ; examples are taken from these."""
         return self.changed + self.failed_a + self.failed_b
 
     @property
     def differ(self) -> bool:
-        """Whether any row is not the same."""
-        return bool(self.otherwise or self.only_a or self.only_b)
+        """Whether any row differs."""
+        return bool(self.differing or self.only_a or self.only_b)
 
 
 class Column(msgspec.Struct):
-    """An output column: who has it, and in how many rows it changed."""
+    """An output column: which run has it, and in how many rows it changed."""
 
     name: str
     in_a: bool
@@ -73,9 +73,9 @@ class Column(msgspec.Struct):
 
 
 class Example(msgspec.Struct):
-    """A row that changed, or failed in one run only: its id, what the job was given, the columns that changed.
+    """A row that changed or failed in only one run: its id, the job's input, and the changed columns.
 
-    `failure_a` and `failure_b` are empty where it has not failed. All values are texts; None stands for null.
+    `failure_a` and `failure_b` are empty where it has not failed. All values are text; None means null.
     """
 
     id: str
@@ -86,7 +86,7 @@ class Example(msgspec.Struct):
 
 
 class Total(msgspec.Struct):
-    """A figure of both runs, None where a run has not written it down, and B's less A's."""
+    """A figure of both runs (None if not recorded), and the difference B - A."""
 
     name: str
     a: float | None
@@ -95,16 +95,16 @@ class Total(msgspec.Struct):
 
     @property
     def label(self) -> str:
-        """The name as it is shown."""
+        """The name for display."""
         return self.name.replace("_per_second", "/s").replace("_", " ")
 
 
 class Comparison(msgspec.Struct):
-    """Two runs compared. `same` tells whether their outputs are the same: rows, columns, values and failures.
+    """A comparison of two runs. `same`: whether the outputs are equal in rows, columns, values and failures.
 
-    `on` is the column whose values tell which rows belong together. `input` is None when both read the same.
-    `examples` are the first rows that differ, in the order of B. `notes` say what could not be told, and why.
-    In a notebook it shows itself as a table, elsewhere `str` has it as text.
+    `on` is the column that rows are matched by. `input` is None when both runs read the same input. `examples` are the
+    first differing rows, in the order of B. `notes` say what could not be compared, and why. A notebook renders it as
+    a table; `str` gives text.
     """
 
     a: Run
@@ -123,7 +123,7 @@ class Comparison(msgspec.Struct):
 
     @property
     def headline(self) -> str:
-        """In one sentence, whether the outputs are the same, and what differs if not."""
+        """One sentence that says whether the outputs are equal, and what differs."""
         rows = self.rows
         if self.same:
             failed = f", {rows.failed_both:,} of them failed in both" if rows.failed_both else ""
@@ -135,21 +135,21 @@ class Comparison(msgspec.Struct):
             f"{_rows(rows.only_a)} only in A": rows.only_a,
             f"{_rows(rows.only_b)} only in B": rows.only_b,
         }
-        told = [what for what, count in counts.items() if count]
+        parts = [what for what, count in counts.items() if count]
         for side, other in (("A", "in_b"), ("B", "in_a")):
             lone = [column.name for column in self.columns if not getattr(column, other)]
-            told += [f"columns only in {side}: {', '.join(lone)}"] if lone else []
-        return f"The outputs differ: {'; '.join(told)}."
+            parts += [f"columns only in {side}: {', '.join(lone)}"] if lone else []
+        return f"The outputs differ: {'; '.join(parts)}."
 
     def input_changes(self) -> list[Difference]:
-        """What to show of the inputs: their paths, unless they are the same or an option tells them, and the files."""
+        """Differences of the inputs: paths, unless equal or already shown as an option, and files."""
         if self.input is None:
             return []
-        told = self.input.a == self.input.b or any(option.name == "--input" for option in self.options)
-        return [*([] if told else [Difference("path", self.input.a, self.input.b)]), *self.input.files]
+        shown = self.input.a == self.input.b or any(option.name == "--input" for option in self.options)
+        return [*([] if shown else [Difference("path", self.input.a, self.input.b)]), *self.input.files]
 
     def counted(self) -> list[tuple[str, str, str]]:
-        """How many rows there are of each kind that any is of, and of those that changed in which columns, as texts."""
+        """Non-zero row counts by kind as text, with the changed columns."""
         rows = self.rows
         kinds = {
             "the same": rows.same,
@@ -161,29 +161,29 @@ class Comparison(msgspec.Struct):
             "only in B": rows.only_b,
         }
         columns = ", ".join(f"{column.name}: {column.changed:,}" for column in self.columns if column.changed)
-        told = [(kind, count) for kind, count in kinds.items() if count or kind in ("the same", "changed")]
-        return [(kind, f"{count:,}", columns if kind == "changed" else "") for kind, count in told]
+        shown = [(kind, count) for kind, count in kinds.items() if count or kind in ("the same", "changed")]
+        return [(kind, f"{count:,}", columns if kind == "changed" else "") for kind, count in shown]
 
     @property
     def alike(self) -> bool:
-        """Whether nothing differs at all but how long it took."""
+        """Whether nothing differs except the time."""
         return self.same and not (self.options or self.fields or self.input or self.nodes or self.notes)
 
     def __repr__(self) -> str:
         return f"<Comparison: {self.headline}>"
 
     def __str__(self) -> str:
-        from domyn_swarm.report.comparison.text import told  # noqa: PLC0415 - the text is made from this module
+        from domyn_swarm.report.comparison.text import render_text  # noqa: PLC0415 - it imports this module
 
-        return told(self)
+        return render_text(self)
 
     def _repr_html_(self) -> str:
-        from domyn_swarm.report.comparison.html import fragment  # noqa: PLC0415 - so is the page
+        from domyn_swarm.report.comparison.html import fragment  # noqa: PLC0415 - it imports this module
 
         return fragment(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        """For notebooks; both arguments are theirs, and narrow down nothing."""
+        """For notebooks. The arguments are part of IPython's protocol and are ignored."""
         return {"text/plain": str(self), "text/html": self._repr_html_()}
 
 

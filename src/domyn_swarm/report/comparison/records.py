@@ -1,4 +1,4 @@
-"""What two runs have written down of themselves, beside each other: options, fields, inputs, nodes, figures."""
+"""Compare the records of two runs: options, fields, inputs, nodes, figures."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
     from domyn_swarm.checkpoint.folder import RunFolder
 
-PLACES = ("--output", "--checkpoint-dir", "--checkpoint-tag")
-"""Options that only say where things are written."""
+LOCATIONS = ("--output", "--checkpoint-dir", "--checkpoint-tag")
+"""Options that only determine where files are written."""
 JOB_KWARGS = "--job-kwargs"
 COUNTED = ("files", "source", "identified", "limited")
-"""Nodes that decide which row a generated id counts."""
-TOLD_BY_OPTIONS = ("job", "input_columns", "output_columns", "id_column", "model", "filters")
-"""What a job's identity repeats of its options."""
+"""Nodes that determine which row a generated id refers to."""
+REPEATED_OPTIONS = ("job", "input_columns", "output_columns", "id_column", "model", "filters")
+"""Entries of a job's identity that repeat options."""
 MOST_FILES = 20
 DIGEST_CHARS = 8
 TRAFFIC = ("requests", "retries", "tokens_in", "tokens_out")
@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 
 class Recorded:
-    """A run as far as it has written itself down. Runs of earlier versions told less, so any of it may be missing.
+    """The recorded data of a run. Any of it may be missing in runs of earlier versions.
 
     Raises:
-        DamagedPartError: a part cannot be used.
-        CheckpointError: parts count in different versions of the input.
+        DamagedPartError: a part is unusable.
+        CheckpointError: parts belong to different versions of the input.
     """
 
     def __init__(self, name: str, folder: RunFolder) -> None:
@@ -49,17 +49,17 @@ class Recorded:
         self.folder = folder
         self.path = folder.path
         self.record = folder.load(FILE) or {}
-        """All that it has written down, for what `told` and `spec` have not."""
-        self.told = RunRecord.load(folder) or RunRecord()
+        """The whole run.json, for fields that `summary` and `spec` do not have."""
+        self.summary = RunRecord.load(folder) or RunRecord()
         self.spec = SpecRecord.load(folder) or SpecRecord()
         self.parts = aligned(folder)
         origin = self.parts[-1].origin if self.parts else None
-        self.id_col: str = origin.id_col if origin else self.told.id_column or ROW_ID
-        self.identity: dict[str, Any] = self.told.identity or (origin.identity if origin else {})
-        self.digest: str | None = origin.input_digest if origin else self.told.input_digest
+        self.id_col: str = origin.id_col if origin else self.summary.id_column or ROW_ID
+        self.identity: dict[str, Any] = self.summary.identity or (origin.identity if origin else {})
+        self.digest: str | None = origin.input_digest if origin else self.summary.input_digest
 
     def entry(self, name: str, kind: type[T], default: T) -> T:
-        """An entry of run.json; `default` when it is not there, or of another shape."""
+        """An entry of run.json; `default` when it is missing or of another type."""
         try:
             return msgspec.convert(self.record[name], kind)
         except (KeyError, msgspec.ValidationError):
@@ -67,48 +67,50 @@ class Recorded:
 
     @property
     def run_id(self) -> str:
-        """The id that the footer of its output has."""
-        return self.told.run_id or (self.parts[-1].origin.run_id if self.parts else "")
+        """The run's id, which is in the footer of its output."""
+        return self.summary.run_id or (self.parts[-1].origin.run_id if self.parts else "")
 
     @property
     def output(self) -> str:
-        """Where the output was written, as the run was told."""
-        return self.told.output or self.spec.output
+        """The output path, as given."""
+        return self.summary.output or self.spec.output
 
     @property
     def total(self) -> int | None:
         """Rows of the input, within the limit."""
-        return self.told.total
+        return self.summary.total
 
     @property
     def input(self) -> str:
         """The path or pattern of the input."""
-        return self.told.input or self.spec.input
+        return self.summary.input or self.spec.input
 
     @property
     def state(self) -> str:
-        """As the report has it: a run whose process is gone is lost."""
+        """The state as in the report: lost when the process has exited without recording a status."""
         try:
             return report_of(self.folder).state
         except ConfigurationError:
-            return self.told.state or ""
+            return self.summary.state or ""
 
     def run(self, rows: int, failed: int) -> Run:
-        """The run in few words."""
-        job = self.told.job or str(self.identity.get("job", "")).rpartition(":")[2]
+        """A summary of the run."""
+        job = self.summary.job or str(self.identity.get("job", "")).rpartition(":")[2]
         return Run(
-            path=self.path, job=job, state=self.state, started=self.told.started,
-            ended=self.told.ended, output=self.output,
-            id_column=self.id_col, total=self.total, rows=rows, failed=failed, seconds=self.told.seconds,
+            path=self.path, job=job, state=self.state, started=self.summary.started,
+            ended=self.summary.ended, output=self.output,
+            id_column=self.id_col, total=self.total, rows=rows, failed=failed, seconds=self.summary.seconds,
         )  # fmt: skip
 
 
 def unknowns(a: Recorded, b: Recorded) -> list[str]:
-    """What cannot be compared, as a run of an earlier version, or without its run.json, does not tell it."""
+    """Notes about what cannot be compared, because a run's record does not have it."""
     names = {"options": "options", "graph": "graph", "seconds": "figures"}
-    missing = [(run, [told for name, told in names.items() if name not in run.record]) for run in (a, b)]
+    missing = [(run, [label for name, label in names.items() if name not in run.record]) for run in (a, b)]
     return [
-        f"{run.name} does not tell its {', its '.join(what)}: they are not compared." for run, what in missing if what
+        f"{run.name} has no record of its {' and '.join(what)}, which are not compared."
+        for run, what in missing
+        if what
     ]
 
 
@@ -117,20 +119,20 @@ def _differences(a: Mapping[str, str], b: Mapping[str, str]) -> list[Difference]
 
 
 def other_rows(a: Recorded, b: Recorded) -> str:
-    """Why the same count does not mean the same row of both inputs; empty when it does."""
+    """Why equal row numbers do not mean the same row in both runs; empty when they do."""
     if a.digest != b.digest:
         return f"the inputs differ (A: {a.input}, digest {a.digest}; B: {b.input}, digest {b.digest})"
     if a.identity.get("filters") != b.identity.get("filters"):
         return f"the filters differ (A: {a.identity.get('filters')}; B: {b.identity.get('filters')})"
     replaced = (name for name in COUNTED if a.identity.get(NODE + name) != b.identity.get(NODE + name))
     name = next(replaced, None)
-    return f"node {name!r} was replaced, and not in both by the same" if name else ""
+    return f"node {name!r} has different overrides" if name else ""
 
 
 def fields(a: Recorded, b: Recorded) -> list[Difference]:
-    """Fields of the job, and what else makes it another job, as far as options and nodes do not tell it."""
-    left_out = TOLD_BY_OPTIONS if a.record.get("options") and b.record.get("options") else ()
-    told = [
+    """Differences in the job's fields and identity that are not shown as options or nodes."""
+    left_out = REPEATED_OPTIONS if a.record.get("options") and b.record.get("options") else ()
+    shown = [
         {
             name.removeprefix(JOB_FIELD): _text(value)
             for name, value in run.identity.items()
@@ -138,11 +140,11 @@ def fields(a: Recorded, b: Recorded) -> list[Difference]:
         }
         for run in (a, b)
     ]
-    return _differences(*told) if a.identity and b.identity else []
+    return _differences(*shown) if a.identity and b.identity else []
 
 
 def options(a: Recorded, b: Recorded) -> list[Difference]:
-    """Options that are not the same. Job kwargs are told one by one, those that are fields of the job not at all."""
+    """Differing options. Job kwargs are listed one by one, except fields of the job."""
     if not (a.record.get("options") and b.record.get("options")):
         return []
     known = {name for run in (a, b) for name in run.identity}
@@ -151,14 +153,14 @@ def options(a: Recorded, b: Recorded) -> list[Difference]:
 
 def _options(run: Recorded, known: set[str]) -> Iterator[tuple[str, str]]:
     for option in run.entry("options", list[Option], []):
-        if option.flag in PLACES:
+        if option.flag in LOCATIONS:
             continue
         if option.flag != JOB_KWARGS:
             yield option.flag, masked(option.value)
             continue
         try:
             kwargs = msgspec.json.decode(option.value, type=dict[str, Any])
-        except msgspec.DecodeError:  # a key in it was masked
+        except msgspec.DecodeError:  # it contains a masked key
             yield option.flag, masked(option.value)
             continue
         yield from ((f"{JOB_KWARGS} {k}", _text(v)) for k, v in kwargs.items() if f"{JOB_FIELD}{k}" not in known)
@@ -169,7 +171,7 @@ def _text(value: Any) -> str:
 
 
 def inputs(a: Recorded, b: Recorded) -> InputDifference | None:
-    """What of the inputs is not the same; None when all of it is, or when that is not known."""
+    """Differences of the inputs; None when they are equal or unknown."""
     if a.digest is None or b.digest is None or a.digest == b.digest:
         return None
     then, now = (Counter(map(tuple, run.entry("input_files", list[tuple[Any, ...]], []))) for run in (a, b))
@@ -179,13 +181,13 @@ def inputs(a: Recorded, b: Recorded) -> InputDifference | None:
 
 
 def _rows(file: tuple[Any, ...]) -> str:
-    """Rows and digest of a file: two that have as many rows hold others."""
+    """Rows and digest of a file; the digest shows a change when the number of rows is equal."""
     rows = f"{file[1]:,} rows" if isinstance(file[1], int) else "rows"
     return f"{rows}, digest {str(file[2]).rpartition(':')[2][:DIGEST_CHARS]}"
 
 
 def nodes(a: Recorded, b: Recorded) -> list[NodeDifference]:
-    """Nodes that are not the same, in data order."""
+    """Differing nodes, in data order."""
     if "graph" not in a.record or "graph" not in b.record:
         return []
     old, new = _computed(a), _computed(b)
@@ -194,7 +196,7 @@ def nodes(a: Recorded, b: Recorded) -> list[NodeDifference]:
 
 
 def _computed(run: Recorded) -> dict[str, tuple[Node, str]]:
-    """The nodes by name, each with what it was replaced by, if it was."""
+    """The nodes by name, each with its override, if any."""
     graph = run.entry("graph", Graph, Graph("", []))
     return {node.name: (node, _replaced(run, node)) for node in graph.nodes if node.kind == "node"}
 
@@ -208,7 +210,7 @@ def _replaced(run: Recorded, node: Node) -> str:
 
 def _node(name: str, a: tuple[Node, str] | None, b: tuple[Node, str] | None) -> Iterator[NodeDifference]:
     if a is None or b is None:
-        yield NodeDifference(name, "node", *("there" if node else None for node in (a, b)))
+        yield NodeDifference(name, "node", *("present" if node else None for node in (a, b)))
         return
     (old, by), (new, now_by) = a, b
     if by != now_by:
@@ -223,7 +225,7 @@ def _node(name: str, a: tuple[Node, str] | None, b: tuple[Node, str] | None) -> 
 
 
 def totals(a: Recorded, b: Recorded) -> list[Total]:
-    """Requests, tokens and time of the newest start of each run, those that any of them tells."""
+    """Requests, tokens and time of each run's newest start, as far as recorded."""
     old, new = _figures(a), _figures(b)
     return [_total(name, old.get(name), new.get(name)) for name in {**old, **new}]
 
@@ -235,7 +237,7 @@ def _total(name: str, a: float | None, b: float | None) -> Total:
 def _figures(run: Recorded) -> dict[str, float]:
     traffic = run.entry("traffic", dict[str, Any], {})
     figures = {name: traffic[name] for name in TRAFFIC if isinstance(traffic.get(name), (int, float))}
-    seconds, rows = run.told.seconds, run.told.rows
+    seconds, rows = run.summary.seconds, run.summary.rows
     if seconds is not None:
         figures["seconds"] = seconds
         if rows:

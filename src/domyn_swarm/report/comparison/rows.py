@@ -1,7 +1,7 @@
-"""The rows of two runs beside each other: which belong together, which changed, a few examples.
+"""Compare the rows of two runs: match them, count differences, and collect examples.
 
-Rows of the same input stand at the same positions, so both runs are read once, window by window, and nothing is kept.
-Otherwise ids, and a digest of each output, are kept for the rows of A: eight bytes each, whatever the texts are.
+Rows of the same input have the same positions, so both runs are read once, window by window, in constant memory.
+Otherwise digests of ids and outputs are kept for the rows of A: eight bytes each, whatever the size of the values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.part import Marks, Part
 
 KEY = "__key__"
-"""What tells which rows belong together: the id, or the column that is asked for."""
+"""The column that rows are matched by: the id, or the requested column."""
 OFFENDERS = 5
 _WANTED = "Match rows by a column that is unique and never null."
 
@@ -42,10 +42,10 @@ Indices: TypeAlias = np.ndarray[Any, np.dtype[np.intp]]
 
 @dataclass(frozen=True)
 class Side:
-    """The rows of one run. Tables of `stream` have POSITION, KEY, the columns that are asked for, and FAILURE.
+    """The rows of one run. Tables of `stream` have POSITION, KEY, the requested columns, and FAILURE.
 
-    `name` is how messages call it, `key` the column that its keys come from. `checked` tells that these are known to be
-    unique, and none null.
+    `name` is used in messages; `key` is the column of the keys; `checked` means that they are known to be unique and
+    not null.
     """
 
     name: str
@@ -60,11 +60,11 @@ def rows_of(
 ) -> tuple[pa.Schema, Callable[[Sequence[str]], Iterator[pa.Table]]]:
     """The output columns of `parts`, and their rows with a position below `most`, as a `Side` streams them.
 
-    `declared` are output columns that the run has in any case.
+    `declared` are output columns that exist even without values.
     """
     types = united([pa.schema([(name, pa.null()) for name in declared]), *(part.types for part in parts)])
     at = types.get_field_index(DEFAULT_COLUMN)
-    # A row that failed before any dict came along left the default column behind, with nothing in it.
+    # A row that failed before the first dict was returned leaves an empty default column.
     if DEFAULT_COLUMN not in declared and len(types) > 1 and at >= 0 and pa.types.is_null(types.field(at).type):
         types = types.remove(at)
 
@@ -79,7 +79,7 @@ def rows_of(
 
 @dataclass
 class Tally:
-    """What is counted of both runs' rows, and the first that differ. `changed` is by column."""
+    """Row counts, and the first differing rows. `changed` is by column."""
 
     columns: list[str]
     most: int
@@ -87,10 +87,10 @@ class Tally:
     changed: Counter[str] = field(default_factory=Counter)
     examples: list[Example] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    """Of the examples, in B."""
+    """Positions of the examples in B."""
 
     def add(self, differ: Mapping[str, Marks], failed_a: Marks, failed_b: Marks) -> list[tuple[int, list[str]]]:
-        """Count rows that are in both; which of them become examples, with the columns that these show."""
+        """Count rows that are in both; return the rows that become examples, with the columns to show."""
         fine = ~(failed_a | failed_b)
         changed = np.zeros(len(fine), dtype=np.bool_)
         for name, marks in differ.items():
@@ -107,16 +107,16 @@ class Tally:
 
 
 class _OtherRowsError(Exception):
-    """Rows at the same position are not the same rows."""
+    """Rows at the same position have different ids."""
 
 
 def matched(a: Side, b: Side, columns: list[str], most: int, *, in_place: bool) -> Tally:
-    """Both runs' rows compared in `columns`, with at most `most` examples.
+    """Compare the rows of both runs in `columns`, with at most `most` examples.
 
-    `in_place` says that the runs' rows stand at the same positions, as those of one input do.
+    `in_place` says that equal rows have equal positions, as for runs over the same input.
 
     Raises:
-        DataError: a key is null, or is there twice.
+        DataError: a key is null or occurs twice.
         DamagedPartError: a part cannot be read.
     """
     if in_place:
@@ -138,7 +138,7 @@ def _by_position(a: Side, b: Side, tally: Tally) -> Tally:
 
 
 def _windows(a: Iterator[pa.Table], b: Iterator[pa.Table]) -> Iterator[tuple[pa.Table | None, pa.Table | None]]:
-    """The tables of both for each window of positions, where any has one."""
+    """The tables of both runs for each window of positions."""
 
     def numbered(tables: Iterator[pa.Table], side: int) -> Iterator[tuple[int, int, pa.Table]]:
         return ((table[POSITION][0].as_py() // WINDOW_ROWS, side, table) for table in tables if table.num_rows)
@@ -179,18 +179,18 @@ def _failed(table: pa.Table) -> Marks:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept of A's rows, in the order of their keys; `rows` are their numbers."""
+    """Digests of A's rows, sorted by key; `rows` are their numbers."""
 
     keys: Digests
     rows: Indices
     outputs: Mapping[str, Digests]
     failed: Marks
 
-    def places(self, keys: Digests) -> tuple[Indices, Indices]:
-        """Which of `keys` are here, in their order, and where."""
+    def find(self, keys: Digests) -> tuple[Indices, Indices]:
+        """Indices of the `keys` that exist here, and their locations."""
         if not len(self.keys):
             return np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp)
-        order = np.argsort(keys)  # sorted keys are looked up several times as fast
+        order = np.argsort(keys)  # searching sorted keys is several times faster
         at = np.empty(len(keys), dtype=np.intp)
         at[order] = np.minimum(np.searchsorted(self.keys, keys[order]), len(self.keys) - 1)
         found = np.flatnonzero(self.keys[at] == keys)
@@ -206,7 +206,7 @@ def _by_key(a: Side, b: Side, tally: Tally) -> Tally:
         keys = _keys(table, b)
         if not b.checked:
             keys_b.append(keys)
-        mine, theirs = kept.places(keys)
+        mine, theirs = kept.find(keys)
         seen[theirs] = True
         tally.rows.only_b += len(keys) - len(mine)
         differ = {name: kept.outputs[name][theirs] != digests(table[name])[mine] for name in tally.columns}
@@ -250,7 +250,7 @@ def _keys(table: pa.Table, side: Side) -> Digests:
 
 
 def _check_unique(side: Side, keys: Digests) -> None:
-    """Refuse `keys`, which are sorted, if any is there twice."""
+    """Refuse sorted `keys` with duplicates."""
     twice = np.unique(keys[1:][keys[1:] == keys[:-1]])
     if not len(twice):
         return
@@ -261,9 +261,7 @@ def _check_unique(side: Side, keys: Digests) -> None:
             if value in counts or len(counts) < OFFENDERS:
                 counts[value] += 1
     first = ", ".join(f"{value} ({times} times)" for value, times in counts.items())
-    raise DataError(
-        f"--on: {side.key!r} has {len(twice):,} values in {side.name} that are there more than once: {first}.", _WANTED
-    )
+    raise DataError(f"--on: {side.key!r} has {len(twice):,} duplicate values in {side.name}: {first}.", _WANTED)
 
 
 def _shown(value: Any) -> str:
@@ -285,7 +283,7 @@ def _fetched(side: Side, columns: list[str], numbers: set[int]) -> dict[int, dic
 
 
 def _example(before: dict[str, Any], after: dict[str, Any], columns: list[str]) -> Example:
-    """A row that differs, with `columns` as they are in both."""
+    """A differing row, with the values of `columns` in both runs."""
     failures = [_failure(row[FAILURE]) for row in (before, after)]
     changes = []
     for name in columns:
@@ -301,7 +299,7 @@ def _failure(failure: dict[str, Any] | None) -> str:
 
 
 def text_of(value: Any, *, typed: bool = False) -> str | None:
-    """A value as it is shown; `typed` ones tell a text from what looks like it."""
+    """A value as text; `typed` distinguishes a string from other types that look the same."""
     if value is None:
         return None
     if isinstance(value, str) and not typed:

@@ -1,4 +1,4 @@
-"""A comparison of two runs as a text for terminals."""
+"""A comparison as text for terminals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from domyn_swarm.report.comparison.differences import Difference
-from domyn_swarm.report.comparison.word_diff import beside
+from domyn_swarm.report.comparison.word_diff import word_diff
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 LINE_CHARS = 400
 INPUT_CHARS = 100
-"""Most characters of a text that are shown; of what the job was given fewer will do to know it again."""
+"""Maximum number of characters shown of a value, and of an input."""
 SHORT_CHARS = 60
-"""Two values that have no more together stand on one line."""
+"""Two values that are together no longer than this are shown on one line."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-NOT_THERE = "(not there)"
+ABSENT = "(absent)"
 NULL = "(null)"
 
 
-def told(comparison: Comparison) -> str:
-    """The comparison as text; one line where nothing differs but the time."""
+def render_text(comparison: Comparison) -> str:
+    """The comparison as text; a single line when only the time differs."""
     c = comparison
     if c.alike:
         return one_line(c)
@@ -45,7 +45,7 @@ def told(comparison: Comparison) -> str:
 
 
 def one_line(comparison: Comparison) -> str:
-    """The headline, with the seconds that both took."""
+    """The headline, with the seconds of both runs."""
     times = ", ".join(f"{side} {number(run.seconds)} s" for side, run in _runs(comparison) if run.seconds is not None)
     return f"{comparison.headline.removesuffix('.')}{f' ({times})' if times else ''}."
 
@@ -55,7 +55,7 @@ def _runs(comparison: Comparison) -> tuple[tuple[str, Run], ...]:
 
 
 def run_facts(run: Run) -> list[str]:
-    """What stands beside a run's path."""
+    """Facts shown after a run's path."""
     of = f" of {run.total:,}" if run.total is not None and run.total != run.rows else ""
     output = f"output {run.output}" if run.output else ""
     facts = [run.job, run.state, f"{run.rows:,}{of} rows", f"{run.failed:,} failed", run.started, output]
@@ -70,11 +70,11 @@ def _titled(title: str, differences: Sequence[Difference]) -> Iterator[str]:
     if differences:
         yield f"{title} (A -> B)"
         for one in differences:
-            yield from _difference(one, NOT_THERE)
+            yield from _difference(one, ABSENT)
 
 
 def _difference(one: Difference, nothing: str) -> Iterator[str]:
-    """On one line where that is short, else one below the other, cut to what changed."""
+    """On one line if short, else one below the other, reduced to what changed."""
     before, after = (nothing if text is None else text for text in (one.a, one.b))
     shown = f"{line(before)} -> {line(after)}"
     if len(shown) <= SHORT_CHARS:
@@ -82,13 +82,13 @@ def _difference(one: Difference, nothing: str) -> Iterator[str]:
         return
     yield f"  {line(one.name)}"
     if one.a is not None and one.b is not None:
-        before, after = ("".join(piece.text for piece in pieces) for pieces in beside(before, after))
+        before, after = ("".join(piece.text for piece in pieces) for pieces in word_diff(before, after))
     yield f"  - {line(before)}"
     yield f"  + {line(after)}"
 
 
 def line(text: str, most: int = LINE_CHARS) -> str:
-    """`text` on one line, without what would move the cursor, cut to `most` characters."""
+    """`text` on one line, with control characters escaped, cut to `most` characters."""
     cut = text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), cut)
 
@@ -108,7 +108,7 @@ def _totals(totals: Sequence[Total]) -> Iterator[str]:
 
 
 def number(value: float | None, *, signed: bool = False) -> str:
-    """A figure with as many digits as it is worth; `-` for one that is not known."""
+    """A figure with a suitable number of digits; `-` if unknown."""
     if value is None:
         return "-"
     sign = "+" if signed and value > 0 else ""
@@ -131,10 +131,10 @@ def _example(on: str, example: Example) -> Iterator[str]:
 
 
 def _more(comparison: Comparison) -> Iterator[str]:
-    """What examples do not show, where there are any."""
-    more = comparison.rows.otherwise - len(comparison.examples)
+    """How many differing rows are not among the examples."""
+    more = comparison.rows.differing - len(comparison.examples)
     if comparison.examples and more:
-        yield f"{more:,} more row{' came' if more == 1 else 's came'} out otherwise."
+        yield f"{more:,} more row{' differs' if more == 1 else 's differ'}."
 
 
 def _outputs(example: Example, side: str) -> str:

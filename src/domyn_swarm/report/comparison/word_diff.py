@@ -1,4 +1,4 @@
-"""Two texts beside each other, word by word: what changed, and a little of what stands around it."""
+"""Word-by-word differences of two texts, with some context."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 MOST_WORDS = 1500
-"""Words of a text that are compared, from the first that differs on; their marks and spaces count."""
+"""Maximum number of tokens compared, starting at the first difference; punctuation and spaces count."""
 AROUND = 20
-"""Words, marks and spaces that stay on each side of a change, where leaving out the rest spares as many."""
+"""Tokens of context on each side of a change; the rest is elided if it is at least as long."""
 GAP = "…"
 _ALONE = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-"""Characters of scripts that put no spaces between words."""
+"""Characters of scripts without spaces between words."""
 _WORD = re.compile(rf"[{_ALONE}]|[^\W{_ALONE}]+|\s+|.")
 
 
 class Piece(NamedTuple):
-    """A stretch of a text, and whether it differs from the other text's."""
+    """A piece of a text, and whether it differs from the other text."""
 
     text: str
     changed: bool
 
 
-def beside(one: str, other: str) -> tuple[list[Piece], list[Piece]]:
-    """Both texts in pieces, with GAP for what is the same, or beyond MOST_WORDS, and far from all that differs."""
+def word_diff(one: str, other: str) -> tuple[list[Piece], list[Piece]]:
+    """Both texts in pieces, with GAP for equal text far from changes, and for text beyond MOST_WORDS."""
     before, after = _WORD.findall(one), _WORD.findall(other)
     start = _common(before, after)
     end = _common(reversed(before[start:]), reversed(after[start:]))
@@ -45,14 +45,14 @@ def beside(one: str, other: str) -> tuple[list[Piece], list[Piece]]:
 
 
 class _Run(NamedTuple):
-    """Words in a row that all differ, or all do not."""
+    """Consecutive words that all differ, or are all equal."""
 
     words: list[str]
     changed: bool
 
 
 def _common(one: Iterable[str], other: Iterable[str]) -> int:
-    """How many words are the same at the beginning."""
+    """The number of equal words at the beginning."""
     count = 0
     for left, right in zip(one, other, strict=False):
         if left != right:
@@ -62,7 +62,7 @@ def _common(one: Iterable[str], other: Iterable[str]) -> int:
 
 
 def _runs(old: list[str], new: list[str]) -> Iterator[tuple[bool, list[str], list[str]]]:
-    """Whether words are the same, and they: in turns. Spaces and marks between two changes belong to them."""
+    """Alternating runs of equal and changed words. Spaces and punctuation between two changes belong to the change."""
     runs = []
     for kind, i, j, k, m in SequenceMatcher(str.isspace, old, new).get_opcodes():
         same = kind == "equal" and any(word[0].isalnum() for word in old[i:j])
@@ -73,7 +73,7 @@ def _runs(old: list[str], new: list[str]) -> Iterator[tuple[bool, list[str], lis
 
 
 def _pieces(runs: list[_Run]) -> list[Piece]:
-    """`runs` as texts, those that stayed the same cut to what is near a change."""
+    """`runs` as text, with equal runs cut to the context of changes."""
     runs = [run for run in runs if run.words]
     pieces = []
     for number, run in enumerate(runs):

@@ -1,4 +1,4 @@
-"""What a launcher has to have: a module of these functions, registered under `domyn_swarm.launchers`."""
+"""The launcher protocol: a module with these functions, registered under the group `domyn_swarm.launchers`."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 FLUSH_SECONDS = 30.0
-"""What a run has to write down what finished, once no call is waited for any more, before it is killed."""
+"""Seconds that a run has to write finished rows after its grace period, before it is killed."""
 
 Handle = dict[str, Any]
-"""What a launcher needs to find a run again, as plain data."""
+"""What a launcher needs to identify a run, as plain data."""
 
 
 T = TypeVar("T")
 
 
 def handle_as(handle: Mapping[str, Any], kind: type[T]) -> T:
-    """A handle as what its launcher has made it: it comes from a file, which may have been changed.
+    """Validate a handle, which was read from a file that may have been changed.
 
     Raises:
-        UnreadableRecordError: it is not.
+        UnreadableRecordError: it is invalid.
     """
     return records.converted(dict(handle), kind, "The handle in submission.json")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """A run to be sent: `python -m domyn_swarm.jobs.run <spec>`, from `folder`, with what it prints added to `log`.
+    """A run to start: `python -m domyn_swarm.jobs.run <spec>` in `folder`, with its output appended to `log`.
 
-    `spec` is the path of its `spec.json`, whose paths are absolute and which holds no secrets; `job` is that spec's
-    job. `name` is the run's. Once it is asked to end, its calls in flight have `grace` seconds.
+    `spec` is the path of its `spec.json`, which has absolute paths and no secrets; `job` is that spec's job. `name` is
+    the run's name. When it is asked to stop, its calls in flight have `grace` seconds.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     grace: float = 5.0
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What a place says of a run: `gone` when it ended there, in whatever way; `unknown` when the place is silent.
+class LauncherStatus(msgspec.Struct, frozen=True):
+    """A run's status according to its launcher: `gone` when it has ended; `unknown` when the launcher does not respond.
 
-    `detail` is what the place calls it, or why it says nothing (`PENDING (Resources)`, `exit status 2`), to be shown.
-    `exit_status` is that of the driver, where it is gone and the place knows it: it tells a run that refused to begin
-    from one that was lost.
+    `detail` is text to show: the launcher's own name for the state, or why it is unknown (`PENDING (Resources)`, `exit
+    status 2`). `exit_status` is that of the driver when it has ended and the launcher knows it: it distinguishes a run
+    that failed at its start from one that was lost.
     """
 
     state: Literal["pending", "running", "gone", "unknown"]
@@ -61,54 +61,54 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Launcher(Protocol):
-    """A place where runs go on."""
+    """Starts, queries and cancels runs on one kind of target."""
 
     name: str
-    """What `--run-on` calls it."""
+    """The value of `--run-on` that selects it."""
 
     near: bool
-    """Whether it reaches the endpoint just as this machine does, so that a dead one is refused before a run is sent."""
+    """Whether runs reach the endpoint exactly as this machine does, so that it can be checked before submission."""
 
     def check(self, placement: Placement) -> Placement:
-        """Make sure, before anything is written, that runs can be sent there; the placement to remember for a resume.
+        """Check, before anything is written, that runs can be started; return the placement to store for a resume.
 
-        What only the environment of this moment says (a cluster's address) is settled in it.
+        Values from the current environment (a cluster's address) are resolved in it.
 
         Raises:
-            ConfigurationError: a program is missing, an option cannot work, the place is silent.
+            ConfigurationError: a program is missing, an option is invalid, or the target does not respond.
         """
 
     def shown(self, launch: Launch) -> str:
-        """What would be sent, for `--dry-run`: a command line, or a script."""
+        """The command line or script that would be submitted, for `--dry-run`."""
 
     def start(self, launch: Launch) -> Handle:
-        """Send it; return as soon as the place has taken it.
+        """Start the run; return as soon as the target has accepted it.
 
         Raises:
-            JobError: the place did not take it.
+            JobError: the target rejected it.
         """
 
-    def ask(self, handle: Mapping[str, Any]) -> Answer:
-        """Ask the place what has become of the run. Silence is an answer, too.
+    def ask(self, handle: Mapping[str, Any]) -> LauncherStatus:
+        """Query the run's status. Never raises when the target does not respond: then it is `unknown`.
 
         Raises:
-            UnreadableRecordError: the handle is none of this launcher's (`handle_as`).
+            UnreadableRecordError: the handle is invalid (`handle_as`).
         """
 
     def cancel(self, handle: Mapping[str, Any], grace: float) -> None:
-        """Ask the run to flush and end (SIGTERM), and see to it that it does.
+        """Ask the run to flush and exit (SIGTERM), and kill it if it does not.
 
-        After `grace` seconds it is told to drop its calls in flight (SIGTERM again). It is ended by force if it has
-        not written what finished in FLUSH_SECONDS more.
+        After `grace` seconds it is asked to drop its calls in flight (SIGTERM again). It is killed if it has not
+        written its finished rows in FLUSH_SECONDS more.
 
-        Returns when it is gone; a run that is gone already is none of its business.
+        Returns when the run has ended, at once if it had already.
 
         Raises:
-            JobError: the place does not do it.
+            JobError: the run cannot be cancelled.
         """
 
     def log(self, handle: Mapping[str, Any], path: str, *, follow: bool) -> Iterator[str]:
-        """What the run has printed, in pieces; with `follow`, more as it comes, until the run is gone.
+        """The run's log, in pieces; with `follow`, until the run has ended.
 
-        `path` is where the run's log was asked to be.
+        `path` is the `log` of the run's Launch.
         """

@@ -1,4 +1,4 @@
-"""Runs on this machine, in a session of their own: no terminal, and no logout, ends them."""
+"""Launcher for this machine: runs have their own session, so they outlive the terminal and the login."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from domyn_swarm.checkpoint.lock import living_holder
 from domyn_swarm.checkpoint.process import Process
 from domyn_swarm.checkpoint.records import Count, Text  # noqa: TC001 - msgspec evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, JobError
-from domyn_swarm.runs.launchers.base import FLUSH_SECONDS, Answer, Handle, Launch, handle_as
-from domyn_swarm.runs.launchers.tail import followed, make_log
+from domyn_swarm.runs.launchers.base import FLUSH_SECONDS, Handle, Launch, LauncherStatus, handle_as
+from domyn_swarm.runs.launchers.tail import follow_file, make_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,14 +34,14 @@ name = "local"
 near = True
 POLL_SECONDS = 0.1
 APART_SECONDS = 0.5
-"""Between two signals: a process is told once of those that come at the same time."""
-_LAST_WORDS = re.compile(r"exit status (\d+)\s*\Z")
-"""What `domyn_swarm.jobs.run` logs at its very end."""
+"""Seconds between two signals; simultaneous signals of a kind are delivered only once."""
+_LAST_LINE = re.compile(r"exit status (\d+)\s*\Z")
+"""The last line of a run's log, written by `domyn_swarm.jobs.run`."""
 LAST_BYTES = 200
 
 
 class _Handle(Process, frozen=True):
-    """The driver; where its log is, and where in it this run begins; its spec."""
+    """The driver process, the path of its log, the offset at which this run's log begins, and the path of its spec."""
 
     log: Text
     begins: Count
@@ -49,23 +49,23 @@ class _Handle(Process, frozen=True):
 
     def __post_init__(self) -> None:
         if not (Path(self.log).is_absolute() and Path(self.spec).is_absolute()):  # a URL is not
-            raise ValueError("log and spec are no absolute paths")
+            raise ValueError("log and spec are not absolute paths")
 
 
 def check(placement: Placement) -> Placement:
-    """Refuse what only other places know.
+    """Refuse options of other launchers.
 
     Raises:
-        ConfigurationError: an option is for another place.
+        ConfigurationError: an option belongs to another launcher.
     """
     for flag, given in (("--slurm-args", placement.slurm_args), ("--requeue", placement.requeue)):
         if given:
-            raise ConfigurationError(f"{flag} is for runs on Slurm.", "Add --run-on slurm, or leave it out.")
+            raise ConfigurationError(f"{flag} requires --run-on slurm.", "Add --run-on slurm, or remove the flag.")
     return placement
 
 
 def shown(launch: Launch) -> str:
-    """The command line, as somebody would type it."""
+    """The command line as it would be typed."""
     words = shlex.join(_command(launch))
     return f"cd {shlex.quote(launch.folder)} && {words} >> {shlex.quote(launch.log)} 2>&1"
 
@@ -86,7 +86,7 @@ def start(launch: Launch) -> Handle:
             )  # fmt: skip
         except OSError as error:
             raise JobError(
-                f"The run cannot be started: {error}.", "Nothing was written. Mend it, and try again."
+                f"The run cannot be started: {error}.", "Nothing was written. Fix the cause and try again."
             ) from None
     process = Process.of(driver.pid)
     handle = _Handle(process.host, process.pid, process.machine, process.started, launch.log, begins, launch.spec)
@@ -94,19 +94,19 @@ def start(launch: Launch) -> Handle:
     return found
 
 
-def ask(handle: Mapping[str, Any]) -> Answer:
-    """Look into this machine's table of processes; for a run of another machine, at the heartbeat of its lock."""
+def ask(handle: Mapping[str, Any]) -> LauncherStatus:
+    """Check the process table; for a run of another machine, the heartbeat of its lock."""
     driver = handle_as(handle, _Handle)
     if not driver.is_near:
-        return _from_afar(driver)
+        return _remote_status(driver)
     if driver.is_alive:
-        return Answer("running", str(driver))
+        return LauncherStatus("running", str(driver))
     status = _exit_status(driver)
-    return Answer("gone", "" if status is None else f"exit status {status}", status)
+    return LauncherStatus("gone", "" if status is None else f"exit status {status}", status)
 
 
 def cancel(handle: Mapping[str, Any], grace: float) -> None:
-    """Ask the driver to flush and end; when that takes too long end its whole session, workers included.
+    """Ask the driver to flush and exit; when that takes too long, kill its session, workers included.
 
     Raises:
         JobError: it runs on another machine.
@@ -114,18 +114,19 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
     driver = handle_as(handle, _Handle)
     if not driver.is_near:
         raise JobError(
-            f"It runs on {driver.host}, and signals do not reach there.", f"Give the same command on {driver.host}."
+            f"It is running on {driver.host}, and signals do not reach other machines.",
+            f"Run the same command on {driver.host}.",
         )
-    if not asked_to_end(driver, grace):
+    if not terminate(driver, grace):
         _end_session(driver.pid)
-        _gone_within(driver, 1.0)
+        _ends_within(driver, 1.0)
 
 
-def asked_to_end(process: Process, grace: float) -> bool:
-    """Whether the process ends when it is asked to: in `grace` seconds, or FLUSH_SECONDS after it was asked again.
+def terminate(process: Process, grace: float) -> bool:
+    """Send SIGTERM, and again after `grace` seconds; return whether the process ended within FLUSH_SECONDS more.
 
     Raises:
-        JobError: it is another user's.
+        JobError: it belongs to another user.
     """
     for seconds in (max(grace, APART_SECONDS), FLUSH_SECONDS):
         try:
@@ -135,14 +136,14 @@ def asked_to_end(process: Process, grace: float) -> bool:
             return True
         except PermissionError:
             raise JobError(
-                f"{process} belongs to another user, and takes no signal from this one.", "Ask whoever started it."
+                f"{process} belongs to another user and cannot be signalled.", "Ask the user who started it."
             ) from None
-        if _gone_within(process, seconds):
+        if _ends_within(process, seconds):
             return True
     return False
 
 
-def _gone_within(process: Process, seconds: float) -> bool:
+def _ends_within(process: Process, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while process.is_alive:
         if time.monotonic() >= deadline:
@@ -152,18 +153,18 @@ def _gone_within(process: Process, seconds: float) -> bool:
 
 
 def log(handle: Mapping[str, Any], path: str, *, follow: bool) -> Iterator[str]:
-    """The log from its beginning, earlier runs included."""
-    return followed(path, lambda: not follow or ask(handle).state == "gone")
+    """The whole log, including earlier runs in the same folder."""
+    return follow_file(path, lambda: not follow or ask(handle).state == "gone")
 
 
 def _command(launch: Launch) -> list[str]:
-    """Without its folder in front of all modules (-P): a file there may be called like one of Python's own."""
+    """-P keeps the working directory out of sys.path, where a file could shadow the standard library."""
     return [sys.executable, "-P", "-m", "domyn_swarm.jobs.run", launch.spec]
 
 
 @contextlib.contextmanager
 def _hangups_ignored() -> Iterator[None]:
-    """What is started in here ignores SIGHUP, as under nohup: its session gets none, but some logouts send it."""
+    """Processes started within this context ignore SIGHUP, as under nohup: some logouts send it to all processes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -174,28 +175,28 @@ def _hangups_ignored() -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-def _from_afar(driver: _Handle) -> Answer:
+def _remote_status(driver: _Handle) -> LauncherStatus:
     folder = RunFolder(driver.spec.rpartition("/")[0])
     if not folder.files():
-        return Answer("unknown", f"it runs on {driver.host}: ask there")
+        return LauncherStatus("unknown", f"it runs on {driver.host}: check there")
     holder = living_holder(folder)
     if holder is None:
-        return Answer("gone", f"no sign of life from {driver.host}", _exit_status(driver))
-    return Answer("running", str(holder))
+        return LauncherStatus("gone", f"no heartbeat from {driver.host}", _exit_status(driver))
+    return LauncherStatus("running", str(holder))
 
 
 def _exit_status(driver: _Handle) -> int | None:
-    """What the run said at its end; None when it ended without a word."""
+    """The exit status in the log; None when the run ended without writing it."""
     try:
-        if not Path(driver.log).is_file():  # nor a pipe, which would be waited for
+        if not Path(driver.log).is_file():  # a pipe would block
             return None
         with Path(driver.log).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(driver.begins, size - LAST_BYTES))
-            said = _LAST_WORDS.search(file.read().decode(errors="replace"))
+            found = _LAST_LINE.search(file.read().decode(errors="replace"))
     except FileNotFoundError:
         return None
-    return int(said[1]) if said else None
+    return int(found[1]) if found else None
 
 
 def _end_session(leader: int) -> None:

@@ -1,4 +1,4 @@
-"""Ray's job server, asked by its HTTP API: at one URL, and with a time limit for each answer."""
+"""Client of Ray's job server: one URL, and a timeout for each request."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobSubmissionClient
 
 FAILURES = (requests.RequestException, aiohttp.ClientError, AuthenticationError, OSError, RuntimeError)
-"""What a request ends with that does not get its answer."""
+"""Errors of a request without a valid response."""
 
 for _chatty in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
-    logging.getLogger(f"ray.{_chatty}").setLevel(logging.WARNING)  # they announce each upload
+    logging.getLogger(f"ray.{_chatty}").setLevel(logging.WARNING)  # they log each upload
 
 
 class Client(JobSubmissionClient):
-    """Ray's own client waits for as long as it takes, and lets RAY_ADDRESS say where: it would ask another cluster."""
+    """Ray's own client has no timeout, and RAY_ADDRESS overrides its URL, which could reach another cluster."""
 
     def __init__(self, url: str, seconds: float, *, with_token: bool) -> None:
         self._seconds = seconds
@@ -31,29 +31,29 @@ class Client(JobSubmissionClient):
         return super()._do_request(method, endpoint, **{"timeout": self._seconds, **more})
 
     def reach(self) -> None:
-        """Make sure that it is Ray who answers.
+        """Check that a Ray job server responds.
 
         Raises:
             Exception: one of FAILURES.
         """
-        answer = self._do_request("GET", "/api/version")
-        if answer.status_code != requests.codes.ok or '"ray_version"' not in answer.text:
-            raise ConnectionError(f"what answers there is no Ray dashboard (HTTP status {answer.status_code})")
+        response = self._do_request("GET", "/api/version")
+        if response.status_code != requests.codes.ok or '"ray_version"' not in response.text:
+            raise ConnectionError(f"the server is not a Ray dashboard (HTTP status {response.status_code})")
 
     def info(self, submission: str) -> dict[str, Any] | None:
-        """What the server knows of a job; None when it knows none. As data: Ray's own class for it needs an extra."""
-        answer = self._do_request("GET", f"/api/jobs/{submission}")
-        if answer.status_code == requests.codes.not_found:
+        """The server's data about a job; None when it does not know the job. Not Ray's class, which needs an extra."""
+        response = self._do_request("GET", f"/api/jobs/{submission}")
+        if response.status_code == requests.codes.not_found:
             return None
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()
         return found
 
 
-def told(error: Exception) -> str:
-    """What is at the root of an error, in a line, without the names of the classes on the way."""
+def render_text(error: Exception) -> str:
+    """The root cause of an error in one line."""
     if isinstance(error, AuthenticationError):
-        return f"{str(error).partition(chr(10))[0]} (RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH give a token)"
+        return f"{str(error).partition(chr(10))[0]} (set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH)"
     while isinstance(below := getattr(error, "reason", None) or next(iter(error.args), None), Exception):
         error = below
     text = next((part for part in error.args if isinstance(part, str)), "") or type(error).__name__

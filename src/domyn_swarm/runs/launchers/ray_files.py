@@ -1,4 +1,4 @@
-"""Which files a run takes along to a cluster: its spec, and the Python files that its job is made of."""
+"""The files that are uploaded to a cluster: the run's spec and the Python files of its job."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 SPEC = "spec.json"
 FOLDER = "job"
-"""What the job is made of goes below: at the top its `queue.py` would be everybody's."""
+"""Subfolder for the job's files: at the top level its `queue.py` would shadow the standard library's."""
 
 
 def sent_job(launch: Launch) -> str | None:
-    """What is to be SENT_ALONG; None for a job that is an installed module."""
+    """The value of SENT_ALONG; None for a job in an installed module."""
     if not python_files(launch):
         return None
     where = launch.job.rpartition(":")[0]
@@ -30,10 +30,10 @@ def sent_job(launch: Launch) -> str | None:
 
 
 def python_files(launch: Launch) -> dict[str, Path]:
-    """Name below the folder that is sent -> file. A module that is not in the run's working folder is an installed one.
+    """Name in the uploaded folder -> file. A module outside the run's working directory counts as installed.
 
-    Files of a job stand beside it, and in those folders below that are Python's, too. Data is not taken: a working
-    folder holds gigabytes of it.
+    Uploaded are the Python files in the job's folder and in packages below it. Data files are not: a working directory
+    may hold gigabytes of them.
     """
     where = launch.job.rpartition(":")[0]
     if where.endswith(".py"):
@@ -44,10 +44,10 @@ def python_files(launch: Launch) -> dict[str, Path]:
 
 
 def gather(launch: Launch, folder: Path) -> None:
-    """Put everything that is sent into `folder`.
+    """Copy everything that is uploaded into `folder`.
 
     Raises:
-        JobError: something cannot be read.
+        JobError: a file cannot be read.
     """
     try:
         for name, file in python_files(launch).items():
@@ -56,8 +56,8 @@ def gather(launch: Launch, folder: Path) -> None:
             shutil.copyfile(file, target)
         spec = msgspec.json.decode(Path(launch.spec).read_bytes(), type=JobSpec)
     except OSError as error:
-        raise JobError(f"{error.filename} cannot be sent along: {error.strerror}.", "Make it readable.") from None
-    # The cluster that the run is on is told to it by the environment; this is where the job server is.
+        raise JobError(f"{error.filename} cannot be uploaded: {error.strerror}.", "Make it readable.") from None
+    # On the cluster the environment gives the address; this one is the job server's.
     here = msgspec.structs.replace(spec, ray_address=None)
     (folder / SPEC).write_bytes(msgspec.json.encode(here))
 
@@ -68,7 +68,7 @@ def _in_folder(launch: Launch, where: str) -> Path:
 
 def _python_files(root: Path, name: str, above: tuple[Path, ...] = ()) -> Iterator[tuple[str, Path]]:
     here = root.resolve()
-    if here in above:  # a link leads back
+    if here in above:  # a cyclic link
         return
     for path in sorted(root.iterdir()):
         if path.suffix == ".py" and not path.name.startswith(".") and path.is_file():

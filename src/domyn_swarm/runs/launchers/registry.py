@@ -1,4 +1,4 @@
-"""Which launchers there are, and importing the one that is selected, and no other."""
+"""The installed launchers. Only the selected one is imported."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def load_launcher(name: str) -> Launcher:
     """Import the launcher `name`.
 
     Raises:
-        ConfigurationError: no launcher has that name; the message lists those that there are.
+        ConfigurationError: no launcher has that name; the message lists the installed ones.
     """
     entry = next(iter(entry_points(group=GROUP, name=name)), None)
     if entry is None:
-        raise ConfigurationError(f"--run-on: unknown place {name!r}.", f"Known: {', '.join(launcher_names())}.")
+        raise ConfigurationError(f"--run-on: unknown launcher {name!r}.", f"Available: {', '.join(launcher_names())}.")
     return cast("Launcher", importlib.import_module(entry.value))

@@ -1,4 +1,4 @@
-"""A run's log: a file that grows."""
+"""Create and follow a run's log."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ PIECE = 2**16
 
 
 def make_log(path: str) -> None:
-    """Make the log, for this user alone unless its folder is shared, before something opens it to append."""
+    """Create the log, readable only by this user unless its folder is shared, before it is opened for appending."""
     folder = Path(path).parent
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o660 if is_shared(folder) else 0o600))
 
 
-def followed(path: str, over: Callable[[], bool]) -> Iterator[str]:
-    """What the file holds, then more as it comes until `over()`, then the rest. It need not be there yet."""
-    read, decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")  # a piece may end within a character
+def follow_file(path: str, over: Callable[[], bool]) -> Iterator[str]:
+    """The file's content, then new content until `over()` is true, then the rest. The file need not exist yet."""
+    read, decoder = 0, codecs.getincrementaldecoder("utf-8")("replace")  # a chunk may end within a character
     while True:
-        last = over()  # asked before reading, so that what was printed until then is read
+        last = over()  # checked before reading, so that everything printed until then is read
         if Path(path).is_file():
             with Path(path).open("rb") as file:
                 file.seek(read)
