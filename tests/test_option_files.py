@@ -18,7 +18,7 @@ from domyn_swarm.cli.main import app
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.engine.recording.command_line import options_with_defaults
 from domyn_swarm.errors import ConfigurationError, SwarmError
-from domyn_swarm.options.read_file import SENDING, read_options
+from domyn_swarm.options.read_file import PLACEMENT, read_options
 from domyn_swarm.options.resolve import spec_for
 from domyn_swarm.options.write_file import Format, options_of, written
 from tests.conftest import Command, job, rows, tree, write
@@ -90,7 +90,7 @@ def test_a_file_says_the_same_in_each_format(name: str, text: str) -> None:
         "max_errors": "5", "timeout": 60.0, "overwrite": True,
         "job_kwargs": {"day": "2026-11-27", "nested": {"list": [1, "x"]}},
     }  # fmt: skip
-    assert file.sending == {"run_on": "slurm", "slurm_args": "--time=1:00:00"}
+    assert file.placement == {"run_on": "slurm", "slurm_args": "--time=1:00:00"}
 
 
 def test_yaml_is_that_of_today_where_no_is_a_word() -> None:
@@ -106,7 +106,7 @@ def test_a_table_may_be_json_as_on_the_command_line() -> None:
 def test_a_file_may_hold_every_option_of_job_submit() -> None:
     submit = dict(commands())["domyn-swarm job submit"]
     names = {parameter.name for parameter in submit.params} - {"dry_run", "as_json", "help"}
-    assert names == {*JobSpec.__struct_fields__, *SENDING}
+    assert names == {*JobSpec.__struct_fields__, *PLACEMENT}
 
 
 # What is refused
