@@ -1,4 +1,4 @@
-"""One run, any engine: what one began another ends, and nothing is computed twice."""
+"""One run, any engine: any engine resumes another's run, and nothing is computed twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conftest import job, rows, write
 
 
 @pytest.mark.clusters
-def test_a_run_that_began_on_one_engine_goes_on_with_the_others(backend: str, backends: list[str]) -> None:
+def test_a_run_that_began_on_one_engine_is_resumed_by_the_others(backend: str, backends: list[str]) -> None:
     texts = [f"row {number}" for number in range(30)]
     write("in/0.parquet", {"id": list(range(20)), "text": texts[:20]}, row_group_size=3)
     write("in/1.parquet", {"id": list(range(20, 30)), "text": texts[20:]}, row_group_size=4)

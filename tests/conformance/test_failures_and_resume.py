@@ -1,4 +1,4 @@
-"""A row that fails is that row's affair, and finished rows are never computed again."""
+"""A failed row affects no other row, and finished rows are never computed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Overrides: any node gives way to a value or to a function, and no rows mix."""
+"""Overrides: any node can be overridden with a value or a function, and rows never mix."""
 
 from __future__ import annotations
 
@@ -313,7 +313,7 @@ def test_rows_of_an_overridden_run_and_of_the_real_one_never_mix(shout: Plan) ->
     assert rows("out.parquet") == DONE
 
 
-def test_an_overridden_run_goes_on_where_it_stopped(shout: Plan) -> None:
+def test_an_overridden_run_resumes_where_it_stopped(shout: Plan) -> None:
     first = shout.run(overrides={"limited": other_frame()})
     again = shout.run(overrides={"limited": other_frame()})
     assert (first.done_now, again.done_now, again.done_before) == (2, 0, 2)
