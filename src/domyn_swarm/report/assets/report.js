@@ -31,7 +31,7 @@ function head() {
 function broken() {
   const it = report.broken;
   if (!it) return [];
-  const where = it.node && el("p", {}, "In node ", nodeLink(it.node), ", which is selected in the graph below.");
+  const where = it.node && el("p", {}, "In the node ", nodeLink(it.node), ", which is selected in the graph below.");
   return [
     where,
     el("p", {}, code(it.type)),
