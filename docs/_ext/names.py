@@ -59,9 +59,9 @@ def _sections(app: Sphinx, what: str, name: str, described: Any, options: Any, l
         lines[:] = GoogleDocstring(lines, napoleon.Config(), app, what, name, described, options).lines()
 
 
-def _without_factories(*told: Any) -> tuple[str, str] | None:
+def _without_factories(*arguments: Any) -> tuple[str, str] | None:
     """A default that is made anew each time is no Python, and would keep the signature from being read."""
-    called, returns = told[-2:]
+    called, returns = arguments[-2:]
     return (called.replace("<factory>", "..."), returns) if called else None
 
 

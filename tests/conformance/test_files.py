@@ -152,7 +152,7 @@ def test_metadata_of_files_is_kept_where_it_holds(run_job: Run) -> None:
 
 
 @pytest.mark.parametrize("column", ["text", "other"])
-def test_a_damaged_page_is_told_with_its_file_and_column(run_job: Run, column: str) -> None:
+def test_a_damaged_page_is_reported_with_its_file_and_column(run_job: Run, column: str) -> None:
     write("in/a.parquet", {"text": ["a"], "other": ["b"]})
     write("in/b.parquet", {name: [f"{name} {row}" for row in range(5000)] for name in ("text", "other")})
     whole = bytearray(Path("in/b.parquet").read_bytes())
