@@ -1,4 +1,4 @@
-"""What stands in the output: columns, their order, their types; as one file or a directory."""
+"""The output: columns, their order, their types; as one file or a directory."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def statuses(runs: Sequence[Run], limit: float = LIMIT_SECONDS) -> list[Status]:
 
     for number in range(len(runs)):
         if not slots.acquire(timeout=limit):
-            slots = threading.Semaphore(AT_ONCE - 1)  # those that hang keep theirs
+            slots = threading.Semaphore(AT_ONCE - 1)  # threads that hang keep their slots
         thread = threading.Thread(target=ask, args=(number, slots), name="domyn-swarm-ask", daemon=True)
         thread.start()
         threads.append(thread)

@@ -45,12 +45,12 @@ def started_here(process: Process) -> index.Sent:
 
 
 def check_may_execute(run: Run) -> None:
-    """Refuse to run what the folder names, unless it is this user's.
+    """Refuse to run code named in a folder of another user.
 
-    On an object store nobody is known to own it: there it has to be a run that this user has started.
+    Files on an object store have no owner: there the run must have been started by this user.
 
     Raises:
-        ConfigurationError: it is somebody else's.
+        ConfigurationError: the folder does not belong to this user.
     """
     if is_local(run.folder.fs):
         mine = run.folder.is_mine("spec.json", "run.json", FILE)
@@ -60,9 +60,9 @@ def check_may_execute(run: Run) -> None:
             mine = index.sent(canonical(run.folder.path)) is not None
     if not mine:
         raise ConfigurationError(
-            f"{run.folder.path} is not yours, and resuming {run.name} would run the code that its spec.json names.",
-            f"Look at it: domyn-swarm job show {quote(run.folder.path)}\n"
-            f"If you would run its code, add --trust: domyn-swarm job resume {quote(run.folder.path)} --trust",
+            f"{run.folder.path} does not belong to you, and resuming {run.name} would run the code named in its spec.json.",
+            f"Inspect it: domyn-swarm job show {quote(run.folder.path)}\n"
+            f"If you trust its code, add --trust: domyn-swarm job resume {quote(run.folder.path)} --trust",
         )
 
 

@@ -173,11 +173,11 @@ def start(launch: Launch) -> Handle:
     make_log(launch.log)
     environment = {variable: value for variable, value in os.environ.items() if variable not in _OVERRIDING}
     environment.pop("SLURM_RESTART_COUNT", None)  # of a job that this command runs in
-    said = _run(_command(launch), script, environment, SUBMIT_SECONDS)
-    job, _, cluster = said.out.strip().rpartition("\n")[2].partition(";")
-    if said.status != 0 or not job.isdigit():
+    result = _run(_command(launch), script, environment, SUBMIT_SECONDS)
+    job, _, cluster = result.out.strip().rpartition("\n")[2].partition(";")
+    if result.status != 0 or not job.isdigit():
         raise ConfigurationError(
-            f"sbatch rejected the run: {said.reason}",
+            f"sbatch rejected the run: {result.reason}",
             "Fix --slurm-args or the reported problem, and submit the run again.",
         )
     found: Handle = msgspec.to_builtins(_Handle(int(job), cluster or None))
@@ -203,13 +203,13 @@ def _asked(job: _Handle, seconds: float = ASK_SECONDS) -> LauncherStatus:
 
 
 def _query(job: _Handle, seconds: float) -> LauncherStatus:
-    said = _scontrol(job, "--oneliner", "show", "job", str(job.job), seconds=seconds)
-    if said.status == 0:
+    result = _scontrol(job, "--oneliner", "show", "job", str(job.job), seconds=seconds)
+    if result.status == 0:
         return _status(
-            dict(reversed(re.findall(r"(\w+)=(\S*)", said.out)))
+            dict(reversed(re.findall(r"(\w+)=(\S*)", result.out)))
         )  # fields that contain user text come after Slurm's own
-    if "Invalid job id" not in said.reason:
-        return LauncherStatus("unknown", said.reason)
+    if "Invalid job id" not in result.reason:
+        return LauncherStatus("unknown", result.reason)
     fields = "State,ExitCode"
     accounting = _run(
         ["sacct", *_cluster_option(job), "-n", "-P", "-X", "-j", str(job.job), "-o", fields], seconds=seconds
@@ -264,10 +264,10 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
 
 def _scancel(job: _Handle, *options: str) -> None:
     """Jobs that have ended or are in another state are ignored."""
-    said = _run(["scancel", *_cluster_option(job), *options, str(job.job)])
-    expected = said.status == 0 or any(text in said.reason for text in ("Invalid job id", "already", "try again later"))
+    result = _run(["scancel", *_cluster_option(job), *options, str(job.job)])
+    expected = result.status == 0 or any(text in result.reason for text in ("Invalid job id", "already", "try again later"))
     if not expected:
-        raise JobError(f"scancel failed: {said.reason}", f"Run it manually: scancel {job.job}")
+        raise JobError(f"scancel failed: {result.reason}", f"Run it manually: scancel {job.job}")
 
 
 def _ends_within(job: _Handle, seconds: float) -> bool:
