@@ -248,7 +248,7 @@ def test_generated_ids_over_different_inputs_are_refused_with_the_way_out() -> N
     assert "Generated ids are row numbers, and the inputs differ (A: " in refused.value.message
     assert all(path in refused.value.message for path in ("in.parquet", "other.parquet"))
     assert "--on COLUMN (on= in Python)" in refused.value.hint
-    assert "Columns of both: name, out, text." in refused.value.hint
+    assert "Columns in both: name, out, text." in refused.value.hint
     with pytest.raises(ConfigurationError, match="the inputs differ"):
         compare(A, B, on="_row_id")
 

@@ -275,7 +275,7 @@ def test_a_run_on_an_object_store_has_its_log_here_and_everything_else_there(
             monkeypatch.delenv(name)
         storage = {"endpoint_url": store.url, "key": KEY, "secret": SECRET}
         kwargs = ("--backend-write-kwargs", json.dumps({"storage_options": storage}))
-        assert "write-kwargs: its storage_options hold secrets" in refusal(
+        assert "write-kwargs: its storage_options contain secrets" in refusal(
             "job", "submit", job("Upper"), *files, *kwargs, "--detach"
         )
         done = command("job", "submit", job("Upper"), *files, *kwargs, "--overwrite")
@@ -297,7 +297,7 @@ def test_names_are_nearly_known_completed_and_found_again_without_an_index(comma
     unknown = command("job", "wait", "answrs")
     assert (unknown.returncode, unknown.stderr[:31]) == (2, "Error: No run is named 'answrs'")
     taken = refusal(*DETACH, "--job-name", "answers")
-    assert taken.startswith(f"--job-name: 'answers' is the run in {Path.cwd()}/out/.domyn-swarm/answers.parquet.")
+    assert taken.startswith(f"--job-name: 'answers' is already the name of the run in {Path.cwd()}/out/.domyn-swarm/answers.parquet.")
     for damage in (index().unlink, lambda: index().write_bytes(os.urandom(5000)), lambda: os.truncate(index(), 3000)):
         damage()
         assert {run["name"]: run["state"] for run in said("job", "list")} == {"answers": "done", "answers-2": "done"}

@@ -389,7 +389,7 @@ def test_without_graphviz_pictures_are_refused_with_the_ways_out(
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr == (
         f"Error: Graphviz for {kind.upper()} is missing or does not work.\n"
-        "Install one: pip install graphviz-pure. Without it: --output graph.html, graph.mmd or graph.dot.\n"
+        "Install it: pip install graphviz-pure. Not needed for --output graph.html, graph.mmd or graph.dot.\n"
     )
     assert not Path(f"graph.{kind}").exists()
 
@@ -434,7 +434,7 @@ def test_when_no_graphviz_works_it_is_told_what_it_said(
     tool(script)
     ran = bare("-o", "graph.svg")
     assert ran.returncode == 2
-    said = "no picture came out" if script == "echo text" else "no fonts here"
+    said = "no output" if script == "echo text" else "no fonts here"
     assert f"tools/dot: {said})" in ran.stderr
     assert not Path("graph.svg").exists()
 

@@ -115,9 +115,9 @@ def test_a_file_may_hold_every_option_of_job_submit() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("job.toml", "limit = 3\nlimt = 4", "job.toml: there is no option 'limt'.\nDid you mean 'limit'?"),
-        ("job.toml", "max-concurrency = 4", "there is no option 'max-concurrency'.\nDid you mean 'max_concurrency'?"),
-        ("job.yaml", "dry_run: true", "job.yaml: there is no option 'dry_run'.\nOptions: adapters, allow"),
+        ("job.toml", "limit = 3\nlimt = 4", "job.toml: unknown option 'limt'.\nDid you mean 'limit'?"),
+        ("job.toml", "max-concurrency = 4", "unknown option 'max-concurrency'.\nDid you mean 'max_concurrency'?"),
+        ("job.yaml", "dry_run: true", "job.yaml: unknown option 'dry_run'.\nOptions: adapters, allow"),
         ("job.toml", "limit = 0", "job.toml: limit: 0 is not valid.\nIt takes: int >= 1."),
         ("job.yaml", "overwrite: yes", "job.yaml: overwrite: 'yes' is not valid.\nIt takes: bool."),
         ("job.json", '{"output_mode": "all"}', "'all' is not valid.\nIt takes: append, replace, io_only."),
@@ -125,7 +125,7 @@ def test_a_file_may_hold_every_option_of_job_submit() -> None:
         ("job.toml", "max_concurrency = 0", "max_concurrency: 0 is not valid.\nIt takes: N|auto."),
         ("job.toml", 'endpoints = "demo"', 'endpoints: \'demo\' is not valid.\nIt takes: a list. Write ["demo"].'),
         ("job.toml", "job_kwargs = 'mark'", "job_kwargs: 'mark' is not valid.\nIt takes: object."),
-        ("job.toml", "max_rpm = nan", "job.toml: max_rpm: nan is not valid.\nIt takes: what JSON has words for."),
+        ("job.toml", "max_rpm = nan", "job.toml: max_rpm: nan is not valid.\nIt takes: a value that JSON can represent."),
         ("job.toml", "detach = 1", "job.toml: detach: 1 is not valid.\nIt takes: bool."),
         ("job.toml", "a = 1\nb = ?", "is not valid TOML: Invalid value (at line 2, column 5).\nFix the file."),
         ("job.toml", "a = 1\na = 2", "is not valid TOML: Cannot overwrite a value (at "),
@@ -135,9 +135,9 @@ def test_a_file_may_hold_every_option_of_job_submit() -> None:
         ("job.yaml", "a: \x07", "is not valid YAML: "),
         ("job.json", "{\n'a': 1}", "is not valid JSON: Expecting property name enclosed in double quotes (at line 2, "),
         ("job.json", "[" * 100_000, "job.json is not valid JSON: "),
-        ("job.yaml", "- limit", "job.yaml holds a list, not options by name.\nWrite for example: limit = 5"),
-        ("job.yaml", "", "job.yaml holds nothing, not options by name."),
-        ("job.yaml", "job_kwargs: &a {a: *a}", "is not valid.\nIt takes: what JSON has words for."),
+        ("job.yaml", "- limit", "job.yaml contains a list, not options by name.\nExample: limit = 5"),
+        ("job.yaml", "", "job.yaml contains nothing, not options by name."),
+        ("job.yaml", "job_kwargs: &a {a: *a}", "is not valid.\nIt takes: a value that JSON can represent."),
         ("job.ini", "", "@job.ini does not have a supported suffix.\nUse one of: .toml, .yaml, .yml, .json."),
     ],
     ids=lambda value: value[:30].replace("\n", " ") if isinstance(value, str) else None,
@@ -150,7 +150,7 @@ def test_a_file_that_cannot_be_used_is_one_message_that_names_it(name: str, text
 
 def test_a_file_that_cannot_be_read_is_one_message() -> None:
     Path("binary.toml").write_bytes(b"\xff\xfe")
-    for name, reason in {"nowhere.toml": "No such file or directory", "binary.toml": "it is no UTF-8 text"}.items():
+    for name, reason in {"nowhere.toml": "No such file or directory", "binary.toml": "it is not UTF-8 text"}.items():
         with pytest.raises(ConfigurationError) as error:
             read_options(name)
         assert error.value.message == f"@{name} cannot be read: {reason}."
@@ -191,8 +191,8 @@ def refused(*arguments: str) -> str:
 def test_a_refusal_names_the_file_s_key_unless_the_flag_was_typed() -> None:
     saved("job.toml", f"""job = "{job("Upper")}"\ninput = "nowhere.parquet"\noutput = "out.csv"\nrun_on = "moon" """)
     submit, output = ("job", "submit", "@job.toml"), ("--output", "out.parquet")
-    assert refused(*submit) == "job.toml: output: 'out.csv' ends in '.csv', but outputs are parquet only."
-    assert refused(*submit, "--output", "out.x") == "--output: 'out.x' ends in '.x', but outputs are parquet only."
+    assert refused(*submit) == "job.toml: output: 'out.csv' ends in '.csv', but outputs are always parquet."
+    assert refused(*submit, "--output", "out.x") == "--output: 'out.x' ends in '.x', but outputs are always parquet."
     assert refused(*submit, *output, "--run-on", "local") == "job.toml: input: 'nowhere.parquet' does not exist."
     assert refused(*submit, *output) == "job.toml: run_on: unknown launcher 'moon'."
     assert refused(*submit, *output, "--run-on", "sun") == "--run-on: unknown launcher 'sun'."
@@ -228,19 +228,19 @@ input = "{folder}/in.parquet"
 # Parquet file, or a directory (no suffix, or a trailing /)
 output = "{folder}/out/upper.parquet"
 
-# Column that makes the job's items; repeat for several
+# Input column passed to the job; repeat for several
 input_columns = ["text"]
 
 # Name of an output column; repeat for several
 output_columns = ["upper"]
 
-# More tries for a call that failed; jobs that ask an endpoint have 5 for each request
+# Retries per failed call; jobs that call an endpoint have 5 for each request
 retries = 0
 
 # Run in the background
 detach = true
 
-# What the run is called
+# Name of the run
 job_name = "nightly"
 
 # JSON object: the job's fields, or options that flags override

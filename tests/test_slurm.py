@@ -164,7 +164,7 @@ sbatch --parsable --partition=main --time=12:00:00 <<'END'
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 
-trap '' USR1  # until the run listens
+trap '' USR1  # until the run handles it
 exec PYTHON -P -u -m domyn_swarm.jobs.run {run}/spec.json ${{SLURM_RESTART_COUNT:+--resume}} \\
   --when-time-is-up "scontrol show job $SLURM_JOB_ID | grep -qE 'JobState=(RUNNING|SIGNALING)|Reason=TimeLimit' &&
     scontrol requeue $SLURM_JOB_ID"
@@ -189,8 +189,8 @@ def test_what_sbatch_refuses_is_refused_and_leaves_nothing_behind(command: Comma
         ("--array=1-10", "--slurm-args: --array=1-10 is not allowed: a run is a single job"),
         ("--outp=x", "--slurm-args: --outp=x is not allowed: the log is managed by the run"),
         ("-o elsewhere", "--slurm-args: -o is not allowed: the log is managed by the run"),
-        ("--signal=USR1@600", "--signal=USR1@600 would not reach the run, which is the batch script itself"),
-        ("--comment 'two", '--slurm-args: "--comment \'two" cannot be split: No closing quotation'),
+        ("--signal=USR1@600", "--signal=USR1@600 does not signal the run, which is the batch script itself"),
+        ("--comment 'two", '--slurm-args: "--comment \'two" cannot be parsed: No closing quotation'),
     ],
 )
 def test_what_a_run_cannot_take_is_refused(arguments: str, says: str) -> None:
@@ -203,7 +203,7 @@ def test_a_machine_without_slurm_says_so(command: Command) -> None:
     before = tree()
     refused = submit(command, env={"PATH": str(Path(sys.executable).parent)})
     assert refused.returncode == 2
-    assert "--run-on slurm: sbatch is not on the PATH.\nGive the command on a machine" in refused.stderr
+    assert "--run-on slurm: sbatch is not on PATH.\nRun the command on a machine" in refused.stderr
     assert tree() == before
 
 
@@ -253,7 +253,7 @@ def test_a_run_out_of_time_flushes_and_with_requeue_goes_on_until_it_is_done(lim
 
 def test_a_run_out_of_time_without_requeue_says_so_and_resumes(limited: Limited) -> None:
     ended = limited.ended("once")
-    assert (ended["state"], ended["detail"]) == ("cancelled", "time was up: FAILED, exit status 124")
+    assert (ended["state"], ended["detail"]) == ("cancelled", "time limit reached: FAILED, exit status 124")
     assert 0 < ended["rows"] < 240
     assert ended["resume"] == "domyn-swarm job resume once"
     kept = calls(limited.home / "once/calls")
@@ -279,7 +279,7 @@ def test_a_run_in_the_queue_is_cancelled_at_once_unless_slurm_is_down(cluster: S
         unknown = status_in(command("job", "status", "out", "--json"))
         assert unknown["state"] == "unknown"
         assert re.fullmatch(
-            "scontrol has not answered for 5 s|.*Unable to contact slurm controller.*", unknown["detail"]
+            "scontrol did not respond within 5 s|.*Unable to contact slurm controller.*", unknown["detail"]
         )
     finally:
         cluster.start_controller()
