@@ -297,7 +297,9 @@ def test_names_are_nearly_known_completed_and_found_again_without_an_index(comma
     unknown = command("job", "wait", "answrs")
     assert (unknown.returncode, unknown.stderr[:31]) == (2, "Error: No run is named 'answrs'")
     taken = refusal(*DETACH, "--job-name", "answers")
-    assert taken.startswith(f"--job-name: 'answers' is already the name of the run in {Path.cwd()}/out/.domyn-swarm/answers.parquet.")
+    assert taken.startswith(
+        f"--job-name: 'answers' is already the name of the run in {Path.cwd()}/out/.domyn-swarm/answers.parquet."
+    )
     for damage in (index().unlink, lambda: index().write_bytes(os.urandom(5000)), lambda: os.truncate(index(), 3000)):
         damage()
         assert {run["name"]: run["state"] for run in said("job", "list")} == {"answers": "done", "answers-2": "done"}

@@ -265,7 +265,9 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
 def _scancel(job: _Handle, *options: str) -> None:
     """Jobs that have ended or are in another state are ignored."""
     result = _run(["scancel", *_cluster_option(job), *options, str(job.job)])
-    expected = result.status == 0 or any(text in result.reason for text in ("Invalid job id", "already", "try again later"))
+    expected = result.status == 0 or any(
+        text in result.reason for text in ("Invalid job id", "already", "try again later")
+    )
     if not expected:
         raise JobError(f"scancel failed: {result.reason}", f"Run it manually: scancel {job.job}")
 
