@@ -169,7 +169,7 @@ def _checked(path: str, key: str, value: Any) -> Any:
     except msgspec.ValidationError as error:
         takes = what_it_takes(key, error)
     except (ValueError, TypeError, RecursionError):
-        takes = "a value that JSON can represent"
+        takes = "a JSON value"
     if isinstance(value, str) and key in _fields_of(list):
         takes = f"a list. Write [{json.dumps(value)}]"
     raise ConfigurationError(f"{path}: {key}: {_shown(value)} is not valid.", f"It takes: {takes}.")

@@ -60,7 +60,7 @@ def check_may_execute(run: Run) -> None:
             mine = index.sent(canonical(run.folder.path)) is not None
     if not mine:
         raise ConfigurationError(
-            f"{run.folder.path} does not belong to you, and resuming {run.name} would run the code named in its spec.json.",
+            f"{run.folder.path} does not belong to you, and resuming {run.name} runs the code named in its spec.json.",
             f"Inspect it: domyn-swarm job show {quote(run.folder.path)}\n"
             f"If you trust its code, add --trust: domyn-swarm job resume {quote(run.folder.path)} --trust",
         )
