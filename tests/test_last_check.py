@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -13,12 +15,12 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from domyn_swarm import make_spec, run
 from domyn_swarm.checkpoint import lock
-from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data import arrow
 from domyn_swarm.errors import ConfigurationError, JobError, OutputConflictError, SwarmError
@@ -96,34 +98,40 @@ def lost_lock(place: Place, output: str) -> None:
     place.fs.pipe_file(f"{place.path}/.domyn-swarm/{output}/lock-000099", json.dumps(successor).encode())
 
 
-EVENTS = (foreign_output, removed_output, other_input, no_input, lost_lock)
+def input_again(place: Place, _output: str) -> None:
+    place.put("in.parquet", {"text": TEXTS})
+
+
+EVENTS = (foreign_output, removed_output, other_input, no_input, input_again, lost_lock)
 MOMENTS = ("before the calls", "before the write", "when it is written", "after the check")
+Event = Callable[[Place, str], None]
 
 
 @contextlib.contextmanager
-def happening(moment: str, event: Callable[[], None]) -> Iterator[None]:
-    """`event` happens once, at that moment of a run; what is tried while it is planned does not count."""
-    left: list[Callable[[], None]] = []
+def happening(changes: Sequence[tuple[str, Callable[[], None]]]) -> Iterator[None]:
+    """Each change happens once, at its moment of a run; what is tried while it is planned does not count."""
+    left: dict[str, list[Callable[[], None]]] = {moment: [] for moment in MOMENTS}
     begin = CheckpointStore.begin
 
     def begun(*arguments: Any, **options: Any) -> None:
-        left.append(event)
+        for moment, change in changes:
+            left[moment].append(change)
         begin(*arguments, **options)
 
-    def once() -> None:
-        if left:
-            left.pop()()
+    def happen(moment: str) -> None:
+        while left[moment]:
+            left[moment].pop(0)()
 
-    def wrapped(real: Callable[..., Any], before: bool) -> Callable[..., Any]:
-        def around(*arguments: Any, **options: Any) -> Any:
+    def around(real: Callable[..., Any], moment: str, before: bool) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
             if before:
-                once()
+                happen(moment)
             result = real(*arguments, **options)
             if not before:
-                once()
+                happen(moment)
             return result
 
-        return around
+        return called
 
     targets = {
         "before the calls": (CheckpointStore, "flush", True),
@@ -131,61 +139,97 @@ def happening(moment: str, event: Callable[[], None]) -> Iterator[None]:
         "when it is written": (arrow, "_write_file", False),
         "after the check": (lock.Fence, "renew", False),
     }
-    where, name, before = targets[moment]
-    around = wrapped(getattr(where, name), before)
-    with mock.patch.object(CheckpointStore, "begin", begun), mock.patch.object(where, name, around):
+    with contextlib.ExitStack() as patched:
+        patched.enter_context(mock.patch.object(CheckpointStore, "begin", begun))
+        for moment, (where, name, before) in targets.items():
+            patched.enter_context(mock.patch.object(where, name, around(getattr(where, name), moment, before)))
         yield
 
 
-def check_what_is_left(place: Place, output: str, event: Any, error: SwarmError | None, old: Any) -> None:
-    """The output is right, or untouched with what was made beside it, or the successor's to write."""
-    there = place.read(output)
-    right = answers(TEXTS)
-    if event is foreign_output:
-        assert there == FOREIGN
-        assert isinstance(error, OutputConflictError)
-        assert [place.read(name) for name in place.beside(output)] == [right]
-    elif event is removed_output:
-        assert (error, there) == (None, right)
-    elif event is lost_lock:
-        assert isinstance(error, LockLostError)
-        assert (there, place.beside(output)) == (old, [])
-    else:
-        assert isinstance(error, JobError)
-        assert error.exit_status == 1
-        assert there == old
-    assert not [name for name in place.names() if name.endswith((".tmp", ".old"))]
+class Commits(RuleBasedStateMachine):
+    """Runs into one output, and others who change input, output and lock between them and at moments of each.
+
+    Whatever is there in the end is what the run made of the input that it was planned with, or what others left there.
+    """
+
+    def __init__(self, places: Iterator[Place], moments: Sequence[str]) -> None:
+        super().__init__()
+        self.place = next(places)
+        self.moments = moments
+        self.output = ""
+        self.texts: list[str] | None = TEXTS
+        self.there: list[dict[str, Any]] | None = None
+        self.may_commit = True
+
+    @initialize(output=st.sampled_from(["out.parquet", "out"]), before=st.booleans())
+    def begin(self, output: str, before: bool) -> None:
+        self.output = output
+        input_again(self.place, output)
+        if before:
+            self.place.submit(output, limit=3)
+            self.there = self.place.read(output)
+            assert self.there == answers(TEXTS, 3)
+
+    def change(self, event: Event, planned: list[str] | None = None, moment: str = "") -> None:
+        event(self.place, self.output)
+        self.there = FOREIGN if event is foreign_output else None if event is removed_output else self.there
+        inputs = {other_input: OTHERS, no_input: None, input_again: TEXTS}
+        self.texts = inputs.get(event, self.texts)
+        if moment != "after the check":
+            self.may_commit = self.may_commit and event is not lost_lock and self.texts == planned
+
+    @rule(event=st.sampled_from(EVENTS[:-1]))
+    def between_runs(self, event: Event) -> None:
+        self.change(event)
+
+    @rule(changes=st.lists(st.tuples(st.sampled_from(MOMENTS), st.sampled_from(EVENTS)), max_size=3))
+    def run(self, changes: list[tuple[str, Event]]) -> None:
+        planned, error, self.may_commit = self.texts, None, True
+        changes = [(moment, event) for moment, event in changes if self.may_happen(moment, event)]
+        calls = [(moment, partial(self.change, event, planned, moment)) for moment, event in changes]
+        with happening(calls):
+            try:
+                self.place.submit(self.output)
+            except SwarmError as raised:
+                error = raised
+        self.check(error, planned)
+        with contextlib.suppress(FileNotFoundError):
+            self.place.fs.rm_file(f"{self.place.path}/.domyn-swarm/{self.output}/lock-000099")
+
+    def may_happen(self, moment: str, event: Event) -> bool:
+        """A lock that is asked for in vain is not taken by those who know how; stores replace without a condition."""
+        return moment in self.moments and not (moment == "after the check" and event is lost_lock)
+
+    def check(self, error: SwarmError | None, planned: list[str] | None) -> None:
+        now = self.place.read(self.output)
+        if error is None:
+            assert planned is not None
+            assert (now, self.may_commit) == (answers(planned), True)
+            assert self.there != FOREIGN
+            self.there = now
+        else:
+            assert now == self.there
+        if isinstance(error, OutputConflictError) and now == FOREIGN and self.texts == planned:
+            beside = [self.place.read(name) for name in self.place.beside(self.output)]
+            assert answers(planned or []) in beside
+        assert not [name for name in self.place.names() if name.endswith((".tmp", ".old"))]
 
 
-def played(place: Place, output: str, event: Any, moment: str, *, before: bool) -> None:
-    """One run, into an output that is this very run's from `before`, or that is not there."""
-    place.put("in.parquet", {"text": TEXTS})
-    old = None
-    if before:
-        place.submit(output, limit=3)
-        old = answers(TEXTS, 3)
-        assert place.read(output) == old
-    error = None
-    with happening(moment, lambda: event(place, output)):
-        try:
-            place.submit(output)
-        except SwarmError as raised:
-            error = raised
-    check_what_is_left(place, output, event, error, old)
+def many(times: int, steps: int) -> settings:
+    return settings(max_examples=times, stateful_step_count=steps, deadline=None)
 
 
-cases = given(
-    output=st.sampled_from(["out.parquet", "out"]), event=st.sampled_from(EVENTS), moment=st.sampled_from(MOMENTS[:3]),
-    before=st.booleans(),
-)  # fmt: skip
+def folders(root: Path) -> Iterator[Place]:
+    for number in itertools.count():
+        folder = root / str(number)
+        folder.mkdir()
+        yield Place(str(folder))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@cases
-def test_something_changes_during_a_run(output: str, event: Any, moment: str, before: bool, tmp_path: Path) -> None:
-    folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-    folder.mkdir()
-    played(Place(str(folder)), output, event, moment, before=before)
+@pytest.mark.parametrize("size", [many(5, 4), pytest.param(many(20, 6), marks=pytest.mark.stress)], ids=["few", "many"])
+def test_others_change_things_between_and_during_runs(size: settings, tmp_path: Path) -> None:
+    places = folders(tmp_path)
+    run_state_machine_as_test(lambda: Commits(places, MOMENTS), settings=size)
 
 
 @pytest.fixture(scope="module")
@@ -194,22 +238,33 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield healthy
 
 
-@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@cases
-def test_something_changes_during_a_run_in_an_object_store(
-    output: str, event: Any, moment: str, before: bool, store: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("size", [many(2, 3), pytest.param(many(4, 5), marks=pytest.mark.stress)], ids=["few", "many"])
+def test_others_change_things_between_and_during_runs_in_an_object_store(
+    size: settings, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    bucket = store.bucket()
-    played(Place(f"s3://{bucket.name}"), output, event, moment, before=before)
-    assert not bucket.uploads()
+    buckets = []
+
+    def machine() -> Commits:
+        buckets.append(store.bucket())
+        return Commits(iter([Place(f"s3://{buckets[-1].name}")]), MOMENTS[:3])
+
+    run_state_machine_as_test(machine, settings=size)
+    assert not [upload for bucket in buckets for upload in bucket.uploads()]
 
 
 @pytest.mark.parametrize("output", ["out.parquet", "out"])
 def test_an_output_that_appears_after_the_check_is_not_replaced(output: str, tmp_path: Path) -> None:
     place = Place(str(tmp_path))
-    played(place, output, foreign_output, "after the check", before=False)
+    input_again(place, output)
+    with (
+        happening([("after the check", lambda: foreign_output(place, output))]),
+        pytest.raises(OutputConflictError) as conflict,
+    ):
+        place.submit(output)
+    assert (conflict.value.exit_status, place.read(output)) == (1, FOREIGN)
+    assert [place.read(name) for name in place.beside(output)] == [answers(TEXTS)]
 
 
 @pytest.mark.parametrize("output", ["out.parquet", "out"])
