@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.named_files import storage_of
+from domyn_swarm.checkpoint.part import Origin, Part, write_part
 from domyn_swarm.checkpoint.process import Process
 from tests.conftest import Command, job, run_command
 from tests.detached import FOLDER, texts
@@ -128,6 +130,33 @@ def test_a_row_is_looked_up_on_plain_storage_only(command: Command) -> None:
         done = command("job", "row", str(run), "0", "--json")
         assert done.returncode == 0, done.stderr
         assert "is not on plain storage" in json.loads(done.stdout)["notes"][0], pattern
+
+
+@pytest.mark.parametrize(
+    "run_id", ["../../../elsewhere/x", "/elsewhere", "a/b", "*", "x" * 300, "\n", "\x00"], ids=range(7)
+)
+def test_a_run_s_id_leads_nowhere(run_id: str, command: Command) -> None:
+    """Names of temporary and of conflicting outputs have it in them."""
+    run = ran(command)
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "run_id": run_id}))
+    (part,) = (run / "parts").iterdir()
+    write_part(LocalFileSystem(), str(part), Part(LocalFileSystem(), str(part)).read(), Origin(run_id, "d", "_row_id"))
+    Path("../elsewhere").mkdir(exist_ok=True)
+    for words in (*SHOWS, ("job", "submit", job("Upper"), "--input", "in.parquet", "--output", "out.parquet")):
+        done = command(*(word.format(run) for word in words))
+        assert "Traceback" not in done.stderr, words
+    assert not list(Path("../elsewhere").iterdir())
+
+
+def test_a_part_of_an_impossible_run_is_a_stranger(command: Command) -> None:
+    run = ran(command)
+    (part,) = (run / "parts").iterdir()
+    shutil.copy(part, part.with_name(f"{'9' * 30}-000001.parquet"))
+    for words in (*SHOWS, ("job", "submit", job("Upper"), "--input", "in.parquet", "--output", "out.parquet",
+                           "--output-mode", "io_only")):  # fmt: skip
+        done = command(*(word.format(run) for word in words))
+        assert (done.returncode in (0, 1, 2), "Traceback" in done.stderr) == (True, False), (words, done.stderr)
 
 
 @needs_root

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 _PART_NAME = re.compile(r"(\d{4,})-(?:(\w+)-)?(\d{6,})\.parquet")
 
+MOST_RUNS = 10**9
+"""A higher number is no run's, and the next one could not be written down."""
+
 
 class PartName(NamedTuple):
     """What the name of a part tells; parts are ordered by it, the later ones last."""
@@ -56,7 +59,9 @@ class PartName(NamedTuple):
     def of(cls, path: str) -> PartName | None:
         """The name in `path`, or None when it is not that of a part."""
         match = _PART_NAME.fullmatch(name_of(path))
-        return cls(int(match[1]), match[2] or "", int(match[3])) if match else None
+        if match is None or (run := int(match[1])) > MOST_RUNS:
+            return None
+        return cls(run, match[2] or "", int(match[3]))
 
 
 class RunFolder:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.encode import UnstorableError, encode, failing
 from domyn_swarm.checkpoint.part_file import open_parquet, seal
+from domyn_swarm.checkpoint.records import RunId  # noqa: TC001 - msgspec evaluates the annotations
 from domyn_swarm.data.columns import FAILURE, INPUTS, MADE, POSITION
 from domyn_swarm.data.values import refused
 from domyn_swarm.errors import CheckpointError, JobError
@@ -58,7 +59,7 @@ class DamagedPartError(JobError):
 class Origin(msgspec.Struct, frozen=True):
     """What a part belongs to: the run, the job's identity, the input that its positions count in, its id column."""
 
-    run_id: str
+    run_id: RunId
     input_digest: str
     id_col: str
     identity: dict[str, Any] = {}

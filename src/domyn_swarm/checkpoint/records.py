@@ -34,6 +34,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Text = Annotated[str, msgspec.Meta(max_length=100_000)]
 PlainName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.+-]{0,59}\Z")]
 """A name that is no path, no flag, and nothing that a shell or a terminal would take for something else."""
+RunId = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_-]{0,64}\Z")]
+"""Names of temporary files and of conflicting outputs have it in them."""
 
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 """One that never ends is taken to the end, so that the search stays linear."""

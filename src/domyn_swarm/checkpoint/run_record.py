@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from domyn_swarm.checkpoint import records
-from domyn_swarm.checkpoint.records import Count, Text, check_moment
+from domyn_swarm.checkpoint.records import Count, RunId, Text, check_moment
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
@@ -31,7 +31,7 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     runs, `rows` finished in this one, `failed` of those without an output.
     """
 
-    run_id: Text = ""
+    run_id: RunId = ""
     number: Annotated[int, msgspec.Meta(ge=0, le=10**12)] = 0
     state: RunState | None = None
     job: Text = ""

@@ -8,6 +8,8 @@ from pathlib import Path
 from domyn_swarm import masking
 from domyn_swarm.errors import ConfigurationError
 
+MOST_CHARACTERS = 2**16
+"""Read of a key's file, which may be any file, or never end."""
 VARIABLES = ("DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
 
 
@@ -20,7 +22,8 @@ def read_key(path: str | None = None) -> str | None:
     where, key = f"--api-key-file: {path}", ""
     if path is not None:
         try:
-            key = Path(path).expanduser().read_text(encoding="utf-8").strip()
+            with Path(path).expanduser().open(encoding="utf-8") as file:
+                key = file.read(MOST_CHARACTERS).strip()
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
             raise ConfigurationError(f"{where} cannot be read: {reason}.", "Name a file that holds the key.") from None
