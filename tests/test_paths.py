@@ -172,6 +172,20 @@ def test_an_input_is_never_opened_for_writing(spied: tuple[Path, Path], case: Ca
         assert any(str(Path.cwd()) in path for path in wrote), "the spy was there"
 
 
+@pytest.mark.stress
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.what)
+def test_nothing_is_opened_for_writing_where_an_input_would_be_damaged(spied: tuple[Path, Path], case: Case) -> None:
+    script, log = spied
+    if case.what == "file of failed rows":
+        write("data/a.errors.parquet", TABLE)
+        Path("data/a.parquet").unlink()
+    before = content()
+    ran = forked.run(str(script), *case.arguments(), "--overwrite", env={**os.environ, "SPY_LOG": str(log)})
+    assert ran.returncode == 2, ran.stderr
+    assert content() == before
+    assert {path for path in changed(log) if path.startswith(str(Path.cwd())) and "__pycache__" not in path} == set()
+
+
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 def test_the_kernel_sees_no_input_opened_for_writing() -> None:
     calls = "open,openat,creat,truncate,rename,renameat,renameat2,unlink,unlinkat,link,linkat"
