@@ -14,12 +14,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
+from domyn_swarm.concurrency.allowance import Allowance, Ticket
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 FIRST_AT_ONCE, DOUBLING_SECONDS, GENTLE_SECONDS = 8, 0.1, 1.0
 """A run starts with so many requests at once, and the number doubles in that time, for at most so long."""
-BACK_OFF, PLATEAU_SECONDS, PLATEAU_REQUESTS, PLATEAU_HOLDS, MOST_PLATEAU_SECONDS = 0.12, 4.0, 8, 12, 30.0
+BACK_OFF, PLATEAU_SECONDS, PLATEAU_REQUESTS, PLATEAU_HOLDS, MOST_PLATEAU_SECONDS = 0.09, 4.0, 8, 12, 30.0
 """The pace starts by that share below the measured rate, and takes that long (the longest counts) to reach it."""
 MEASURED_REQUESTS = 10
 FIRST_RATE, SEARCH_SECONDS, SEARCH_AGAIN_SECONDS = 1.0, 0.5, 2.0
@@ -28,9 +30,6 @@ SLOWEST = 1 / 120
 FIRST_HOLD_SECONDS, MOST_HOLD_SECONDS = 0.25, 10.0
 MOST_HOLD_AT_ONCE = 1.0
 """Where an endpoint asks for no wait; many round down to whole seconds."""
-MOST_TOLD_SECONDS = 60.0
-MOVED_SECONDS = 1.5
-"""So much the moment at which an allowance is given back may move by rounding."""
 SLACK_SECONDS = 0.01
 """By so much longer an endpoint is left alone than it asked: neither clock nor network is exact."""
 CATCH_UP_SECONDS = 0.02
@@ -51,13 +50,6 @@ BLOCK_REQUESTS, MORE_REFUSED = 20, 0.15
 """Where requests are refused by chance: how many are looked at together, and how much more is a limit after all."""
 
 
-class Ticket(NamedTuple):
-    """A request that was sent: when, and the how many-th it was."""
-
-    at: float
-    number: int
-
-
 class _Mark(NamedTuple):
     """A moment at which the endpoint's allowance was used up: what it had admitted by then, and the rate that gave."""
 
@@ -65,18 +57,6 @@ class _Mark(NamedTuple):
     number: int
     admitted: int
     rate: float
-
-
-class _Told(NamedTuple):
-    """What was told at a moment: the number of the last request that is allowed `until` then.
-
-    Each further one is allowed `each` seconds after the one before (infinity: none is).
-    """
-
-    at: float
-    last: int
-    until: float
-    each: float
 
 
 class Pace:
@@ -96,17 +76,15 @@ class Pace:
         self._marks: deque[_Mark] = deque(maxlen=16)
         self._runs: deque[int] = deque(maxlen=EVENTS)  # requests that were admitted between two events
         self._by_chance: float | None = None  # the share that is refused, where the pace makes no difference to it
-        self._at_once = 0  # refusals in a row that asked for no wait
+        self._at_once = 0  # refusals that asked for no wait; -1 once one did
         self._block = (0, 0)  # the last request, and how many were refused by then, that were looked at
         self._told_hold = 0.0  # seconds for which it asked when it refused last
         self._strikes = self._struck_at = 0
         self._trial_until = 0  # the number of the last request of a trial
         self._echo = 0.0  # seconds until a refusal is known
         self._probing = False
-        self._told: _Told | None = None
-        self._full_first = Ticket(-math.inf, 0), ""  # when all is given back, as was told first, and what is counted
-        self._each = math.inf  # seconds after which one request is given back, if that is how it goes
-        self._told_by = 0
+        self.allowance = Allowance(clock)
+        """What the endpoint says that it still takes."""
         self.dry_since: float | None = None
         """Since when everything has been refused."""
         self._started = clock()
@@ -125,21 +103,17 @@ class Pace:
         """The endpoint was away, and is back: ask it gently."""
         self._gentle, self._started, self._number, self._refused, self._answered = True, self._clock(), 0, 0, 0
         self._marks.clear()
-        self._told, self._told_by = None, 0
+        self.allowance.forget()
 
     def wait(self) -> float:
         """Seconds until the next request may be sent; 0 when it may be sent now."""
-        if not self._gentle and self._rate is None and self._told is None:
+        if not self._gentle and self._rate is None and not self.allowance:
             return 0.0
         now = self._clock()
         until = max(self._held_until, self._next_at)
         if self._gentle:
             until = max(until, self._gentle_until(now))
-        if (told := self._told) is not None:
-            if told.until <= now:
-                self._told = None
-            elif (beyond := self._number - told.last) >= 0:
-                until = max(until, min(told.until, told.at + (beyond + 1) * told.each))
+        until = max(until, self.allowance.allows_at(self._number))
         return max(0.0, until - now)
 
     def sent(self) -> Ticket:
@@ -163,33 +137,6 @@ class Pace:
         self._answered += 1
         self.dry_since = None
 
-    def told(self, ticket: Ticket, remaining: int, seconds: float, unit: str = "") -> None:
-        """With the answer to `ticket`, the endpoint said how many more requests it takes in the next `seconds`.
-
-        `unit` is what it counts. Where the moment at which all is given back is later with each request, it is given
-        back bit by bit, and there is no need to wait for that moment.
-        """
-        if ticket.number < self._told_by:
-            return
-        self._told_by = ticket.number
-        self._learn_each(Ticket(ticket.at + seconds, ticket.number), unit)
-        until = ticket.at + min(seconds, MOST_TOLD_SECONDS)
-        self._told = _Told(ticket.at, ticket.number + remaining, until, self._each)
-
-    def _learn_each(self, full: Ticket, unit: str) -> None:
-        """Find out whether the moment at which all is given back is later with each request, and by how much."""
-        first, counted = self._full_first
-        if unit != counted:
-            self._each = math.inf
-        if unit != counted or first.at <= self._clock():
-            self._full_first = full, unit
-            return
-        sent, later = full.number - first.number, full.at - first.at
-        if later > max(MOVED_SECONDS, (first.at - self._clock()) / 20):
-            self._each = later / max(sent, 1)
-        elif sent > FIRST_AT_ONCE:
-            self._each = math.inf
-
     def is_needed(self, ticket: Ticket, in_flight: int) -> bool:
         """Whether fewer calls at once do not help: again and again one is refused before a round of them was let in."""
         if self.engaged:
@@ -208,10 +155,10 @@ class Pace:
         now = self._clock()
         self._gentle = False
         self._refused += 1
-        self._at_once = self._at_once + 1 if after == 0 else 0
+        self._at_once = -1 if after or self._at_once < 0 else self._at_once + (after == 0)
         pace = self._rate_at(now if ticket is None else ticket.at)
         self.dry_since = self.dry_since if self.dry_since is not None else now
-        if after is not None:
+        if after:
             self._held_until = max(self._held_until, now + after + SLACK_SECONDS)
         if ticket is None:
             ticket = Ticket(now, self._number) if self._rate is None else Ticket(-math.inf, 0)
@@ -220,7 +167,7 @@ class Pace:
                 self._marks[-1] = self._marks[-1]._replace(admitted=self._marks[-1].admitted - 1)
             return
         self._echo += (now - ticket.at - self._echo) / 4 if self._echo else now - ticket.at
-        if after == 0 and self._is_affordable(ticket):
+        if self._at_once > 0 and after == 0 and self._is_affordable(ticket):
             self._settled_at = now
             return
         self._measure(ticket, pace)
@@ -330,12 +277,14 @@ class Pace:
 
     def _own_hold(self, after: float | None) -> float:
         """Seconds to hold on our own account: until one more should be let in, longer when that was not enough."""
-        usual = (
-            MOST_DRY_BY_CHANCE if self._by_chance is not None else MOST_DRY_AT_ONCE if after == 0 else after is not None
-        )
+        at_once = after == 0 and self._at_once > 0
+        if self._by_chance is not None:
+            usual = MOST_DRY_BY_CHANCE
+        else:
+            usual = MOST_DRY_AT_ONCE if at_once else int(after is not None)
         if self._dry > usual:
             first = max(FIRST_HOLD_SECONDS, 1 / (self._rate or 1.0) if not self._searching else 0.0)
-            most = MOST_HOLD_AT_ONCE if after == 0 else max(MOST_HOLD_SECONDS, first)
+            most = MOST_HOLD_AT_ONCE if at_once else max(MOST_HOLD_SECONDS, first)
             return min(most, first * 2.0 ** min(self._dry - max(usual, 1), 10))
         return 0.0 if after is not None or self._rate is None else min(1 / self._rate, 2.0)
 

@@ -30,7 +30,7 @@ from domyn_swarm.telemetry.counts import Counts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from domyn_swarm.concurrency.pace import Ticket
+    from domyn_swarm.concurrency.allowance import Ticket
     from domyn_swarm.endpoint.client import Reply
     from domyn_swarm.endpoint.rate_limit import Rates
     from domyn_swarm.endpoint.replica import Transport

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Mapping, Sequence
 
-    from domyn_swarm.concurrency.pace import Ticket
+    from domyn_swarm.concurrency.allowance import Ticket
     from domyn_swarm.endpoint.client import Reply
     from domyn_swarm.errors import EndpointError
 
@@ -118,7 +118,7 @@ class Replica:
             if least is None or requests < least[0]:
                 least = requests, allowance.seconds, unit
         if least is not None:
-            self.pace.told(ticket, *least)
+            self.pace.allowance.told(ticket, *least)
 
 
 def next_of(replicas: Sequence[Replica], turn: int, now: float) -> tuple[Replica | None, float]:

@@ -17,7 +17,7 @@ from domyn_swarm.endpoint.conditions import asked_by, condition_of_error
 from domyn_swarm.errors import ConditionError
 
 if TYPE_CHECKING:
-    from domyn_swarm.concurrency.pace import Ticket
+    from domyn_swarm.concurrency.allowance import Ticket
     from domyn_swarm.concurrency.slots import Places
     from domyn_swarm.endpoint.tries import Tries
 

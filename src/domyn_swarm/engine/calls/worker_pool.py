@@ -34,7 +34,7 @@ from domyn_swarm.telemetry import trace
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 
-    from domyn_swarm.concurrency.pace import Ticket
+    from domyn_swarm.concurrency.allowance import Ticket
     from domyn_swarm.concurrency.stop import Stop
     from domyn_swarm.telemetry.trace import Log
 
