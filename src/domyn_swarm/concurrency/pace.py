@@ -26,6 +26,7 @@ BACK_OFF, PLATEAU_SECONDS, PLATEAU_REQUESTS, PLATEAU_HOLDS, MOST_PLATEAU_SECONDS
 MEASURED_REQUESTS = 10
 FIRST_RATE, SEARCH_SECONDS, SEARCH_AGAIN_SECONDS = 1.0, 0.5, 2.0
 """Where little is known of the rate the pace doubles in that time, until something is refused again."""
+NO_SEARCH_EVENTS = 4
 SLOWEST = 1 / 120
 FIRST_HOLD_SECONDS, MOST_HOLD_SECONDS = 0.25, 10.0
 MOST_HOLD_AT_ONCE = 1.0
@@ -71,6 +72,7 @@ class Pace:
         self._number = self._refused = self._answered = 0
         self._settled_at = -math.inf  # refusals of requests that were sent before belong to an event that is known
         self._searching = 0.0  # seconds in which the pace doubles, 0 when the rate is known
+        self._no_search = 0  # events to come in which it is not searched again
         self._steady = 0  # events in a row that found the same rate
         self._dry = 0  # events in a row between which nothing was admitted
         self._marks: deque[_Mark] = deque(maxlen=16)
@@ -222,8 +224,11 @@ class Pace:
             return min(pace, least * 1.15)
         if searching:
             return pace
-        if least < 0.35 * pace and self._told_hold * pace > 2:  # it may be that the hold was longer than needed
-            self._searching = SEARCH_AGAIN_SECONDS
+        self._no_search = max(0, self._no_search - 1)
+        if (
+            least < 0.35 * pace and self._told_hold * pace > 2 and not self._no_search
+        ):  # the hold may have been too long
+            self._searching, self._no_search = SEARCH_AGAIN_SECONDS, NO_SEARCH_EVENTS
         return min(pace, 2 * least)
 
     def _cut(self, ticket: Ticket, admitted: int, rate: float) -> None:
