@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import resource
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from domyn_swarm.concurrency.resources import Reserve, exhausted
 from domyn_swarm.errors import ConditionError, EndpointError
 from tests.conftest import run_command, write
 from tests.servers.chaos import chaos
+from tests.servers.modes import playing
 
 RUN = Path(".domyn-swarm/out.parquet")
 LEAKY = """
@@ -103,6 +105,23 @@ def test_a_job_that_opens_too_many_files_ends_the_run_and_no_row_fails() -> None
 
 
 @contextlib.contextmanager
+def memory_group(size: int) -> Iterator[Path]:
+    """A control group whose processes may take so many bytes, and are killed when they take more."""
+    root = Path("/sys/fs/cgroup")
+    parent, file = (root / "memory", "memory.limit_in_bytes") if (root / "memory").is_dir() else (root, "memory.max")
+    folder = parent / f"domyn-swarm-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / file).write_text(str(size))
+    except OSError:
+        pytest.skip("no control group can be made")
+    try:
+        yield folder
+    finally:
+        folder.rmdir()
+
+
+@contextlib.contextmanager
 def disk(megabytes: int) -> Iterator[Path]:
     """A small disk of its own."""
     folder = Path("disk").absolute()
@@ -143,6 +162,17 @@ def test_answers_that_need_more_memory_than_there_is_end_the_run_and_those_that_
     assert done.returncode == 1
     assert "Error: Out of memory.\nLower --max-concurrency" in done.stderr
     assert kept() == 300
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("says", ["how long", "nothing"])
+def test_many_large_answers_at_once_are_read_as_there_is_memory_for_them(says: str) -> None:
+    """512 calls whose answers of 1 MB all come at once, where there are 2 GB of memory."""
+    write("in.parquet", {"text": [f"row {number}" for number in range(512)]})
+    with playing("large", says=says.replace(" ", "_")) as server, memory_group(2 * 2**30) as group:
+        done = submitted(*asking(server.url, 512), group=group)
+    assert done.returncode == 0, done.stderr
+    assert pq.read_metadata("out.parquet").num_rows == 512
 
 
 @pytest.mark.parametrize(

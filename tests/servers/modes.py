@@ -103,6 +103,15 @@ async def slow(_body: Any) -> Any:
     return answer("ok")
 
 
+async def large(_body: Any) -> Any:
+    """Says 1 MB after two seconds, and says nothing of how long that is if `says` is "nothing"."""
+    await asyncio.sleep(2)
+    response = web.json_response(answer("x" * 10**6))
+    if SETTINGS.get("says") == "nothing":
+        response.enable_chunked_encoding()
+    return response
+
+
 async def raw(_body: Any) -> Any:
     """Answers with the text `text`, whose type is `type`, with status `status`."""
     kind = SETTINGS.get("type", "application/json")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.part import Part
 
 WINDOW_ROWS = 65_536
+WINDOW_BYTES = 64 * 2**20
+"""A window has as many rows as that many bytes hold, or WINDOW_ROWS: a row may be megabytes."""
+LEAST_ROWS = 16
 
 
 def in_order(parts: Sequence[Part], columns: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
@@ -35,8 +38,9 @@ def in_order(parts: Sequence[Part], columns: Sequence[str], schema: pa.Schema) -
     closed = [_Cursor(age, part, columns, schema) for age, part in enumerate(parts)]
     ends = [cursor.last for cursor in closed]
     active: list[_Cursor] = []
-    for start in range(0, max(ends, default=-1) + 1, WINDOW_ROWS):
-        end = start + WINDOW_ROWS
+    rows = _rows_of_a_window(parts)
+    for start in range(0, max(ends, default=-1) + 1, rows):
+        end = start + rows
         active += [cursor for cursor in closed if cursor.first < end]
         closed = [cursor for cursor in closed if cursor.first >= end]
         active.sort(key=lambda cursor: cursor.age)
@@ -44,6 +48,11 @@ def in_order(parts: Sequence[Part], columns: Sequence[str], schema: pa.Schema) -
         active = [cursor for cursor in active if cursor.last >= end]
         if tables and (window := latest(pa.concat_tables(tables), gone=False)).num_rows:
             yield window
+
+
+def _rows_of_a_window(parts: Sequence[Part]) -> int:
+    widest = max((part.decoded_bytes / part.rows for part in parts if part.rows), default=1.0)
+    return max(LEAST_ROWS, min(WINDOW_ROWS, int(WINDOW_BYTES // max(widest, 1.0))))
 
 
 class _Cursor:

@@ -16,18 +16,22 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from domyn_swarm.concurrency.adaptive import MOST, AdaptiveLimit
+from domyn_swarm.concurrency.memory import ByteBudget, answer_bytes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 _CURRENT: ContextVar[Places] = ContextVar("places")
-_ROW: ContextVar[_Row] = ContextVar("row")
+_ROW: ContextVar[Row] = ContextVar("row")
 
 
-class _Row:
-    """Whoever holds one place, with all tasks that it starts: how many of them wait for something else."""
+class Row:
+    """Whoever holds one place, with all tasks that it starts: how many of them wait for something else.
 
-    away = 0
+    `held` are the bytes of large answers that came for the row in hand.
+    """
+
+    away = held = 0
 
 
 class Halted(BaseException):
@@ -47,6 +51,7 @@ class Places:
         self.taken = 0
         self.crowded = False
         """Whether whoever has a place should hand it over: to a call that comes back, or because there are fewer."""
+        self.answers = ByteBudget(answer_bytes())
         self._hire = hire
         self._hurry = hurry
         self._returning: deque[asyncio.Future[None]] = deque()
@@ -61,9 +66,11 @@ class Places:
         """Make these the places of the current context and of all tasks that it starts."""
         _CURRENT.set(self)
 
-    def enter_row(self) -> None:
+    def enter_row(self) -> Row:
         """Make the current context, and all tasks that it starts, one holder of one place."""
-        _ROW.set(_Row())
+        row = Row()
+        _ROW.set(row)
+        return row
 
     def fill(self) -> None:
         """Hire for all places."""
@@ -110,7 +117,7 @@ class Places:
     @contextlib.asynccontextmanager
     async def given_back(self) -> AsyncIterator[None]:
         """The time in which a call gives its place back. Of several at once in one row, the first and last count."""
-        row = _ROW.get(None) or _Row()
+        row = _ROW.get(None) or Row()
         row.away += 1
         if row.away == 1:
             self.release()
@@ -171,6 +178,26 @@ async def given_back() -> AsyncIterator[None]:
         return
     async with places.given_back():
         yield
+
+
+async def reserve(size: int) -> None:
+    """Wait until an answer of `size` bytes may be read. They count until the row's output is on its way to the disk.
+
+    Whoever has part of a row's answers does not wait for the rest: rows would wait for one another.
+    """
+    row, slots = _ROW.get(None), _CURRENT.get(None)
+    if row is None or slots is None:
+        return
+    first = not row.held
+    row.held += size
+    if not first:
+        slots.answers.overdraw(size)
+        return
+    try:
+        await slots.answers.reserve(size)
+    except BaseException:
+        row.held -= size
+        raise
 
 
 def rejected() -> None:

@@ -174,6 +174,10 @@ class Tables:
     tables: Callable[[], Iterator[pa.Table]]
 
 
+JOINED_BYTES = 64 * 2**20
+"""Of outputs that are joined with their rows at a time: a row may be megabytes."""
+
+
 class RowReader:
     """Takes any number of rows at a time from a stream of tables."""
 
@@ -181,11 +185,15 @@ class RowReader:
         self._tables = tables
         self._rest = empty_table(schema)
 
-    def take(self, rows: int) -> pa.Table:
-        """The next `rows` rows, or what is left when there are fewer."""
+    def take(self, rows: int, most: int | None = None) -> pa.Table:
+        """The next `rows` rows, or fewer: what is left, or as many as make `most` bytes."""
         parts = [self._rest]
         have = self._rest.num_rows
-        while have < rows and (table := next(self._tables, None)) is not None:
+        while (
+            have < rows
+            and not (have and most and sum(one.nbytes for one in parts) >= most)
+            and (table := next(self._tables, None)) is not None
+        ):
             parts.append(table)
             have += table.num_rows
         joined = pa.concat_tables(parts) if len(parts) > 1 else self._rest
@@ -214,10 +222,15 @@ def beside(batches: Iterable[pa.RecordBatch], outputs: Outputs, id_col: str, col
             id_field = batch.schema.field(id_col)
             schema = pa.schema([pa.field(POSITION, pa.int64()), id_field, *outputs.schema])
             reader = RowReader((_with_ids(table, id_field) for table in outputs.tables()), schema)
-        table = reader.take(batch.num_rows)
-        _check_aligned(batch, table, id_col)
-        arrays = [converted(batch.column(field.name), field.type) for field in columns]
-        yield pa.table([*arrays, *(table.column(name) for name in outputs.schema.names)], schema=joined)
+        while True:
+            table = reader.take(batch.num_rows, JOINED_BYTES)
+            rows = batch.slice(0, table.num_rows) if table.num_rows else batch
+            _check_aligned(rows, table, id_col)
+            arrays = [converted(rows.column(field.name), field.type) for field in columns]
+            yield pa.table([*arrays, *(table.column(name) for name in outputs.schema.names)], schema=joined)
+            if rows.num_rows == batch.num_rows:
+                break
+            batch = batch.slice(rows.num_rows)  # noqa: PLW2901 - what is left of it
 
 
 def _with_ids(table: pa.Table, id_field: pa.Field[Any]) -> pa.Table:

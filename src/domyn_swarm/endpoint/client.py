@@ -12,6 +12,8 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 import msgspec
 
+from domyn_swarm.concurrency import slots
+from domyn_swarm.concurrency.memory import SMALL_BYTES
 from domyn_swarm.concurrency.resources import exhausted
 from domyn_swarm.concurrency.retry import status_is_retryable
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
@@ -33,6 +35,8 @@ REQUEST_SECONDS = 600.0
 PROBE_SECONDS = 5.0
 MESSAGE_CHARS = 300
 MOST_REDIRECTS = 10
+LARGE_BYTES = 2**20
+"""What is reserved for an answer that does not say how large it is, once it is large."""
 REQUEST_PATHS = ("/chat/completions", "/completions", "/embeddings")
 """What people copy along with the address of a server."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -168,7 +172,7 @@ class EndpointClient:
                 allow_redirects=False,
                 **self._proxy,
             ) as response:
-                reply = _Reply(response.status, response.headers, await response.read())
+                reply = _Reply(response.status, response.headers, await _content(response))
             if reply.status not in _REDIRECTS or "Location" not in reply.headers:
                 break
             elsewhere = urljoin(url, reply.headers["Location"])
@@ -178,6 +182,23 @@ class EndpointClient:
             if reply.status == 303:  # the result is there, and to be fetched
                 method, body = "GET", None
         return reply
+
+
+async def _content(response: aiohttp.ClientResponse) -> bytes:
+    """The body, once there is memory for it; until then the server has to wait with it."""
+    size = response.content_length
+    if size is not None and "Content-Encoding" not in response.headers:
+        if size > SMALL_BYTES:
+            await slots.reserve(size)
+        return await response.read()
+    parts, read, reserved = [], 0, SMALL_BYTES
+    while part := await response.content.readany():
+        parts.append(part)
+        read += len(part)
+        if read > reserved:
+            await slots.reserve(max(read, LARGE_BYTES))
+            reserved += max(read, LARGE_BYTES)
+    return b"".join(parts)
 
 
 def _same_site(url: str, elsewhere: str) -> bool:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from domyn_swarm.concurrency.adaptive import MOST
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 
     from domyn_swarm.concurrency.allowance import Ticket
+    from domyn_swarm.concurrency.slots import Row
     from domyn_swarm.concurrency.stop import Stop
     from domyn_swarm.telemetry.trace import Log
 
@@ -71,6 +73,7 @@ class Chunk:
     outputs: list[Any] = field(default_factory=list)
     traces: dict[Any, str] = field(default_factory=dict)
     taken: int = 0
+    held: deque[int] = field(default_factory=deque)
 
     def take(self) -> tuple[list[Any], list[Any], dict[Any, str]]:
         """What finished since the last call, which is forgotten here.
@@ -194,7 +197,7 @@ class _Crew:
                 fed = self._feed(chunks, underway)
             except Exception as error:  # noqa: BLE001 - raised when what finished is out
                 broken = error
-            yield from _finished(underway)
+            yield from self._finished(underway)
             if broken or self._stop.is_set() or self._halted.is_set():
                 break
             if not fed and not self._room.wait(POLL_SECONDS):
@@ -203,16 +206,27 @@ class _Crew:
         yield from self._in_grace(underway)
         self._cancel()
         self._thread.join(1.0)
-        yield from _finished(underway)
+        yield from self._finished(underway)
         if cause := broken or self._error:
             raise cause
+
+    def _finished(self, underway: deque[Chunk]) -> Iterator[Finished]:
+        for chunk in list(underway):
+            held = sum(chunk.held.popleft() for _ in range(len(chunk.held)))
+            keys, outputs, traces = chunk.take()
+            if chunk.taken == chunk.size:
+                underway.remove(chunk)
+            if outputs:
+                yield chunk.source, keys, outputs, traces
+            if held:  # whoever pulls has handed the outputs on
+                self._on_loop(partial(self._places.answers.release, held))
 
     def _in_grace(self, underway: deque[Chunk]) -> Iterator[Finished | None]:
         """What the calls in flight still make of their rows; there are none before the job is open."""
         grace = Grace(self._limits.grace, self._stop)
         while self._thread.is_alive() and not self._opening and grace.waits_for(len(self._tasks)):
             self._thread.join(POLL_SECONDS)
-            yield from _finished(underway)
+            yield from self._finished(underway)
             yield None
         if self._thread.is_alive() and not self._opening:
             grace.over(len(self._tasks))
@@ -347,13 +361,14 @@ class _Crew:
 
     async def _work(self) -> None:
         """Draw rows and call, with a place of our own."""
-        self._places.enter_row()
+        row = self._places.enter_row()
         try:
-            await self._work_through()
+            await self._work_through(row)
         finally:
+            self._places.answers.release(row.held)
             self._places.release()
 
-    async def _work_through(self) -> None:
+    async def _work_through(self, row: Row) -> None:
         places, stopped, halted = self._places, self._stop.is_set, self._halted.is_set
         call = self._timed if self._limits.timeout else self._call
         call = self._counted(call) if places.adaptive else call
@@ -371,6 +386,9 @@ class _Crew:
                 if log:
                     chunk.traces[key] = trace.encoded(log, bodies=key is not None)
                     log = trace.start()  # what the row left running adds to the old one
+                if row.held:
+                    chunk.held.append(row.held)
+                    row.held = 0
                 keys.append(key)
                 outputs.append(output)
                 if places.crowded:
@@ -539,15 +557,6 @@ class _Crew:
             if self._halted.wait(turn) or self._stop.is_set():
                 raise Halted
         return turn
-
-
-def _finished(underway: deque[Chunk]) -> Iterator[Finished]:
-    for chunk in list(underway):
-        keys, outputs, traces = chunk.take()
-        if chunk.taken == chunk.size:
-            underway.remove(chunk)
-        if outputs:
-            yield chunk.source, keys, outputs, traces
 
 
 @contextlib.contextmanager
