@@ -17,7 +17,7 @@ import pytest
 
 from domyn_swarm.concurrency.resources import Reserve, exhausted
 from domyn_swarm.errors import ConditionError, EndpointError
-from tests.conftest import run_command, write
+from tests.conftest import command_line, run_command, write
 from tests.servers.chaos import chaos
 from tests.servers.modes import playing
 
@@ -170,7 +170,11 @@ def test_many_large_answers_at_once_are_read_as_there_is_memory_for_them(says: s
     """512 calls whose answers of 1 MB all come at once, where there are 2 GB of memory."""
     write("in.parquet", {"text": [f"row {number}" for number in range(512)]})
     with playing("large", says=says.replace(" ", "_")) as server, memory_group(2 * 2**30) as group:
-        done = submitted(*asking(server.url, 512), group=group)
+        line = command_line(
+            "job", "submit", *asking(server.url, 512), "--input", "in.parquet", "--output", "out.parquet"
+        )
+        enter = ["bash", "-c", 'echo $$ > "$0/cgroup.procs"; exec "$@"', str(group), *line]
+        done = subprocess.run(enter, check=False, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert pq.read_metadata("out.parquet").num_rows == 512
 
