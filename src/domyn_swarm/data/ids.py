@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 EXAMPLES = 5
-_HINT = "Ids must be non-null and unique. Mend the column, name another, or leave the flag out for generated ids."
+_HINT = "Ids must be non-null and unique. Fix the column, name another, or leave the flag out for generated ids."
 
 
 def null_id(id_col: str, position: int) -> DataError:

@@ -59,7 +59,7 @@ def identity_of(spec: JobSpec, job: SwarmJob, overrides: Overrides = NOTHING) ->
         raise
     except Exception as error:  # whatever a job's own `identity` does
         raise ConfigurationError(
-            f"Job {spec.job!r}: its identity cannot be told: {type(error).__name__}: {error}.", "Mend its `identity`."
+            f"Job {spec.job!r}: its identity cannot be told: {type(error).__name__}: {error}.", "Fix its `identity`."
         ) from error
 
 

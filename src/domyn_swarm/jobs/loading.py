@@ -123,10 +123,10 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
             return msgspec.convert(dict(kwargs), job_class)
         return job_class(**kwargs)  # it has an __init__ of its own, which takes the values as JSON gives them
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"--job-kwargs: {name} cannot be made: {error}.", "Mend the JSON.") from None
+        raise ConfigurationError(f"--job-kwargs: {name} cannot be made: {error}.", "Fix the JSON.") from None
     except Exception as error:
         raise ConfigurationError(
-            f"--job-kwargs: {name} cannot be made: {type(error).__name__}: {error}.", "Mend the JSON, or the class."
+            f"--job-kwargs: {name} cannot be made: {type(error).__name__}: {error}.", "Fix the JSON, or the class."
         ) from error
 
 
@@ -220,7 +220,7 @@ def _import_refusal(reference: str, error: BaseException) -> ConfigurationError:
     # A syntax error has no frame in the file that holds it, and says itself where it is.
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if not isinstance(error, SyntaxError) else ""
     return ConfigurationError(
-        f"Job {reference!r} cannot be imported: {type(error).__name__}: {error}{where}.", "Mend the module."
+        f"Job {reference!r} cannot be imported: {type(error).__name__}: {error}{where}.", "Fix the module."
     )
 
 

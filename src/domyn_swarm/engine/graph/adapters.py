@@ -38,7 +38,7 @@ def telling_of(references: Sequence[str]) -> Iterator[None]:
             raise
         raise ConfigurationError(
             f"--adapter: {', '.join(references)}: {type(error).__name__}: {error}.",
-            "It broke while the run was planned. Mend it, or leave it out.",
+            "It broke while the run was planned. Fix it, or leave it out.",
         ) from error
 
 
