@@ -385,7 +385,7 @@ FLAGS = {
     "--dedupe": "--no-dedupe",
     "--on-error": "record",
     "--max-errors": None,
-    "--checkpoint-dir": ".domyn-swarm beside the output",
+    "--checkpoint-dir": ".domyn-swarm next to the output",
     "--checkpoint-tag": "the output's name",
     "--checkpoint-interval": "10.0",
     "--resume": "--resume",
