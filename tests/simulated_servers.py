@@ -1,4 +1,4 @@
-"""Random servers on simulated time, the real `Replicas` that asks them, and what the best fixed pace would take.
+"""Random servers on simulated time, the real `LoadBalancer` that asks them, and what the best fixed pace would take.
 
 A server admits requests by a token bucket or by windows of fixed length, says when to come again or does not, takes its
 time, fails now and then. It is told nothing of the client and the client nothing of it but what HTTP would say.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from domyn_swarm.endpoint.client import Reply
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
-from domyn_swarm.endpoint.load_balancer import Replicas
+from domyn_swarm.endpoint.load_balancer import LoadBalancer
 from domyn_swarm.endpoint.rate_limit import Rates
 from domyn_swarm.errors import EndpointError
 from tests.test_places import now
@@ -134,7 +134,7 @@ class Outcome:
 async def run(servers: Sequence[Server], rows: int, concurrency: int, retries: int = 5) -> Outcome:
     """Ask the servers for an answer to each row, with so many in flight."""
     loop = asyncio.get_running_loop()
-    replicas = Replicas(
+    replicas = LoadBalancer(
         servers, Rates(None, None), retries=retries, retry_timeout=600, dedupe=False, clock=loop.time
     )  # fmt: skip
     numbers = iter(range(rows))

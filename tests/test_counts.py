@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
-from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, Silent
+from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, NullProgress
 from domyn_swarm.telemetry.counts import Counts, Latencies
 
 SHARES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
@@ -179,7 +179,7 @@ def test_a_share_is_exact_to_the_row(percent: int, rows: int, beyond: int) -> No
 # The meter.
 
 
-class Seen(Silent):
+class Seen(NullProgress):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
@@ -256,7 +256,7 @@ def test_the_run_is_stopped_with_the_table_that_exceeds_the_budget_and_with_none
     tables: list[tuple[int, int]], most: str | None
 ) -> None:
     stop, budget, so_far = threading.Event(), ErrorBudget(most), Counts()
-    meter = Meter(Silent(), budget=budget, stop=stop)
+    meter = Meter(NullProgress(), budget=budget, stop=stop)
     spent = False
     for fine, failed in tables:
         meter(finished(fine, failed))
@@ -267,14 +267,14 @@ def test_the_run_is_stopped_with_the_table_that_exceeds_the_budget_and_with_none
 
 
 def test_a_run_that_is_stopped_by_somebody_else_has_not_overspent() -> None:
-    meter = Meter(Silent(), budget=ErrorBudget("0"))
+    meter = Meter(NullProgress(), budget=ErrorBudget("0"))
     meter.stop.set()
     meter(finished(5))
     assert not meter.overspent
 
 
 def test_rows_that_fail_before_the_hundredth_do_not_end_a_run_that_may_lose_a_share_and_the_hundredth_does() -> None:
-    meter = Meter(Silent(), budget=ErrorBudget("5%"))
+    meter = Meter(NullProgress(), budget=ErrorBudget("5%"))
     meter(finished(0, 99))
     assert not meter.overspent
     meter(finished(1))

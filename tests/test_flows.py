@@ -22,9 +22,9 @@ from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.engine.graph.build import driver_for
 from domyn_swarm.engine.graph.observer import Observer
 from domyn_swarm.engine.recording import timeline
-from domyn_swarm.engine.recording.metrics import MOST_KINDS, Meter, Silent, kinds_of
-from domyn_swarm.engine.recording.node_stats import VALUE_CHARS, Flows, blame, node_of, shown
-from domyn_swarm.engine.recording.timeline import Chronicle
+from domyn_swarm.engine.recording.metrics import MOST_KINDS, Meter, NullProgress, kinds_of
+from domyn_swarm.engine.recording.node_stats import VALUE_CHARS, Flows, attach_node, node_of, shown
+from domyn_swarm.engine.recording.timeline import TimeSeries
 from domyn_swarm.errors import DataError, JobError
 from domyn_swarm.telemetry.counts import EXAMPLES, Counts, Failed, Flow, Latencies
 from domyn_swarm.telemetry.trace import Attempt, encoded
@@ -299,8 +299,8 @@ def test_an_error_that_cannot_be_marked_passes_on_all_the_same() -> None:
 def test_whom_an_error_is_blamed_on_survives_the_way_to_another_process(
     error: BaseException, dumps: Callable[[Any], bytes]
 ) -> None:
-    blame(error, "transformed")
-    blame(error, "flushed")
+    attach_node(error, "transformed")
+    attach_node(error, "flushed")
     found = pickle.loads(dumps(error))
     assert (type(found), str(found), node_of(found)) == (type(error), str(error), "transformed")
 
@@ -341,7 +341,7 @@ def test_a_node_that_runs_is_at_work_for_just_that_time_and_weighs_something() -
         assert flows.ended == set()
     assert (flows.at_work, flows.ended) == (set(), {"node"})
     assert flows.of("node").memory > 10 * 2**20
-    assert flows.weigh() > 10 * 2**20
+    assert flows.sample_memory() > 10 * 2**20
     assert set(flows.by_node) == {"node"}
 
 
@@ -358,7 +358,7 @@ def test_a_stream_that_is_measured_again_goes_on_counting_and_is_ended_when_it_e
 
 def test_a_snapshot_stays_as_it_is_and_may_be_taken_while_another_thread_counts() -> None:
     flows = Flows()
-    meter = Meter(Silent(), flows=flows)
+    meter = Meter(NullProgress(), flows=flows)
     stop = threading.Event()
     broken_by: list[BaseException] = []
 
@@ -573,7 +573,7 @@ def test_many_rows_of_a_kind_are_all_counted_and_few_are_shown() -> None:
 
 def test_kinds_beyond_a_number_are_put_together_by_type_and_no_row_is_lost() -> None:
     letters = ["".join(random.Random(number).choices("abcdefgh", k=12)) for number in range(3 * MOST_KINDS)]
-    meter = Meter(Silent())
+    meter = Meter(NullProgress())
     for start in range(0, len(letters), 50):
         meter(finished([("E" if at % 2 else "F", word, "") for at, word in enumerate(letters[start : start + 50])]))
     failures = meter.snapshot().failures
@@ -610,7 +610,7 @@ def test_however_often_it_is_asked_the_timeline_stays_short_and_keeps_all_sums(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timeline, "MOST_POINTS", most)
-        chronicle, now, noted = Chronicle(), Counts(), Counts()
+        chronicle, now, noted = TimeSeries(), Counts(), Counts()
         for number, (step, last) in enumerate(taken):
             now += step
             before = [*chronicle.line.seconds]
@@ -629,7 +629,7 @@ def test_however_often_it_is_asked_the_timeline_stays_short_and_keeps_all_sums(
 
 
 def test_each_entry_is_about_the_time_since_the_one_before() -> None:
-    chronicle = Chronicle()
+    chronicle = TimeSeries()
     fast, slow = Latencies(), Latencies()
     fast.record(0.1)
     slow.record(0.1)
@@ -651,7 +651,7 @@ def test_each_entry_is_about_the_time_since_the_one_before() -> None:
 
 
 def test_a_long_run_is_told_in_a_few_hundred_entries_evenly_over_its_time() -> None:
-    chronicle = Chronicle()
+    chronicle = TimeSeries()
     for second in range(1, 20_001):
         chronicle.note(float(second), Counts(rows=second), 0)
     line = chronicle.line

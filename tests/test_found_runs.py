@@ -19,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.named_files import storage_of
-from domyn_swarm.checkpoint.part import Origin, Part, write_part
+from domyn_swarm.checkpoint.part import Part, PartMetadata, write_part
 from domyn_swarm.checkpoint.process import Process
 from tests.conftest import Command, job, run_command
 from tests.detached import FOLDER, texts
@@ -141,7 +141,9 @@ def test_a_run_s_id_leads_nowhere(run_id: str, command: Command) -> None:
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "run_id": run_id}))
     (part,) = (run / "parts").iterdir()
-    write_part(LocalFileSystem(), str(part), Part(LocalFileSystem(), str(part)).read(), Origin(run_id, "d", "_row_id"))
+    write_part(
+        LocalFileSystem(), str(part), Part(LocalFileSystem(), str(part)).read(), PartMetadata(run_id, "d", "_row_id")
+    )
     Path("../elsewhere").mkdir(exist_ok=True)
     for words in (*SHOWS, ("job", "submit", job("Upper"), "--input", "in.parquet", "--output", "out.parquet")):
         done = command(*(word.format(run) for word in words))

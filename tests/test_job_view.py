@@ -27,7 +27,7 @@ import pytest
 
 from domyn_swarm.checkpoint.compact import compact
 from domyn_swarm.checkpoint.folder import RunFolder
-from domyn_swarm.checkpoint.part import Origin, Part, write_part
+from domyn_swarm.checkpoint.part import Part, PartMetadata, write_part
 from domyn_swarm.checkpoint.part_file import BLOCK_BYTES
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
 from domyn_swarm.engine.recording.metrics import kinds_of
@@ -413,7 +413,9 @@ def part(name: str, rows: dict[int, tuple[str, str] | None], *, run_id: str = "o
     folder = RunFolder("run")
     folder.make()
     folder.save("run.json", {"run_id": "ours"})
-    write_part(folder.fs, f"{folder.root}/parts/{name}.parquet", pa.table(columns), Origin(run_id, "digest", "id"))
+    write_part(
+        folder.fs, f"{folder.root}/parts/{name}.parquet", pa.table(columns), PartMetadata(run_id, "digest", "id")
+    )
 
 
 def ids_of(type_: str, message: str, offset: int = 0, count: int = 50) -> tuple[list[str], int]:

@@ -137,7 +137,7 @@ def happening(changes: Sequence[tuple[str, Callable[[], None]]]) -> Iterator[Non
         "before the calls": (CheckpointStore, "flush", True),
         "before the write": (arrow._Writing, "to", True),
         "when it is written": (arrow, "_write_file", False),
-        "after the check": (lock.Fence, "renew", False),
+        "after the check": (lock.FencingToken, "renew", False),
     }
     with contextlib.ExitStack() as patched:
         patched.enter_context(mock.patch.object(CheckpointStore, "begin", begun))

@@ -24,7 +24,7 @@ from domyn_swarm import SwarmJob, make_spec, run
 from domyn_swarm.checkpoint import lock
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import Lock, LockLostError, locked
-from domyn_swarm.checkpoint.process import Holder, this_process
+from domyn_swarm.checkpoint.process import LockOwner, this_process
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import CheckpointError
@@ -131,7 +131,7 @@ def run_folder() -> RunFolder:
     return folder
 
 
-def leave(folder: RunFolder, number: int = 1, **changes: Any) -> Holder:
+def leave(folder: RunFolder, number: int = 1, **changes: Any) -> LockOwner:
     """A lock as another process would have written it."""
     holder = msgspec.structs.replace(this_process(), **changes)
     folder.fs.pipe_file(f"{folder.root}/lock-{number:06d}", msgspec.json.encode(holder))

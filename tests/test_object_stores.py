@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from domyn_swarm.storage.files import filesystem, whole_file
+from domyn_swarm.storage.files import atomic_write, filesystem
 from tests.conftest import Command, job, start_command, stop, tree
 from tests.servers.object_store import OBSERVER, Bucket, ObjectStore, object_store
 
@@ -375,7 +375,7 @@ def damage(bucket: Bucket, key: str, column: str, group: int = 0) -> None:
 def test_what_breaks_while_it_is_written_leaves_the_old_object(streamed: bool, bucket: Bucket) -> None:
     fs, path = filesystem(bucket.url(OUTPUT), bucket.store.storage_options)
     bucket.put(OUTPUT, b"old")
-    with contextlib.suppress(KeyError), whole_file(fs, path, streamed=streamed) as file:
+    with contextlib.suppress(KeyError), atomic_write(fs, path, streamed=streamed) as file:
         file.write(b"half of what is new")
         raise KeyError
     assert bucket.get(OUTPUT) == b"old"

@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 from domyn_swarm import JobSpec, make_spec, run
 from domyn_swarm.checkpoint import compact, encode, part, writer
 from domyn_swarm.checkpoint.folder import PartName, RunFolder
-from domyn_swarm.checkpoint.part import DamagedPartError, Origin, Part, write_part
+from domyn_swarm.checkpoint.part import DamagedPartError, Part, PartMetadata, write_part
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import CheckpointError, JobError
 from tests.conftest import job, rows, write
 
 FS = LocalFileSystem()
-ORIGIN = Origin("run", "digest", "id")
+ORIGIN = PartMetadata("run", "digest", "id")
 PARTS = ".domyn-swarm/out.parquet/parts"
 
 
@@ -239,7 +239,7 @@ def test_what_no_run_has_named_is_a_stranger_and_what_is_half_written_is_nothing
     for name in ("0001-000001.parquet", "copy.parquet", ".0001-000002.parquet.7.tmp", "notes.txt"):
         Path("run/parts", name).touch()
     assert [Path(path).name for path in folder.parts()] == ["0001-000001.parquet"]
-    assert [Path(path).name for path in folder.strangers()] == ["copy.parquet"]
+    assert [Path(path).name for path in folder.foreign_files()] == ["copy.parquet"]
 
 
 # Merging.

@@ -16,13 +16,13 @@ from domyn_swarm import make_spec, run
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
-from domyn_swarm.engine.recording.metrics import Silent
+from domyn_swarm.engine.recording.metrics import NullProgress
 from domyn_swarm.errors import JobError
 from domyn_swarm.telemetry.counts import Counts
 from tests.conftest import job, rows, write
 
 
-class Cut(Silent):
+class Cut(NullProgress):
     """Breaks a run after so many rows, from outside the job."""
 
     def __init__(self, after: int) -> None:

@@ -1,4 +1,4 @@
-"""What `SharedAnswers` promises: equal requests are sent once, and nobody gets anything but an answer to its own."""
+"""What `SingleFlight` promises: equal requests are sent once, and nobody gets anything but an answer to its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm.concurrency import slots as module
-from domyn_swarm.concurrency.slots import Places
+from domyn_swarm.concurrency.slots import ConcurrencyLimiter
 from domyn_swarm.endpoint.load_balancer import Answer
-from domyn_swarm.endpoint.single_flight import SharedAnswers
+from domyn_swarm.endpoint.single_flight import SingleFlight
 from tests.test_places import nobody, now, on_simulated_time, settled
 
 
@@ -56,7 +56,7 @@ def started(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 
 def test_equal_requests_in_flight_are_asked_once_and_all_but_the_first_are_told_that_it_was_shared() -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(), Server(open_=False)
+        shared, server = SingleFlight(), Server(open_=False)
         requests = [started(shared.once("chat", b"{}", server.ask(f"{number}"), Answer)) for number in range(5)]
         await settled()
         assert server.asked == ["0"]
@@ -68,7 +68,7 @@ def test_equal_requests_in_flight_are_asked_once_and_all_but_the_first_are_told_
 
 def test_an_answer_that_is_there_is_taken_without_asking_again() -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(), Server()
+        shared, server = SingleFlight(), Server()
         assert await shared.once("chat", b"{}", server.ask("first"), Answer) == (answer("first"), False)
         for _ in range(3):
             assert await shared.once("chat", b"{}", server.ask("again"), Answer) == (answer("first"), True)
@@ -83,7 +83,7 @@ def test_an_answer_that_is_there_is_taken_without_asking_again() -> None:
 @pytest.mark.parametrize("open_", [True, False], ids=["one after the other", "at the same time"])
 def test_another_path_or_another_body_is_another_request(path: str, body: bytes, open_: bool) -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(), Server(open_=open_)
+        shared, server = SingleFlight(), Server(open_=open_)
         one = started(shared.once("chat", b"{}", server.ask("one"), Answer))
         await settled()
         other = started(shared.once(path, body, server.ask("other"), Answer))
@@ -99,7 +99,7 @@ def test_a_path_may_be_long(length: int) -> None:
     """As where it names a deployment and a version of the API."""
 
     async def work() -> None:
-        shared, server = SharedAnswers(), Server()
+        shared, server = SingleFlight(), Server()
         assert await shared.once("p" * length, b"{}", server.ask("one"), Answer) == (answer("one"), False)
         assert await shared.once("p" * length, b"{}", server.ask("two"), Answer) == (answer("one"), True)
         assert await shared.once("p" * length + "q", b"{}", server.ask("other"), Answer) == (answer("other"), False)
@@ -110,7 +110,7 @@ def test_a_path_may_be_long(length: int) -> None:
 @pytest.mark.parametrize("under_way", [True, False])
 def test_whoever_changes_its_answer_changes_nobody_elses(under_way: bool) -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(), Server(open_=not under_way)
+        shared, server = SingleFlight(), Server(open_=not under_way)
         requests = [started(shared.once("chat", b"{}", server.ask("same"), Answer)) for _ in range(3)]
         await settled()
         server.gate.set()
@@ -127,7 +127,7 @@ def test_whoever_changes_its_answer_changes_nobody_elses(under_way: bool) -> Non
 
 def test_a_failure_is_shared_with_those_who_wait_for_it_and_then_forgotten() -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(), Server(open_=False)
+        shared, server = SingleFlight(), Server(open_=False)
         requests = [started(shared.once("chat", b"{}", server.ask("bad", OSError("gone")), Answer)) for _ in range(3)]
         await settled()
         server.gate.set()
@@ -146,7 +146,7 @@ def test_a_failure_that_nobody_else_waits_for_is_reported_to_the_asker_alone() -
     async def work() -> None:
         complaints: list[Any] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        shared, server = SharedAnswers(), Server()
+        shared, server = SingleFlight(), Server()
         with pytest.raises(OSError, match="gone"):
             await shared.once("chat", b"{}", server.ask("bad", OSError("gone")), Answer)
         del shared
@@ -161,7 +161,7 @@ def test_a_failure_that_nobody_else_waits_for_is_reported_to_the_asker_alone() -
 
 def test_when_the_asker_is_cancelled_those_who_wait_are_and_the_next_one_asks_again() -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(), Server(open_=False)
+        shared, server = SingleFlight(), Server(open_=False)
         asker, *waiters = [started(shared.once("chat", b"{}", server.ask("first"), Answer)) for _ in range(3)]
         await settled()
         asker.cancel()
@@ -175,7 +175,7 @@ def test_when_the_asker_is_cancelled_those_who_wait_are_and_the_next_one_asks_ag
 
 def test_when_one_who_waits_is_cancelled_the_asker_and_the_others_who_wait_know_nothing_of_it() -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(), Server(open_=False)
+        shared, server = SingleFlight(), Server(open_=False)
         asker, one, other = [started(shared.once("chat", b"{}", server.ask("first"), Answer)) for _ in range(3)]
         await settled()
         one.cancel()
@@ -194,11 +194,11 @@ def test_when_one_who_waits_is_cancelled_the_asker_and_the_others_who_wait_know_
 
 def test_whoever_waits_for_somebody_elses_answer_lends_its_place_to_others_and_takes_it_again() -> None:
     async def work() -> None:
-        places = Places(2, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(2, nobody, asyncio.Event())
         places.enter()
         await places.take()
         await places.take()
-        shared, server = SharedAnswers(), Server(open_=False)
+        shared, server = SingleFlight(), Server(open_=False)
         requests = [started(shared.once("chat", b"{}", server.ask("same"), Answer)) for _ in range(2)]
         await settled()
         assert places.taken == 1
@@ -217,7 +217,7 @@ def test_whoever_waits_for_somebody_elses_answer_lends_its_place_to_others_and_t
 
 def test_beyond_its_room_the_answer_goes_that_was_not_asked_for_the_longest() -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(3 * size_of("a")), Server()
+        shared, server = SingleFlight(3 * size_of("a")), Server()
 
         async def is_kept(name: str) -> bool:
             found, known = await shared.once("chat", name.encode(), server.ask(name), Answer)
@@ -236,7 +236,7 @@ def test_beyond_its_room_the_answer_goes_that_was_not_asked_for_the_longest() ->
 
 def test_an_answer_larger_than_all_the_room_is_handed_over_and_not_kept() -> None:
     async def work() -> None:
-        shared, server = SharedAnswers(size_of("small")), Server()
+        shared, server = SingleFlight(size_of("small")), Server()
         assert await shared.once("chat", b"large", server.ask("large" * 99), Answer) == (answer("large" * 99), False)
         assert await shared.once("chat", b"large", server.ask("large" * 99), Answer) == (answer("large" * 99), False)
         assert await shared.once("chat", b"small", server.ask("small"), Answer) == (answer("small"), False)
@@ -260,7 +260,7 @@ def test_whatever_comes_when_everybody_gets_the_answer_to_its_own_request_within
     requests: list[Request], room: int
 ) -> None:
     async def work() -> None:
-        shared = SharedAnswers(room)
+        shared = SingleFlight(room)
         under_way: set[int] = set()
 
         async def one(body: int, seconds: int, fails: bool) -> None:

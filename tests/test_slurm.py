@@ -132,9 +132,9 @@ def wait_for_calls(count: int) -> None:
 def test_a_run_is_sent_and_looked_after_in_a_folder_of_any_name(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    strange = folder / '50% of "it" isn\'t #1 %j'
-    strange.mkdir()
-    monkeypatch.chdir(strange)
+    unusable = folder / '50% of "it" isn\'t #1 %j'
+    unusable.mkdir()
+    monkeypatch.chdir(unusable)
     sent = submit(command, "--job-name", "shout", "--slurm-args", "--comment 'two words' --time=5")
     assert sent.returncode == 0, sent.stderr
     assert "domyn-swarm job logs -f shout" in sent.stdout

@@ -15,7 +15,7 @@ from domyn_swarm.checkpoint import compact as compaction
 from domyn_swarm.checkpoint import part
 from domyn_swarm.checkpoint.encode import UnstorableError, encode, storable
 from domyn_swarm.checkpoint.folder import RunFolder
-from domyn_swarm.checkpoint.part import DamagedPartError, Origin, Part, write_part
+from domyn_swarm.checkpoint.part import DamagedPartError, Part, PartMetadata, write_part
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import CheckpointError, JobError
@@ -147,7 +147,7 @@ def test_numbers_beyond_int64_are_never_others(numbers: list[int]) -> None:
 
 def test_nothing_is_written_of_what_cannot_be_read_back() -> None:
     with pytest.raises(UnstorableError):
-        write_part(FS, "0001-000001.parquet", values([], kind=EMPTY_LISTS), Origin("run", "digest", "id"))
+        write_part(FS, "0001-000001.parquet", values([], kind=EMPTY_LISTS), PartMetadata("run", "digest", "id"))
     assert [*Path().iterdir()] == []
 
 
@@ -155,7 +155,9 @@ def test_parts_that_cannot_be_stored_together_stay_apart(monkeypatch: pytest.Mon
     folder = RunFolder("run")
     folder.make()
     for number in (1, 2):
-        write_part(FS, f"run/parts/0001-00000{number}.parquet", values(number, kind=pa.int64()), Origin("r", "d", "id"))
+        write_part(
+            FS, f"run/parts/0001-00000{number}.parquet", values(number, kind=pa.int64()), PartMetadata("r", "d", "id")
+        )
     monkeypatch.setattr(compaction, "write_part", lambda *_: (_ for _ in ()).throw(UnstorableError("together")))
     paths = folder.parts()
     assert compaction.compact(folder, paths) == paths
@@ -167,7 +169,7 @@ def test_parts_that_go_bad_after_they_were_written_are_computed_again_so_many_ti
 ) -> None:
     """A disk that loses what it took: each time the rows are computed again, to an end."""
     write("in.parquet", {"levels": [1]})
-    original = part.whole_file
+    original = part.atomic_write
     written: list[str] = []
 
     def losing(fs: Any, path: str, **options: Any) -> Any:

@@ -115,7 +115,7 @@ def _pieces(secret: str) -> frozenset[str]:
 
 
 def _forms(secret: str) -> tuple[str, ...]:
-    """How `secret` may be told, base64 at any offset among them."""
+    """How `secret` may be spelled, base64 at any offset among them."""
     encoded = (base64.b64encode(b" " * pad + secret.encode()).decode()[pad + (pad > 0) : -4] for pad in range(3))
     return (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode(), *encoded)
 

@@ -26,13 +26,13 @@ import msgspec
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.storage.files import (
+    atomic_write,
     filesystem,
     is_local,
     make_folder,
     move_file,
     remove_folder,
     remove_leftovers,
-    whole_file,
 )
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class RunFolder:
         named = {path: name for path in self.files("parts") if (name := PartName.of(path))}
         return sorted(named, key=named.__getitem__)
 
-    def strangers(self) -> list[str]:
+    def foreign_files(self) -> list[str]:
         """Parquet files among the parts that no run has named."""
         return [path for path in self.files("parts") if path.endswith(".parquet") and not PartName.of(path)]
 
@@ -188,7 +188,7 @@ class RunFolder:
 
     def save(self, name: str, content: Any) -> None:
         """Write a JSON file of the folder, whole or not at all."""
-        with whole_file(self.fs, f"{self.root}/{name}") as file:
+        with atomic_write(self.fs, f"{self.root}/{name}") as file:
             file.write(msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n")
 
 

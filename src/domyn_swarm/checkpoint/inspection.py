@@ -23,21 +23,21 @@ from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.data.listing import list_paths, would_name
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
-from domyn_swarm.storage.files import filesystem, reaching
+from domyn_swarm.storage.files import filesystem, translating_io_errors
 from domyn_swarm.storage.locations import Location
 from domyn_swarm.storage.paths import names_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from domyn_swarm.checkpoint.process import Holder
+    from domyn_swarm.checkpoint.process import LockOwner
 
 T = TypeVar("T")
 LOOKS = 20
 """Most times that a folder is looked at, while a run merges parts in it."""
 
 
-class Survey(msgspec.Struct):
+class CheckpointSummary(msgspec.Struct):
     """What a run's folder holds. `finished` and `failed` count rows of the input, `rows` those in the parts.
 
     `unusable` maps each unusable part to the reason; `damaged` lists the parts that were quarantined earlier.
@@ -68,7 +68,7 @@ def open_run(path: str, storage_options: Mapping[str, Any] | None = None) -> Run
         ConfigurationError: there is none at `path`; the message names those that are below it.
     """
     folder = RunFolder(path, storage_options)
-    with reaching(path):
+    with translating_io_errors(path):
         if records.exists(folder, FILE) or folder.parts():
             return folder
         below = [name for name in _folders(folder) if RunFolder(f"{path.rstrip('/')}/{name}").run_id()]
@@ -88,7 +88,7 @@ class _MergedError(Exception):
     """The run has merged parts while they were read."""
 
 
-def at_rest(folder: RunFolder, look: Callable[[], T]) -> T:
+def consistent_read(folder: RunFolder, look: Callable[[], T]) -> T:
     """What `look` finds, looking again when a run merges parts meanwhile.
 
     Raises:
@@ -109,20 +109,20 @@ def _sizes(folder: RunFolder) -> dict[str, int]:
     return {path: size for path, size in folder.files("parts").items() if PartName.of(path)}
 
 
-def survey(folder: RunFolder) -> Survey:
+def survey(folder: RunFolder) -> CheckpointSummary:
     """Read the footers of all parts, and those pages of positions that the statistics do not tell."""
-    with reaching(folder.path):
-        return at_rest(folder, lambda: _survey(folder))
+    with translating_io_errors(folder.path):
+        return consistent_read(folder, lambda: _survey(folder))
 
 
-def _survey(folder: RunFolder) -> Survey:
+def _survey(folder: RunFolder) -> CheckpointSummary:
     record, error = _record_of(folder)
-    parts, strange = usable(folder)
+    parts, unusable = usable(folder)
     finished, failed = _counted(parts)
     names = [part.origin.id_col for part in parts[-1:]]
     types = functools.reduce(lambda types, part: united([types, part.types]), parts, pa.schema([]))
     number = lock.newest(folder)
-    return Survey(
+    return CheckpointSummary(
         path=folder.path,
         job=_job_of(record),
         state=record.state,
@@ -137,7 +137,7 @@ def _survey(folder: RunFolder) -> Survey:
         rows=sum(part.rows for part in parts),
         parts=len(parts),
         size=sum(folder.files("parts").values()),
-        unusable=strange,
+        unusable=unusable,
         damaged=sorted(map(name_of, folder.files("damaged"))),
     )
 
@@ -156,7 +156,7 @@ def _job_of(record: RunRecord) -> str | None:
     return job if isinstance(job, str) else None
 
 
-def _described(holder: Holder | None) -> str:
+def _described(holder: LockOwner | None) -> str:
     if holder is None:
         return "unknown"
     return f"{holder}{' (gone)' if holder.is_near and not holder.is_alive else ''}"
@@ -165,19 +165,19 @@ def _described(holder: Holder | None) -> str:
 def usable(folder: RunFolder) -> tuple[list[Part], dict[str, str]]:
     """The parts that can be opened, and why the others cannot."""
     parts = []
-    strange = {name_of(path): "it has not the name of a part" for path in folder.strangers()}
+    unusable = {name_of(path): "it has not the name of a part" for path in folder.foreign_files()}
     run_id = folder.run_id()
     for path in folder.parts():
         try:
             part = Part(folder.fs, path)
         except DamagedPartError as error:
-            strange[name_of(path)] = error.reason
+            unusable[name_of(path)] = error.reason
             continue
         if run_id in (None, part.origin.run_id):
             parts.append(part)
         else:
-            strange[name_of(path)] = "it is another run's"
-    return parts, strange
+            unusable[name_of(path)] = "it is another run's"
+    return parts, unusable
 
 
 def aligned(folder: RunFolder) -> list[Part]:
@@ -187,8 +187,8 @@ def aligned(folder: RunFolder) -> list[Part]:
         DamagedPartError: one cannot be used.
         CheckpointError: they count in different versions of the input.
     """
-    parts, strange = usable(folder)
-    for name, reason in strange.items():
+    parts, unusable = usable(folder)
+    for name, reason in unusable.items():
         raise DamagedPartError.of(f"{folder.root}/parts/{name}", reason)
     if len({part.origin.input_digest for part in parts}) > 1:
         raise CheckpointError(
@@ -217,8 +217,8 @@ def _counted(parts: Sequence[Part]) -> tuple[int, int]:
 
 def verify(folder: RunFolder) -> Iterator[tuple[str, str | None]]:
     """Read every page of every part: its name, and what is wrong with it (None: nothing)."""
-    parts, strange = at_rest(folder, lambda: usable(folder))
-    yield from strange.items()
+    parts, unusable = consistent_read(folder, lambda: usable(folder))
+    yield from unusable.items()
     for part in parts:
         reason = None
         try:
@@ -240,7 +240,7 @@ def export(folder: RunFolder, output: str, *, overwrite: bool = False) -> tuple[
         DamagedPartError: a part cannot be read.
     """
     _may_replace(folder, output, overwrite)
-    return at_rest(folder, lambda: _export(folder, output, overwrite))
+    return consistent_read(folder, lambda: _export(folder, output, overwrite))
 
 
 def _may_replace(folder: RunFolder, output: str, overwrite: bool) -> bool:

@@ -42,7 +42,7 @@ def locator(backend: DataBackend, identified: Frame, id_col: str) -> Locate:
 
 
 class InputsNow:
-    """What the rows' inputs are today, told by digests; the input is read when that is first asked for.
+    """What the rows' inputs are today, as digests; the input is read when that is first asked for.
 
     With `keep_changed` no row has changed.
     """

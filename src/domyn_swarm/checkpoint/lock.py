@@ -19,9 +19,9 @@ import msgspec
 
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.folder import name_of
-from domyn_swarm.checkpoint.process import Holder, this_process
+from domyn_swarm.checkpoint.process import LockOwner, this_process
 from domyn_swarm.errors import CheckpointError, DataError, JobError
-from domyn_swarm.storage.files import create_file, reaching, whole_file
+from domyn_swarm.storage.files import atomic_write, create_file, translating_io_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class LockLostError(JobError):
     """Another process has taken over the folder. What finished here is kept."""
 
 
-class Fence(NamedTuple):
+class FencingToken(NamedTuple):
     """What whoever writes for the holder of a lock shows first; it keeps out a process that outlived its holder."""
 
     number: int
@@ -62,7 +62,7 @@ class Fence(NamedTuple):
             raise LockLostError(
                 "Another process has taken over this job, as this one gave no sign of life: "
                 f"{read(folder, last, self.kind) or 'unknown'} ({folder.path}).",
-                "What finished here is kept. Nothing has to be done; the other process goes on.",
+                "What finished here is kept. Nothing has to be done; the other process continues the run.",
             )
         if not folder.fs.exists(folder.root):
             raise LockLostError(
@@ -84,7 +84,7 @@ class Fence(NamedTuple):
         """
         self.check(folder)
         if (mine := read(folder, self.number, self.kind)) is not None:
-            with whole_file(folder.fs, _path(folder, self.number, self.kind)) as file:
+            with atomic_write(folder.fs, _path(folder, self.number, self.kind)) as file:
                 file.write(msgspec.json.encode(msgspec.structs.replace(mine, beat=mine.beat + 1)))
         self.check(folder)
 
@@ -131,9 +131,9 @@ class Lock:
         self.fence.check(self._folder)
 
     @property
-    def fence(self) -> Fence:
+    def fence(self) -> FencingToken:
         """For those who write in this process's name."""
-        return Fence(self._number, self._mine.token, self._kind)
+        return FencingToken(self._number, self._mine.token, self._kind)
 
     def release(self) -> None:
         """Give the lock back."""
@@ -157,7 +157,7 @@ class Lock:
             try:
                 self.check()
                 self._mine = msgspec.structs.replace(self._mine, beat=self._mine.beat + 1)
-                with whole_file(self._folder.fs, self._path) as file:
+                with atomic_write(self._folder.fs, self._path) as file:
                     file.write(msgspec.json.encode(self._mine))
             except LockLostError as error:
                 logger.warning("%s", error.message)
@@ -178,7 +178,7 @@ def locked(folder: RunFolder, lost: threading.Event | None = None, kind: str = R
     """
     lock = Lock(folder, lost or threading.Event(), kind)
     try:
-        with reaching(folder.path):
+        with translating_io_errors(folder.path):
             folder.make()
             lock.acquire()
     except DataError as error:
@@ -196,12 +196,12 @@ def newest(folder: RunFolder, kind: str = RUNNING) -> int:
     return max(_locks(folder, kind), default=0)
 
 
-def read(folder: RunFolder, number: int, kind: str = RUNNING) -> Holder | None:
+def read(folder: RunFolder, number: int, kind: str = RUNNING) -> LockOwner | None:
     """Who holds the lock `number`; None when it is gone, or cannot be read."""
-    return records.load(folder, _name(number, kind), Holder)
+    return records.load(folder, _name(number, kind), LockOwner)
 
 
-def living_holder(folder: RunFolder, kind: str = RUNNING) -> Holder | None:
+def living_holder(folder: RunFolder, kind: str = RUNNING) -> LockOwner | None:
     """Who holds the folder, and is alive. For one on another machine it waits for a sign of life."""
     return _alive(folder, newest(folder, kind), kind, logging.DEBUG)
 
@@ -217,12 +217,12 @@ class Watch:
         self._folder = folder
         self._kind = kind
         self._number = number
-        self._seen: tuple[int, Holder | None] | None = None
+        self._seen: tuple[int, LockOwner | None] | None = None
         self._since = 0.0
         self.is_certain = False
         """Whether what was found last is known, rather than waited for."""
 
-    def look(self) -> Holder | None:
+    def look(self) -> LockOwner | None:
         """The holder as far as is known now; None when nobody holds the folder any more."""
         number = newest(self._folder, self._kind)
         if not number or number != (self._number or number):
@@ -238,12 +238,12 @@ class Watch:
             return self._known(None)
         return holder
 
-    def _known(self, holder: Holder | None) -> Holder | None:
+    def _known(self, holder: LockOwner | None) -> LockOwner | None:
         self.is_certain = True
         return holder
 
 
-def _alive(folder: RunFolder, number: int, kind: str, level: int = logging.INFO) -> Holder | None:
+def _alive(folder: RunFolder, number: int, kind: str, level: int = logging.INFO) -> LockOwner | None:
     """The living holder of the lock `number`; None when nobody holds it any more: it is gone, or its holder is dead."""
     watch = Watch(folder, kind, number)
     if not number:
@@ -258,7 +258,7 @@ def _alive(folder: RunFolder, number: int, kind: str, level: int = logging.INFO)
     return holder
 
 
-def _held(folder: RunFolder, holder: Holder, kind: str) -> CheckpointError:
+def _held(folder: RunFolder, holder: LockOwner, kind: str) -> CheckpointError:
     doing = "sending" if kind == SENDING else "running"
     return CheckpointError(
         f"Another process is {doing} this job: {holder} ({folder.path}).",

@@ -22,7 +22,7 @@ from domyn_swarm.checkpoint.records import RunId  # noqa: TC001 - msgspec evalua
 from domyn_swarm.data.columns import FAILURE, INPUTS, MADE, POSITION
 from domyn_swarm.data.values import refused
 from domyn_swarm.errors import CheckpointError, JobError
-from domyn_swarm.storage.files import whole_file
+from domyn_swarm.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ class DamagedPartError(JobError):
         return cls(f"{part} is damaged: {reason}", part=part, reason=reason)
 
 
-class Origin(msgspec.Struct, frozen=True):
+class PartMetadata(msgspec.Struct, frozen=True):
     """What a part belongs to: the run, the job's identity, the input that its positions count in, its id column."""
 
     run_id: RunId
@@ -89,7 +89,7 @@ class Part:
         """Take from the footer what it says of the part."""
         path = self.path
         try:
-            self.origin = msgspec.json.decode((schema.metadata or {})[_FOOTER_KEY], type=Origin)
+            self.origin = msgspec.json.decode((schema.metadata or {})[_FOOTER_KEY], type=PartMetadata)
         except (KeyError, msgspec.DecodeError):
             raise DamagedPartError.of(path, "it is not a part of a run") from None
         own = (POSITION, self.origin.id_col, FAILURE)
@@ -199,7 +199,7 @@ class _Group:
         self.is_whole = not self.failed and self.first >= 0 and self.last - self.first + 1 == metadata.num_rows
 
 
-def write_part(fs: Any, path: str, table: pa.Table, origin: Origin) -> None:
+def write_part(fs: Any, path: str, table: pa.Table, origin: PartMetadata) -> None:
     """Write `table`, whole or not at all; rows that share a position become one (see `latest`).
 
     Raises:
@@ -214,7 +214,7 @@ def write_part(fs: Any, path: str, table: pa.Table, origin: Origin) -> None:
         table, column_encoding=dict.fromkeys(counting, "DELTA_BINARY_PACKED"),
         write_statistics=[POSITION, origin.id_col, _FAILED], write_page_checksum=True,
     )  # fmt: skip
-    with whole_file(fs, path) as file:
+    with atomic_write(fs, path) as file:
         file.writelines(seal(encoded))
 
 

@@ -18,7 +18,7 @@ from domyn_swarm.checkpoint.records import Count, Text  # noqa: TC001 - msgspec 
 
 
 class Process(msgspec.Struct, frozen=True):
-    """A process, told from others that get its number. `started` is in seconds since its machine did."""
+    """A process, distinguished from later ones with the same number. `started` is in seconds since its machine did."""
 
     host: Text
     pid: Annotated[int, msgspec.Meta(gt=0, lt=2**31)]
@@ -48,7 +48,7 @@ class Process(msgspec.Struct, frozen=True):
         return _is_anothers(self.pid) if started is None else abs(started - self.started) < 2
 
 
-class Holder(Process, frozen=True):
+class LockOwner(Process, frozen=True):
     """Who holds a lock. `token` is its own."""
 
     since: Text
@@ -59,11 +59,11 @@ class Holder(Process, frozen=True):
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
-def this_process() -> Holder:
+def this_process() -> LockOwner:
     """This process as a holder."""
     mine = Process.of(os.getpid())
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return Holder(mine.host, mine.pid, mine.machine, mine.started, since, uuid.uuid4().hex)
+    return LockOwner(mine.host, mine.pid, mine.machine, mine.started, since, uuid.uuid4().hex)
 
 
 @cache

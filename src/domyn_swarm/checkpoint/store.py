@@ -17,17 +17,17 @@ import pyarrow.compute as pc
 from domyn_swarm.checkpoint.compact import compact
 from domyn_swarm.checkpoint.folder import PartName, RunFolder, name_of
 from domyn_swarm.checkpoint.merge import in_order
-from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Origin, Part, Positions, united, write_part
+from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, PartMetadata, Positions, united, write_part
 from domyn_swarm.checkpoint.writer import FlushReport, PartWriter
 from domyn_swarm.data.backends.base import Outputs
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, INPUTS, POSITION
-from domyn_swarm.storage.files import reaching
+from domyn_swarm.storage.files import translating_io_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from domyn_swarm.checkpoint.locate import InputsNow
-    from domyn_swarm.checkpoint.lock import Fence
+    from domyn_swarm.checkpoint.lock import FencingToken
     from domyn_swarm.concurrency.stop import Stop
 
 Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
@@ -77,22 +77,22 @@ class CheckpointStore:
         self.input_digest = input_digest
         self.inputs = tuple(inputs)
         self._declared = tuple(output_columns)
-        self._origin = Origin("", input_digest, id_col)
+        self._origin = PartMetadata("", input_digest, id_col)
         self._first = PartName(0, "", 1)
-        self.fence: Fence | None = None
+        self.fence: FencingToken | None = None
 
     @property
     def path(self) -> str:
         """The run's folder."""
         return self.folder.path
 
-    def begin(self, run_id: str, number: int, identity: Mapping[str, Any], fence: Fence | None = None) -> None:
+    def begin(self, run_id: str, number: int, identity: Mapping[str, Any], fence: FencingToken | None = None) -> None:
         """Say what the parts to come belong to, before any process that the store travels to writes one.
 
         With a `fence` none is written once its lock has been taken over.
         """
         self.fence = fence
-        self._origin = Origin(run_id, self.input_digest, self.id_col, dict(identity))
+        self._origin = PartMetadata(run_id, self.input_digest, self.id_col, dict(identity))
         self._first = PartName(number, "", 1)
 
     def for_worker(self, name: str) -> CheckpointStore:
@@ -109,8 +109,8 @@ class CheckpointStore:
 
         Damaged parts, and those of other runs, are counted out; `RunFolder.set_aside` moves them.
         """
-        with reaching(self.path):
-            fingerprint, parts, damaged = self.folder.fingerprint(), self.folder.parts(), self.folder.strangers()
+        with translating_io_errors(self.path):
+            fingerprint, parts, damaged = self.folder.fingerprint(), self.folder.parts(), self.folder.foreign_files()
         finished, tried, changed = (np.zeros(0, dtype=np.bool_) for _ in range(3))
         types = pa.schema([])
         run_id = self.folder.run_id()
@@ -140,7 +140,7 @@ class CheckpointStore:
         except FileNotFoundError:  # merged meanwhile, by whoever holds the lock
             return _Known()
 
-    def _is_ours(self, origin: Origin, run_id: str | None) -> bool:
+    def _is_ours(self, origin: PartMetadata, run_id: str | None) -> bool:
         return origin.id_col == self.id_col and run_id in (None, origin.run_id)
 
     def _states(self, part: Part, locate: Locate, inputs: InputsNow | None) -> _Known:
@@ -156,7 +156,7 @@ class CheckpointStore:
         failed = np.concatenate([where for _, where in pairs])
         return _Known(finished, failed[failed >= 0], changed, part.types)
 
-    def newest_origin(self) -> Origin | None:
+    def newest_origin(self) -> PartMetadata | None:
         """What the newest part that can be read belongs to."""
         newest = next(self._readable(reversed(self.folder.parts())), None)
         return newest.origin if newest else None
@@ -226,7 +226,7 @@ class CheckpointStore:
     def rebase(self, locate: Locate, inputs: InputsNow | None = None) -> bool:
         """Rewrite parts that count in an earlier version of the input; whether there were any.
 
-        Each is rewritten whole or not at all, so a rebase that was cut off goes on with the parts that are left. Rows
+        Each is rewritten whole or not at all: a rebase that was interrupted resumes with the parts that are left. Rows
         whose ids are gone, or whose inputs have changed, stay in their parts, at position -1, where nobody looks for
         them. Damaged parts are set aside.
         """

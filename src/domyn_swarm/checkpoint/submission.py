@@ -18,7 +18,7 @@ LOG = "log.txt"
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a run goes on, and how: what a resume repeats. It holds no secrets."""
+    """Where a run executes, and how: what a resume repeats. It holds no secrets."""
 
     run_on: PlainName = "local"
     slurm_args: Text = ""

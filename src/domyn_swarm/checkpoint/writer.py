@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from domyn_swarm.checkpoint.folder import PartName, RunFolder
-    from domyn_swarm.checkpoint.lock import Fence
-    from domyn_swarm.checkpoint.part import Origin
+    from domyn_swarm.checkpoint.lock import FencingToken
+    from domyn_swarm.checkpoint.part import PartMetadata
     from domyn_swarm.concurrency.stop import Stop
 
 CUT_ROWS = 4 * PART_ROWS
@@ -66,10 +66,10 @@ class PartWriter:
     def __init__(
         self,
         folder: RunFolder,
-        origin: Origin,
+        origin: PartMetadata,
         first: PartName,
         interval: float,
-        fence: Fence | None = None,
+        fence: FencingToken | None = None,
         stop: Stop | None = None,
         refused: Callable[[pa.Table], None] | None = None,
     ) -> None:

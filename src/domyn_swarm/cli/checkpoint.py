@@ -16,7 +16,7 @@ from domyn_swarm.report.terminal import one_line
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from domyn_swarm.checkpoint.inspection import Survey
+    from domyn_swarm.checkpoint.inspection import CheckpointSummary
 
 app = typer.Typer(help="Inspect and repair a run's checkpoint.", rich_markup_mode=None)
 
@@ -93,10 +93,10 @@ def export(
 ) -> None:
     """Write the finished rows (id and outputs, in input order). Needs neither the job nor its input."""
     from domyn_swarm.checkpoint.inspection import export as write  # noqa: PLC0415
-    from domyn_swarm.storage.files import reaching  # noqa: PLC0415
+    from domyn_swarm.storage.files import translating_io_errors  # noqa: PLC0415
 
     run = folder_of(folder)
-    with _with_repair_hint(folder), reaching(output):
+    with _with_repair_hint(folder), translating_io_errors(output):
         written, failed = write(run, output, overwrite=overwrite)
     if as_json:
         print_json({"output": output, "rows": written, "failed": failed})
@@ -116,7 +116,7 @@ def _with_repair_hint(folder: str) -> Iterator[None]:
         raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {quote(folder)}") from None
 
 
-def _shown(found: Survey) -> str:
+def _shown(found: CheckpointSummary) -> str:
     unusable = [one_line(f"  {part}: {why}") for part, why in found.unusable.items()]
     lines = {
         "job": found.job or "unknown",

@@ -23,11 +23,11 @@ def write_whole(flag: str, path: str, content: bytes) -> None:
         ConfigurationError: it cannot be written.
         DataError: the filesystem cannot be reached.
     """
-    from domyn_swarm.storage.files import filesystem, reaching, whole_file  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.storage.files import atomic_write, filesystem, translating_io_errors  # noqa: PLC0415 - keeps --help light
 
-    with reaching(path):
+    with translating_io_errors(path):
         try:
-            with whole_file(*filesystem(path)) as file:
+            with atomic_write(*filesystem(path)) as file:
                 file.write(content)
         except OSError as error:
             raise ConfigurationError(

@@ -149,11 +149,11 @@ def _described(plan: RunPlan) -> dict[str, str]:
 def _input_notes(files: InputFiles, schema: Mapping[str, str], columns: Columns) -> dict[str, str]:
     """What the input's path does not show: skipped files, columns from folder names, inferred types, metadata."""
     from domyn_swarm.data.file_metadata import carried  # noqa: PLC0415 - keeps --help light
-    from domyn_swarm.data.listing import told  # noqa: PLC0415
+    from domyn_swarm.data.listing import summary  # noqa: PLC0415
 
     typed = schema if files.schema is None else {name: schema[name] for name in files.hive.names if name in schema}
     notes = {
-        "skipped": told(files.skipped),
+        "skipped": summary(files.skipped),
         "types" if files.schema is None else "folders": ", ".join(f"{name} {kind}" for name, kind in typed.items()),
         "metadata": str(carried(files, columns.kept)),
     }

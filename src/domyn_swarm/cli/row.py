@@ -18,9 +18,9 @@ def row(
     import msgspec  # noqa: PLC0415 - keeps --help light
 
     from domyn_swarm.report.row import look_up, render_text  # noqa: PLC0415
-    from domyn_swarm.storage.files import reaching  # noqa: PLC0415
+    from domyn_swarm.storage.files import translating_io_errors  # noqa: PLC0415
 
-    with reaching(run):
+    with translating_io_errors(run):
         found = look_up(folder_of(run), id_)
     if as_json:
         typer.echo(msgspec.json.format(msgspec.json.encode(found, enc_hook=repr)).decode())

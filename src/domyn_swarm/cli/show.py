@@ -31,11 +31,11 @@ def show(
     from domyn_swarm.options import write_file  # noqa: PLC0415
     from domyn_swarm.runs.find import find  # noqa: PLC0415
     from domyn_swarm.runs.names import base_name  # noqa: PLC0415
-    from domyn_swarm.storage.files import reaching  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.storage.files import translating_io_errors  # noqa: PLC0415 - keeps --help light
 
     if kind not in (kinds := get_args(write_file.Format)):
         raise ConfigurationError(f"--format: {kind!r} is not valid.", f"It takes: {', '.join(kinds)}.")
-    with reaching(run):
+    with translating_io_errors(run):
         name, folder = find(run)
         options = write_file.options_of_run(folder)
     base = base_name(options["output"])

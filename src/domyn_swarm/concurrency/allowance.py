@@ -27,8 +27,8 @@ class Ticket(NamedTuple):
     number: int
 
 
-class _Told(NamedTuple):
-    """What was told at a moment: the number of the last request that is allowed `until` then.
+class _Stated(NamedTuple):
+    """What an answer stated at a moment: the number of the last request that is allowed `until` then.
 
     Each further one is allowed `each` seconds after the one before (infinity: none is).
     """
@@ -44,15 +44,15 @@ class Allowance:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._told: _Told | None = None
+        self._stated: _Stated | None = None
         self._by = 0
         self._first, self._unit = Ticket(-math.inf, 0), ""  # when all is back, as was said first, and what is counted
         self._each = math.inf  # seconds after which one request is given back, if that is how it goes
 
     def __bool__(self) -> bool:
-        return self._told is not None
+        return self._stated is not None
 
-    def told(self, ticket: Ticket, remaining: int, seconds: float, unit: str) -> None:
+    def stated(self, ticket: Ticket, remaining: int, seconds: float, unit: str) -> None:
         """With the answer to `ticket`, it said how many more requests it takes in the next `seconds`.
 
         `unit` is what it counts.
@@ -62,21 +62,21 @@ class Allowance:
         self._by = ticket.number
         self._learn_each(Ticket(ticket.at + seconds, ticket.number), unit)
         until = ticket.at + min(seconds, MOST_SECONDS)
-        self._told = _Told(ticket.at, ticket.number + remaining, until, self._each)
+        self._stated = _Stated(ticket.at, ticket.number + remaining, until, self._each)
 
     def allows_at(self, number: int) -> float:
         """The moment from which a request may be sent when `number` of them have been; -infinity: now."""
-        told = self._told
-        if told is None or (beyond := number - told.last) < 0:
+        stated = self._stated
+        if stated is None or (beyond := number - stated.last) < 0:
             return -math.inf
-        if told.until <= self._clock():
-            self._told = None
+        if stated.until <= self._clock():
+            self._stated = None
             return -math.inf
-        return min(told.until, told.at + (beyond + 1) * told.each)
+        return min(stated.until, stated.at + (beyond + 1) * stated.each)
 
     def forget(self) -> None:
         """Requests are counted anew."""
-        self._told, self._by = None, 0
+        self._stated, self._by = None, 0
         self._first = Ticket(-math.inf, 0)
 
     def _learn_each(self, full: Ticket, unit: str) -> None:

@@ -40,7 +40,7 @@ STEADY, MOST_STEADY = 0.1, 2
 USED_UP = 3.0
 """The pace climbs to no more than so many times what was really sent."""
 EVENTS, EVENTS_AT_ONCE, FEW_ADMITTED, DECLINE = 12, 4, 12, 0.7
-"""Refusals after which it can be told whether slowing down has made a difference: it has not when so few were admitted
+"""Refusals after which it is known whether slowing down has made a difference: it has not when so few were admitted
 between them on average, and the pace has been cut to that share. Fewer are enough where the endpoint asks for no wait.
 """
 MOST_DRY_AT_ONCE = 3

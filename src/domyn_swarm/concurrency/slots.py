@@ -21,7 +21,7 @@ from domyn_swarm.concurrency.memory import ByteBudget, answer_bytes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-_CURRENT: ContextVar[Places] = ContextVar("places")
+_CURRENT: ContextVar[ConcurrencyLimiter] = ContextVar("places")
 _ROW: ContextVar[Row] = ContextVar("row")
 
 
@@ -38,7 +38,7 @@ class Halted(BaseException):
     """The run ends while a call waits: its row has neither an output nor a failure, and is the next run's."""
 
 
-class Places:
+class ConcurrencyLimiter:
     """`limit` places, or as many as turn out to be good for the server (None), `most` of them.
 
     `hire` is called when a place is free and nobody waits for it; it tells whether it found somebody who has it now.
@@ -206,6 +206,6 @@ def rejected() -> None:
         places.rejected()
 
 
-def current() -> Places | None:
+def current() -> ConcurrencyLimiter | None:
     """The places of the run that this is called in."""
     return _CURRENT.get(None)

@@ -22,12 +22,12 @@ from domyn_swarm.data.types import conformed, converted, empty_table, working_sc
 from domyn_swarm.data.values import python_row
 from domyn_swarm.errors import CheckpointError, ConfigurationError, OutputConflictError
 from domyn_swarm.storage.files import (
+    atomic_write,
     filesystem,
     make_folder,
     open_parquet,
     remove_leftovers,
     whole_directory,
-    whole_file,
 )
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ class _Writing:
         written = number = 0
         asked = None if guard is None else (lambda: guard(written))
         if not self.directory:
-            with whole_file(self.fs, target, streamed=True, guard=asked, owner=self.owner) as file:
+            with atomic_write(self.fs, target, streamed=True, guard=asked, owner=self.owner) as file:
                 written = _write_file(file, reader, self.schema, None, self.write_kwargs)
             return written
         with whole_directory(self.fs, target, guard=asked, owner=self.owner) as make:

@@ -25,7 +25,7 @@ _NO_KEYS = "No keys are taken. Write a copy that is not encrypted, or leave the 
 
 @contextlib.contextmanager
 def naming_damage(files: InputFiles, file: InputFile, columns: Sequence[str]) -> Iterator[None]:
-    """What Arrow cannot read in here is told with the file and the column.
+    """What Arrow cannot read in here is raised with the file and the column.
 
     Raises:
         DataError: a page is damaged or encrypted, or the file is not what its footer says.

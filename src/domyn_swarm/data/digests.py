@@ -53,7 +53,7 @@ def digests(values: Any) -> Digests:
 def row_digests(columns: Mapping[str, Any]) -> pa.Array[Any]:
     """One digest for each row of `columns`, Arrow arrays of one length, whatever order they are in; uint64.
 
-    Null for all rows where the values of a column cannot be told.
+    Null for all rows where the values of a column cannot be digested.
     """
     rows = len(next(iter(columns.values())))
     total = np.zeros(rows, dtype=np.uint64)

@@ -18,7 +18,7 @@ from domyn_swarm.data.int96 import Unit, int96_unit
 from domyn_swarm.data.listing import Skipped, list_paths
 from domyn_swarm.data.uniting import united
 from domyn_swarm.errors import ConfigurationError, DataError, JobError
-from domyn_swarm.storage.files import reaching
+from domyn_swarm.storage.files import translating_io_errors
 from domyn_swarm.storage.paths import is_text
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def find_input(pattern: str, read_kwargs: Mapping[str, Any]) -> InputFiles:
     """
     if not isinstance(hive := read_kwargs.get("hive", True), bool):
         raise ConfigurationError(f"--backend-read-kwargs: hive is {hive!r}.", "Write true or false.")
-    with reaching(pattern):
+    with translating_io_errors(pattern):
         return list_files(pattern, read_kwargs.get("storage_options"), hive=hive)
 
 
@@ -212,7 +212,7 @@ def verify_unchanged(files: InputFiles) -> None:
         DataError: the filesystem cannot be reached.
     """
     stored = [file for file in files.files if file.version is not None]
-    with reaching(files.pattern), ThreadPoolExecutor(READERS) as pool:
+    with translating_io_errors(files.pattern), ThreadPoolExecutor(READERS) as pool:
         changes = pool.map(lambda file: _change(files, file), stored)
         change = next(filter(None, changes), None)
     if change is not None:

@@ -85,7 +85,7 @@ def list_paths(pattern: str, storage_options: Mapping[str, Any] | None = None) -
     return listing
 
 
-def told(skipped: Iterable[Skipped]) -> str:
+def summary(skipped: Iterable[Skipped]) -> str:
     """`3: 2 hidden (.a, _b), 1 symlinked folder (c)`; nothing when nothing was left out."""
     skipped = list(skipped)
     counts = Counter(one.reason for one in skipped)
@@ -153,7 +153,7 @@ def _add_path(listing: Listing, path: str, pattern: str) -> None:
         before = listing.hits
         _add_folder(listing, path)
         if listing.hits == before:
-            there = told(listing.skipped)
+            there = summary(listing.skipped)
             raise DataError(
                 f"--input: the directory {pattern!r} holds no .parquet file.",
                 f"Name another directory, or its files by a pattern (it has {there})." if there

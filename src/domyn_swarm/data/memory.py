@@ -65,14 +65,14 @@ def digest_of(table: pa.Table) -> str:
 
 
 @dataclass(frozen=True)
-class Held:
+class InMemoryInput:
     """An input in memory. `files` is what `list_files` would say of it, if it were a file; hashing it takes time."""
 
     table: pa.Table
     files: InputFiles
 
     @classmethod
-    def of(cls, table: pa.Table) -> Held:
+    def of(cls, table: pa.Table) -> InMemoryInput:
         """The table as an input, named by its content."""
         digest = digest_of(table)
         name = f"{IN_MEMORY}{digest[:DIGEST_CHARS]}"

@@ -69,10 +69,10 @@ def sample_of(files: InputFiles, columns: Sequence[str]) -> Sample:
     try:
         with ThreadPoolExecutor(READERS) as pool:
             tables = list(pool.map(partial(_beginning, files, schema, rows), there))
-            told = list(pool.map(partial(_extremes, files, schema), there))
+            extremes = list(pool.map(partial(_extremes, files, schema), there))
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"--input: {there[0].path} cannot be read: {error}", "Replace the file.") from None
-    stated = {field.name: list(chain.from_iterable(one.get(field.name, ()) for one in told)) for field in schema}
+    stated = {field.name: list(chain.from_iterable(one.get(field.name, ()) for one in extremes)) for field in schema}
     ends = {name: (min(values), max(values)) for name, values in stated.items() if values}
     return Sample.of(tables[0], {name: _as(*two, schema.field(name).type) for name, two in ends.items()})
 

@@ -33,7 +33,7 @@ def united(paths: Sequence[str], schemas: Sequence[pa.Schema]) -> pa.Schema:
         DataError: a file has two columns of one name, or two files have values that no type holds together.
     """
     fields: dict[str, pa.Field[Any]] = {}
-    told: dict[str, str] = {}
+    first_in: dict[str, str] = {}
     seen: list[pa.Schema] = []
     for path, schema in zip(paths, schemas, strict=True):
         if any(schema.equals(one) for one in seen):
@@ -48,11 +48,11 @@ def united(paths: Sequence[str], schemas: Sequence[pa.Schema]) -> pa.Schema:
             except _Different:
                 raise DataError(
                     f"--input: column {field.name!r} is {field.type} in {path} but {before and before.type} in "
-                    f"{told[field.name]}.",
+                    f"{first_in[field.name]}.",
                     "No type holds the values of both exactly. Convert one of the files, or read them in runs of "
                     "their own.",
                 ) from None
-            told.setdefault(field.name, path)
+            first_in.setdefault(field.name, path)
         fields |= {name: one.with_nullable(True) for name, one in fields.items() if name not in schema.names}
         seen.append(schema)
     return pa.schema(list(fields.values()), metadata=schemas[0].metadata)  # type: ignore[arg-type]  # what it gives it takes

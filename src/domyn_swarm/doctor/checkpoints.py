@@ -16,7 +16,7 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.doctor.finding import PROBES, Finding, ProbeError, probed
 from domyn_swarm.errors import CheckpointError, SwarmError
-from domyn_swarm.storage.files import create_file, is_local, make_folder, reaching, whole_file
+from domyn_swarm.storage.files import atomic_write, create_file, is_local, make_folder, translating_io_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ def check_in_process(directory: str) -> Iterator[Finding]:
         return
     made = _missing_above(folder)
     try:
-        with reaching(directory):
+        with translating_io_errors(directory):
             make_folder(folder.fs, folder.root)
             _write(folder)
         yield Finding(NAME, "ok", f"{directory} is writable")
@@ -70,7 +70,7 @@ def _refused(directory: str, error: SwarmError) -> Finding:
 
 
 def _write(folder: RunFolder) -> None:
-    with whole_file(folder.fs, f"{folder.root}/written") as file:
+    with atomic_write(folder.fs, f"{folder.root}/written") as file:
         file.write(b"a" * SIZE)
 
 
@@ -87,7 +87,7 @@ def _atomic(folder: RunFolder) -> Finding:
     reader.start()
     try:
         for number in range(ROUNDS):
-            with whole_file(folder.fs, path) as file:
+            with atomic_write(folder.fs, path) as file:
                 file.write(bytes([number]) * SIZE)
     finally:
         done.set()
@@ -100,7 +100,7 @@ def _atomic(folder: RunFolder) -> Finding:
 def _put_whole(folder: RunFolder) -> Finding:
     """An object store has no rename: a put must be visible at once, and complete."""
     for number in range(3):
-        with whole_file(folder.fs, f"{folder.root}/written") as file:
+        with atomic_write(folder.fs, f"{folder.root}/written") as file:
             file.write(bytes([number]) * SIZE)
         if folder.fs.cat_file(f"{folder.root}/written") != bytes([number]) * SIZE:
             return Finding("rename", "failed", "a read after a put did not return what was written", OTHER_FILESYSTEM)

@@ -21,7 +21,7 @@ from domyn_swarm.endpoint.answers import error_in, fault_of
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
 from domyn_swarm.endpoint.ends import Ends
 from domyn_swarm.endpoint.replica import GONE_STATUS, Replica, Spell, next_of
-from domyn_swarm.endpoint.single_flight import SharedAnswers
+from domyn_swarm.endpoint.single_flight import SingleFlight
 from domyn_swarm.endpoint.tries import Tries
 from domyn_swarm.errors import ConditionError, EndpointError
 from domyn_swarm.telemetry import trace
@@ -53,7 +53,7 @@ class Answer(msgspec.Struct, frozen=True):
     attempts: int
 
 
-class Replicas:
+class LoadBalancer:
     """Requests over `clients`, which are open. `retries` and `retry_timeout` (seconds) bound the tries of one request.
 
     `counts` tells what happened so far; `clock` is in seconds.
@@ -69,7 +69,7 @@ class Replicas:
         self._rates = rates
         self._retries = retries
         self._retry_timeout = retry_timeout
-        self._shared = SharedAnswers() if dedupe else None
+        self._shared = SingleFlight() if dedupe else None
         self._line = asyncio.Lock()  # those who may not send yet, in the order in which they came
         self._turn = 0
         self._ends = Ends(self._replicas, retry_timeout, clock)
@@ -289,7 +289,7 @@ class Replicas:
 
     async def _probe(self, replica: Replica, error: EndpointError) -> None:
         """Take `replica` back when it answers, whatever it says. If it does not at once, its failures are its own."""
-        url, wait, told = replica.client.base_url, FIRST_PROBE_SECONDS, False
+        url, wait, warned = replica.client.base_url, FIRST_PROBE_SECONDS, False
         judged = replica.aside
         while True:
             try:
@@ -303,12 +303,12 @@ class Replicas:
             replica.spell.is_replicas = True
             if judged is not None:
                 judged.set()
-            if not told:
+            if not warned:
                 logger.warning("%s is set aside until it answers: %s", url, error.message)
-                told = True
+                warned = True
             await asyncio.sleep(wait)
             wait = min(2 * wait, MOST_PROBE_SECONDS)
-        if told:
+        if warned:
             logger.info("%s is back", url)
             replica.pace.restart()
             replica.answered()

@@ -44,10 +44,10 @@ def _model(entry: Any) -> Model | None:
     if not isinstance(entry, dict):
         return None
     name = next((str(entry[key]) for key in _NAMES if entry.get(key)), "")
-    told = {key: entry[key] for key in _REVISION if isinstance(entry.get(key), str) and entry[key] not in ("", name)}
+    facts = {key: entry[key] for key in _REVISION if isinstance(entry.get(key), str) and entry[key] not in ("", name)}
     meta = entry.get("meta")
-    told |= {key: meta[key] for key in _SIZES if isinstance(meta.get(key), int)} if isinstance(meta, dict) else {}
-    return Model(name, ", ".join(f"{key} {value}" for key, value in told.items())) if name else None
+    facts |= {key: meta[key] for key in _SIZES if isinstance(meta.get(key), int)} if isinstance(meta, dict) else {}
+    return Model(name, ", ".join(f"{key} {value}" for key, value in facts.items())) if name else None
 
 
 def named(name: str, models: Sequence[Model]) -> Model | None:

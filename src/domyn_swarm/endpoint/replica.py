@@ -118,7 +118,7 @@ class Replica:
             if least is None or requests < least[0]:
                 least = requests, allowance.seconds, unit
         if least is not None:
-            self.pace.allowance.told(ticket, *least)
+            self.pace.allowance.stated(ticket, *least)
 
 
 def next_of(replicas: Sequence[Replica], turn: int, now: float) -> tuple[Replica | None, float]:

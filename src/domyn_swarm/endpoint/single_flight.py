@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MOST_BYTES = 2**30
 
 
-class SharedAnswers:
+class SingleFlight:
     """Answers by request: one that is under way is waited for, one that is there is taken.
 
     Answers are kept as JSON, up to `most_bytes` of it; beyond that those go that were not asked for the longest. A
@@ -25,7 +25,7 @@ class SharedAnswers:
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
-        self._room = most_bytes
+        self._bytes_left = most_bytes
         self._answers: OrderedDict[bytes, bytes] = OrderedDict()
         self._under_way: dict[bytes, asyncio.Future[Any]] = {}
 
@@ -64,6 +64,6 @@ class SharedAnswers:
 
     def _keep(self, key: bytes, answer: bytes) -> None:
         self._answers[key] = answer
-        self._room -= len(answer)
-        while self._room < 0:
-            self._room += len(self._answers.popitem(last=False)[1])
+        self._bytes_left -= len(answer)
+        while self._bytes_left < 0:
+            self._bytes_left += len(self._answers.popitem(last=False)[1])

@@ -14,7 +14,7 @@ from domyn_swarm.engine.graph.build import driver_for, made_from, planning_input
 from domyn_swarm.engine.graph.coercion import STREAMS
 from domyn_swarm.engine.graph.overrides import check_node, stream_values
 from domyn_swarm.engine.planning import known_before, with_columns_of
-from domyn_swarm.engine.recording.metrics import Meter, Silent
+from domyn_swarm.engine.recording.metrics import Meter, NullProgress
 from domyn_swarm.engine.signals import on_signals
 from domyn_swarm.errors import Interrupted
 from domyn_swarm.jobs.loading import build_job, load_job_class
@@ -38,7 +38,7 @@ class Look:
     backend: DataBackend
 
 
-def look_into(spec: JobSpec, overrides: Overrides, node: str, limit: int | None, folder: str) -> Look:
+def evaluate(spec: JobSpec, overrides: Overrides, node: str, limit: int | None, folder: str) -> Look:
     """The value of `node`, made from the first `limit` pending rows if that is given.
 
     What writes does so in `folder`, for all rows as if none were done; everything else looks at the run's own folder.
@@ -57,7 +57,7 @@ def look_into(spec: JobSpec, overrides: Overrides, node: str, limit: int | None,
     inputs = {
         **planning_inputs(spec, job, f"{folder}/run" if writes else spec.run_dir),
         "stop": stop,
-        "meter": Meter(Silent(), stop=stop),
+        "meter": Meter(NullProgress(), stop=stop),
     }
     driver = driver_for(spec, overrides=overrides)
     known = known_before(spec, overrides)

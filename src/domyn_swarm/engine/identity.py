@@ -38,7 +38,7 @@ VALUE_CHARS = 200
 def identity_of(spec: JobSpec, job: SwarmJob, overrides: Overrides = NOTHING) -> dict[str, Any]:
     """What must stay the same for parts to belong to the job. A job's file may move; its name and class may not.
 
-    A class that stands in no file, but in a notebook, is told by its code, which may be another in a minute.
+    A class that stands in no file, but in a notebook, is identified by its code, which may change at any time.
 
     Raises:
         ConfigurationError: the job does not say what it is.
@@ -59,7 +59,7 @@ def identity_of(spec: JobSpec, job: SwarmJob, overrides: Overrides = NOTHING) ->
         raise
     except Exception as error:  # whatever a job's own `identity` does
         raise ConfigurationError(
-            f"Job {spec.job!r}: its identity cannot be told: {type(error).__name__}: {error}.", "Fix its `identity`."
+            f"Job {spec.job!r}: `identity()` raised {type(error).__name__}: {error}.", "Fix its `identity`."
         ) from error
 
 
@@ -148,7 +148,7 @@ def _changed_model(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobS
 
 
 def _record_in_parts(store: CheckpointStore) -> dict[str, Any]:
-    """What can be told without run.json: the newest part says what it belongs to."""
+    """What is known without run.json: the newest part says what it belongs to."""
     origin = store.newest_origin()
     return msgspec.structs.asdict(origin) if origin else {}
 

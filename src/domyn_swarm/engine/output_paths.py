@@ -26,7 +26,7 @@ NAME_AROUND = 32
 _ELSEWHERE = "Write somewhere else; an input is never changed."
 
 
-def check_places(spec: JobSpec, files: InputFiles, run: RunFolder) -> None:
+def check_locations(spec: JobSpec, files: InputFiles, run: RunFolder) -> None:
     """Refuse an output that could not be written, or that would damage an input or the run's own folder.
 
     Raises:

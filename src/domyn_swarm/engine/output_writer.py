@@ -19,7 +19,7 @@ from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, RUN_KEY
 from domyn_swarm.data.file_metadata import carried
 from domyn_swarm.data.input_files import verify_unchanged
 from domyn_swarm.engine.identity import run_id_of
-from domyn_swarm.engine.output_paths import check_places
+from domyn_swarm.engine.output_paths import check_locations
 from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, JobError, OutputConflictError
 from domyn_swarm.redaction import public_options
 from domyn_swarm.storage.files import filesystem, open_parquet, remove_leftovers
@@ -56,7 +56,7 @@ def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore, *, re
     Raises:
         ConfigurationError: it is the input or lies in it, or something else wrote it and `overwrite` is off.
     """
-    check_places(spec, files, store.folder)
+    check_locations(spec, files, store.folder)
     if spec.output_is_directory:
         _check_directory(spec)
     if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, store):

@@ -20,7 +20,7 @@ from domyn_swarm.jobs.base import MODEL
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.jobspec import flag_of
 from domyn_swarm.redaction import missing
-from domyn_swarm.storage.files import reaching
+from domyn_swarm.storage.files import translating_io_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -107,7 +107,7 @@ def make_plan(
     nodes |= stream_values(overrides, nodes["columns"])
     backend: DataBackend = nodes["backend"]
     backend.check_write_kwargs(spec.backend_write_kwargs)
-    with reaching(spec.output):
+    with translating_io_errors(spec.output):
         check_output(spec, nodes["files"], nodes["store"], replaced=bool(overrides))
     if spec.resume:
         check_identity(identity, spec, nodes["store"], nodes["files"])

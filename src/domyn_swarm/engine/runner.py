@@ -16,7 +16,7 @@ from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.concurrency.resources import ExhaustedError, exhausted, raise_file_limit
 from domyn_swarm.concurrency.stop import Stop
-from domyn_swarm.data.listing import HIDDEN, told
+from domyn_swarm.data.listing import HIDDEN, summary
 from domyn_swarm.engine.calls.pipeline import row_failed
 from domyn_swarm.engine.graph.build import driver_for, inputs_of
 from domyn_swarm.engine.graph.overrides import NOTHING
@@ -24,7 +24,7 @@ from domyn_swarm.engine.identity import check_identity
 from domyn_swarm.engine.output_writer import is_current, remove_half_written
 from domyn_swarm.engine.planning import RunPlan, counted, make_plan
 from domyn_swarm.engine.preflight import looked_around
-from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, Progress, Silent
+from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, NullProgress, Progress
 from domyn_swarm.engine.recording.node_stats import Flows
 from domyn_swarm.engine.recording.reporter import Watch
 from domyn_swarm.engine.recording.run_record import Record
@@ -89,11 +89,11 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
     with _run_dir(spec) as run_dir, on_time_up(stop):
         flows = Flows()
         plan = make_plan(spec, run_dir, flows, overrides)
-        if left_out := told(one for one in plan.nodes["files"].skipped if one.reason != HIDDEN):
+        if left_out := summary(one for one in plan.nodes["files"].skipped if one.reason != HIDDEN):
             logger.warning("--input: %s leaves out %s", spec.input, left_out)
         plan = looked_around(plan)
         with locked(plan.store.folder, stop) as lock:
-            meter = Meter(progress or Silent(), plan.job.traffic, _budget(spec), stop, flows)
+            meter = Meter(progress or NullProgress(), plan.job.traffic, _budget(spec), stop, flows)
             return _run_locked(plan, lock, meter, started)
 
 
@@ -326,10 +326,10 @@ _FIXES = {
 def _kept(store: CheckpointStore) -> str:
     try:
         return f"{store.rows_of_this_run():,} rows of this run are kept in {store.path}."
-    except Exception:  # noqa: BLE001 - what broke the run may keep its folder from being read, and is what has to be told
+    except Exception:  # noqa: BLE001 - what broke the run may keep its folder from being read, and is what must be shown
         return f"What finished is kept in {store.path}."
 
 
 def _way_on(spec: JobSpec) -> str:
     same = "the same command again" if spec.resume else "the same command without --no-resume"
-    return f"Run {same} to go on from there."
+    return f"Run {same} to resume."

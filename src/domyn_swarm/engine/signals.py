@@ -76,7 +76,7 @@ def on_time_up(stop: Stop) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handling(numbers: list[signal.Signals], handle: Callable[[int, Any], None]) -> Iterator[None]:
-    """Only the main thread is told of signals."""
+    """Only the main thread receives signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -23,7 +23,7 @@ from domyn_swarm.data.values import job_batch
 from domyn_swarm.engine.calls.items import item_batches
 from domyn_swarm.engine.calls.pipeline import batch_rows, method_of, transform
 from domyn_swarm.engine.calls.worker_pool import concurrency_for
-from domyn_swarm.engine.recording.metrics import Meter, Silent
+from domyn_swarm.engine.recording.metrics import Meter, NullProgress
 from domyn_swarm.errors import JobError
 from domyn_swarm.jobs.loading import build_job, is_known_here_only, load_job_class
 
@@ -116,7 +116,7 @@ class Worker:
         self._work = work
         self._job = build_job(work.job_class or load_job_class(work.spec.job), work.spec.job_kwargs)
         self._blocks: queue.Queue[pa.Table | None] = queue.Queue(BLOCKS_WAITING)
-        self._meter = Meter(Silent(), self._job.traffic)
+        self._meter = Meter(NullProgress(), self._job.traffic)
         self._stop = Stop()
         self._report = FlushReport()
         self._error: BaseException | None = None
@@ -136,7 +136,7 @@ class Worker:
 
     def counts(self) -> Counts:
         """What happened so far."""
-        self._meter.flows.weigh()
+        self._meter.flows.sample_memory()
         return self._meter.snapshot()
 
     def check(self) -> None:

@@ -15,7 +15,7 @@ from domyn_swarm.endpoint.client import REQUEST_PATHS, REQUEST_SECONDS, Endpoint
 from domyn_swarm.endpoint.demo import MODEL as DEMO_MODEL
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import read_key
-from domyn_swarm.endpoint.load_balancer import Answer, Replicas
+from domyn_swarm.endpoint.load_balancer import Answer, LoadBalancer
 from domyn_swarm.endpoint.preflight import Found, listed_models, look
 from domyn_swarm.endpoint.rate_limit import Rates
 from domyn_swarm.errors import ConfigurationError, EndpointError, JobError
@@ -136,7 +136,7 @@ class EndpointJob(SwarmJob):
                     through_proxies=url != DEMO,
                 )  # fmt: skip
                 clients.append(await resources.enter_async_context(client))
-            self._replicas = Replicas(
+            self._replicas = LoadBalancer(
                 clients, Rates(spec.max_rpm, spec.max_tpm),
                 retries=spec.retries, retry_timeout=spec.retry_timeout, dedupe=spec.dedupe,
             )  # fmt: skip
@@ -154,7 +154,7 @@ class EndpointJob(SwarmJob):
 
     def traffic(self) -> Counts | None:
         """Requests, answers, tokens and latencies so far; None before the job is open."""
-        replicas: Replicas | None = getattr(self, "_replicas", None)
+        replicas: LoadBalancer | None = getattr(self, "_replicas", None)
         if replicas is None:
             return None
         replicas.counts.limit = self._places.limit if self._places else 0

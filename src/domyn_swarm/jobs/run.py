@@ -1,6 +1,6 @@
 """`python -m domyn_swarm.jobs.run spec.json`: run a job from its JobSpec, on whatever machine this is.
 
-What it tells goes to stderr, a line at a time, with the date: most often that is a log. Stdout gets the result as JSON.
+The log goes to stderr, a line at a time, with the date. Stdout gets the result as JSON.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger("domyn_swarm")
 def main(arguments: list[str]) -> int:
     """Run the spec in the file that `arguments` name; print the result as JSON; return the exit status.
 
-    The last line of the log tells it, whatever it was, so that a run that ended can be told from one that was killed.
+    The last line of the log is the exit status, so that a run that ended differs from one that was killed.
     """
     terminal.guard()
     asked = _parser().parse_args(arguments)

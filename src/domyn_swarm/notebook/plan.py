@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.columns import FAILURE, INPUTS, POSITION, TRACE
-from domyn_swarm.engine.evaluate import look_into
+from domyn_swarm.engine.evaluate import evaluate
 from domyn_swarm.engine.graph.code_digest import code_digest
 from domyn_swarm.engine.graph.coercion import collected, lazy_type, table_of, without
 from domyn_swarm.engine.graph.overrides import DIGEST_CHARS, functions_of
@@ -194,7 +194,7 @@ class Plan:
         """
         replaced = self._with(overrides)
         with tempfile.TemporaryDirectory(prefix="domyn-swarm-") as folder:
-            look = look_into(self._placed(replaced), replaced, node, limit, folder)
+            look = evaluate(self._placed(replaced), replaced, node, limit, folder)
             return _shown(look, limit)
 
     @in_python

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from domyn_swarm.data.memory import TAKEN, Held
+from domyn_swarm.data.memory import TAKEN, InMemoryInput
 from domyn_swarm.engine.graph.coercion import is_frame, table_of
 from domyn_swarm.engine.graph.overrides import Overrides
 from domyn_swarm.errors import ConfigurationError
@@ -60,7 +60,7 @@ def plan(
     return Plan(spec, Overrides(held=held), scratch, job if isinstance(job, type) else None)
 
 
-def _input(value: Any, given: Mapping[str, Any]) -> tuple[str, Held | None]:
+def _input(value: Any, given: Mapping[str, Any]) -> tuple[str, InMemoryInput | None]:
     """The JobSpec's `input`, and the rows if they are in memory."""
     if is_frame(value):
         if given.get("backend_read_kwargs"):
@@ -68,7 +68,7 @@ def _input(value: Any, given: Mapping[str, Any]) -> tuple[str, Held | None]:
                 "backend_read_kwargs: the input is a frame in memory and is not read.",
                 "Select its rows and columns beforehand.",
             )
-        held = Held.of(table_of(value))
+        held = InMemoryInput.of(table_of(value))
         return held.files.pattern, held
     if not isinstance(value, (str, os.PathLike)):
         raise ConfigurationError(

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.checkpoint.inspection import at_rest, marks_of, usable
+from domyn_swarm.checkpoint.inspection import consistent_read, marks_of, usable
 from domyn_swarm.data.columns import FAILURE, POSITION, TRACE
 from domyn_swarm.masking import masked
-from domyn_swarm.storage.files import reaching
+from domyn_swarm.storage.files import translating_io_errors
 from domyn_swarm.storage.texts import id_text
 from domyn_swarm.telemetry.trace import OTHERS, kind_of, traceback_in
 
@@ -53,8 +53,8 @@ def failures_of_kind(
         DamagedPartError: a part cannot be read.
     """
     wanted = _Wanted(kind.type, kind.message, {(other.type, other.message) for other in others})
-    with reaching(folder.path):
-        return at_rest(folder, lambda: _page(folder, wanted, slice(offset, offset + count)))
+    with translating_io_errors(folder.path):
+        return consistent_read(folder, lambda: _page(folder, wanted, slice(offset, offset + count)))
 
 
 def _page(folder: RunFolder, wanted: _Wanted, page: slice) -> tuple[list[dict[str, Any]], int]:
@@ -65,7 +65,7 @@ def _page(folder: RunFolder, wanted: _Wanted, page: slice) -> tuple[list[dict[st
     found: dict[int, dict[str, Any]] = {}
     for number in np.unique(held):
         found |= _rows(parts[number], chosen[held == number])
-    if len(found) < len(chosen):  # a part was rewritten since its rows were counted: `at_rest` retries
+    if len(found) < len(chosen):  # a part was rewritten since its rows were counted: `consistent_read` retries
         raise FileNotFoundError(folder.path)
     return [found[position] for position in chosen.tolist()], len(positions)
 

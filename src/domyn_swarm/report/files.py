@@ -14,7 +14,7 @@ from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 from domyn_swarm.report.diagram import dot_of, draw
 from domyn_swarm.report.model import Graph, Report
 from domyn_swarm.report.page import render
-from domyn_swarm.storage.files import whole_file
+from domyn_swarm.storage.files import atomic_write
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
@@ -81,7 +81,7 @@ def save_report(folder: RunFolder, report: Report) -> None:
     """Write `report.html` and, if Graphviz is available, `graph.svg`."""
     picture = picture_of(report)
     if picture:
-        with whole_file(folder.fs, f"{folder.root}/graph.svg") as file:
+        with atomic_write(folder.fs, f"{folder.root}/graph.svg") as file:
             file.write(picture.encode())
-    with whole_file(folder.fs, f"{folder.root}/report.html") as file:
+    with atomic_write(folder.fs, f"{folder.root}/report.html") as file:
         file.write(render(report, picture).encode())

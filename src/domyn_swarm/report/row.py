@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.folder import PartName, name_of
-from domyn_swarm.checkpoint.inspection import at_rest
+from domyn_swarm.checkpoint.inspection import consistent_read
 from domyn_swarm.checkpoint.part import NODE, reading
 from domyn_swarm.checkpoint.part_file import open_parquet as open_part
 from domyn_swarm.checkpoint.run_record import RunRecord, SpecRecord
@@ -125,7 +125,7 @@ def _findings(folder: RunFolder, id_col: str, id_text: str) -> tuple[list[PartEn
             found = pool.map(lambda path: _rows(folder, path, id_col, id_text), paths := folder.parts())
             return [(path, row) for path, rows in zip(paths, found, strict=True) for row in rows]
 
-    rows = at_rest(folder, look)
+    rows = consistent_read(folder, look)
     rows.sort(key=lambda hit: (hit[1][FAILURE] is None, PartName.of(hit[0])), reverse=True)
     return [_finding(path, row, id_col) for path, row in rows], rows[0][1][POSITION] if rows else None
 

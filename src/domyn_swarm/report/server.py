@@ -26,7 +26,7 @@ from domyn_swarm.masking import masked
 from domyn_swarm.report.diagram import dot_of
 from domyn_swarm.report.files import LiveReport, picture_of, recorded
 from domyn_swarm.report.page import render
-from domyn_swarm.storage.files import reaching
+from domyn_swarm.storage.files import translating_io_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ def serve(folder: RunFolder, port: int, announce: Callable[[str], None]) -> None
         ConfigurationError: the run has no report, or the port is taken.
         DataError: the folder cannot be reached.
     """
-    with reaching(folder.path):
+    with translating_io_errors(folder.path):
         recorded(folder)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with contextlib.suppress(KeyboardInterrupt):
@@ -132,7 +132,7 @@ class _View:
 
     async def _now(self) -> tuple[Report, str]:
         def read() -> Report:
-            with reaching(self._folder.path):
+            with translating_io_errors(self._folder.path):
                 return self._report.now()
 
         report = await _in(self._reading, read)
@@ -143,7 +143,7 @@ class _View:
         def text() -> str:
             from domyn_swarm.report.row import look_up, render_text  # noqa: PLC0415 - only for row look-ups
 
-            with reaching(self._folder.path):
+            with translating_io_errors(self._folder.path):
                 return render_text(look_up(self._folder, request.query.get("id", "")))
 
         return await self._looked_up(lambda: {"text": text()})

@@ -21,7 +21,7 @@ from domyn_swarm.runs.launchers.base import FLUSH_SECONDS
 from domyn_swarm.runs.launchers.local import terminate
 from domyn_swarm.runs.launchers.registry import load_launcher
 from domyn_swarm.runs.state import ACTIVE, Status, status_of, statuses
-from domyn_swarm.storage.files import is_local, reaching
+from domyn_swarm.storage.files import is_local, translating_io_errors
 from domyn_swarm.storage.texts import now
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def remove(run: Run) -> list[str]:
     """
     ensure_not_running(run)
     folder = run.folder
-    with reaching(folder.path):
+    with translating_io_errors(folder.path):
         for name in _names(folder):
             if name in MADE or name.startswith(("lock-", "sending-")):
                 folder.remove(name)

@@ -25,7 +25,7 @@ from domyn_swarm.runs.launchers.registry import load_launcher
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from domyn_swarm.checkpoint.process import Holder
+    from domyn_swarm.checkpoint.process import LockOwner
     from domyn_swarm.runs.find import Run
 
 State = Literal[
@@ -182,7 +182,7 @@ def _by_lock(run: Run, submission: Submission, answer: LauncherStatus) -> Launch
     return answer if submission.placement.requeue else LauncherStatus("gone", answer.detail)
 
 
-def _sender(run: Run) -> Holder | None:
+def _sender(run: Run) -> LockOwner | None:
     """The process that is submitting the run, unless it is this one."""
     holder = living_holder(run.folder, SENDING)
     return None if holder is None or (holder.is_near and holder.pid == os.getpid()) else holder

@@ -59,7 +59,7 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
 
 
 @contextlib.contextmanager
-def reaching(path: str) -> Iterator[None]:
+def translating_io_errors(path: str) -> Iterator[None]:
     """What a filesystem throws in here, for want of a network or of rights, is one error about `path`.
 
     Raises:
@@ -145,7 +145,7 @@ must not stand there, and anything else when it must not be kept at all.
 
 
 @contextlib.contextmanager
-def whole_file(
+def atomic_write(
     fs: Any, path: str, *, streamed: bool = False, guard: Guard | None = None, owner: str = ""
 ) -> Iterator[IO[bytes]]:
     """A file to write that appears at `path` complete, or not at all.
@@ -277,7 +277,7 @@ def whole_directory(
     """Makes files, by name, of a directory that takes the place of `path` when it is complete.
 
     On local disks it is filled beside and renamed. Elsewhere the files are uploaded, and become visible together at the
-    end, but for the moment that each of them takes; then files that were there before are removed. See `whole_file`
+    end, but for the moment that each of them takes; then files that were there before are removed. See `atomic_write`
     for `guard` and `owner`.
     """
     local = is_local(fs)
@@ -293,7 +293,7 @@ def _directory_beside(
     target.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(target, owner) as beside:
         beside.mkdir()
-        yield lambda name: whole_file(LocalFileSystem(), f"{beside}/{name}")
+        yield lambda name: atomic_write(LocalFileSystem(), f"{beside}/{name}")
         _settle(beside, target, guard, owner)
         _sync_directory(target.parent)
 
@@ -367,7 +367,7 @@ def _settle(beside: Path, target: Path, guard: Guard | None, owner: str) -> None
 
 
 def _contents(path: Path) -> dict[str, tuple[int, ...]]:
-    """What is at `path`, and below it, told from all else that was ever there; empty when there is nothing."""
+    """What is at `path`, and below it, distinguished from all else that was ever there; empty when there is nothing."""
     found = {}
     for each in (path, *path.rglob("*")) if path.is_dir() and not path.is_symlink() else (path,):
         with contextlib.suppress(FileNotFoundError):

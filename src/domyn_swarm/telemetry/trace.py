@@ -108,7 +108,7 @@ def encoded(log: Log, *, bodies: bool = True) -> str:
     except Exception:
         if not bodies:
             raise
-        return encoded(log, bodies=False)  # what was sent or received nests too deep, or cannot be told
+        return encoded(log, bodies=False)  # what was sent or received nests too deep, or cannot be encoded
 
 
 def decoded(text: str | None) -> Log:
@@ -134,9 +134,9 @@ def shape_of(message: str) -> str:
     return _NUMBER.sub("#", message.partition("\n")[0])[:SHAPE_CHARS]
 
 
-def traceback_in(told: str | None) -> str:
+def traceback_in(encoded_trace: str | None) -> str:
     """The last traceback in a row's trace; empty when there is none."""
-    tracebacks = [one.traceback for one in decoded(told) if isinstance(one, Attempt)]
+    tracebacks = [one.traceback for one in decoded(encoded_trace) if isinstance(one, Attempt)]
     return next(filter(None, reversed(tracebacks)), "")
 
 

@@ -7,7 +7,7 @@ Nothing here holds a CPU but the read tasks: actors mostly wait for answers, and
 starve its readers nor deadlock.
 """
 
-# ruff: noqa: E402 - Ray asks a notebook for ipywidgets while it is imported, unless it is told before
+# ruff: noqa: E402 - Ray asks a notebook for ipywidgets while it is imported, unless it is set before
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from domyn_swarm.data import arrow, stream
-from domyn_swarm.data.backends.ray_cluster import Crew, Shares, check_address, session
+from domyn_swarm.data.backends.ray_cluster import ActorPool, Shares, check_address, session
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.stream import Stream, check_write_kwargs, write
 from domyn_swarm.data.types import empty_table
@@ -180,17 +180,17 @@ def distribute(
         Exception: whatever ended a worker.
     """
     shares = Shares.of(count(frame), make_worker)
-    crew = Crew(make_worker, monitor, shares.workers)
+    pool = ActorPool(make_worker, monitor, shares.workers)
     try:
         for piece in shares.cut(_blocks(frame, columns)):
-            if not crew.feed(*piece):
+            if not pool.feed(*piece):
                 break
-        return crew.finish(), crew.lost
+        return pool.finish(), pool.lost
     except BaseException:
-        crew.wind_up()
+        pool.drain()
         raise
     finally:
-        crew.dismiss()
+        pool.dismiss()
 
 
 def _blocks(frame: Splits, columns: Sequence[str]) -> Iterator[tuple[ray.ObjectRef[Any], int]]:

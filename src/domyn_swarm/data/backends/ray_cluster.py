@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError, RayTaskError
 
 from domyn_swarm.data.backends.base import Monitor, Session, WorkerFactory
-from domyn_swarm.data.backends.ray_relay import POLL_SECONDS, Relay, pump
+from domyn_swarm.data.backends.ray_relay import POLL_SECONDS, ControlChannel, pump
 from domyn_swarm.errors import ConfigurationError, JobError
 from domyn_swarm.telemetry.counts import Counts
 
@@ -71,7 +71,7 @@ class Shares:
         return ((block, at, self.rows) for block, rows in blocks for at in range(0, rows, self.rows))
 
 
-class Crew:
+class ActorPool:
     """The actors, and the calls to them that have not returned."""
 
     def __init__(self, make_worker: WorkerFactory, monitor: Monitor, workers: int) -> None:
@@ -98,14 +98,14 @@ class Crew:
             self._look()
             if self._monitor.stopped():
                 return False
-            actor = self._with_room()
+            actor = self._with_capacity()
             if actor is not None:
                 self._calls[actor.add.remote(block, start, rows)] = actor
                 self._handed[actor] += 1
                 return True
             ray.wait(list(self._calls), timeout=POLL_SECONDS)
 
-    def _with_room(self) -> Any | None:
+    def _with_capacity(self) -> Any | None:
         """The actor with the fewest pieces on their way to it, and of those the one that had the fewest."""
         load = Counter(self._calls.values())
         actor = min(self._actors, key=lambda one: (load[one], self._handed[one]))
@@ -142,7 +142,7 @@ class Crew:
         return results
 
     def _check(self) -> None:
-        """Raise what ended an actor; it might be told of no other call for long."""
+        """Raise what ended an actor; no other call might report it for long."""
         for actor in self._actors:
             with contextlib.suppress(*_LOSSES, GetTimeoutError):
                 ray.get(actor.check.remote(), timeout=10)
@@ -179,7 +179,7 @@ class Crew:
         self._monitor.advanced(now - self._reported)
         self._reported = now
 
-    def wind_up(self) -> None:
+    def drain(self) -> None:
         """The run has broken: let the actors make durable what they have, if that can be done soon."""
         with contextlib.suppress(RayError):
             for actor in self._actors:
@@ -216,9 +216,9 @@ class _Actor:
         return self._worker.finish()
 
 
-def _what_was_raised(told: str) -> str:
+def _what_was_raised(text: str) -> str:
     """The error without its traceback, whose lines are indented, and without what follows its first line."""
-    lines = told.strip().split("\n")
+    lines = text.strip().split("\n")
     traced = max((number for number, line in enumerate(lines) if line.startswith(" ")), default=-1)
     return lines[min(traced + 1, len(lines) - 1)]
 
@@ -227,14 +227,14 @@ def _what_was_raised(told: str) -> str:
 def session(address: str | None, stop: Stop, advanced: Callable[[Counts], None]) -> Iterator[Session]:
     """Connect to `address`, or $RAY_ADDRESS, or a local Ray that ends with the session.
 
-    While it is open, `advanced` is told of progress, and `stop` reaches the cluster.
+    While it is open, `advanced` receives progress, and `stop` reaches the cluster.
     """
     # Workers import this module, too, and need no Hamilton.
     from hamilton.base import DictResult  # noqa: PLC0415
     from hamilton.plugins.h_ray import RayGraphAdapter  # noqa: PLC0415
 
     owned = _connect(address)
-    relay = Relay()
+    relay = ControlChannel()
     ended = threading.Event()
     thread = threading.Thread(target=pump, args=(relay, stop, advanced, ended), daemon=True)
     thread.start()

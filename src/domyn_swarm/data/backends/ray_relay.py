@@ -27,19 +27,19 @@ NAMESPACE = "domyn_swarm"
 POLL_SECONDS = 0.3
 
 
-class Relay:
+class ControlChannel:
     """What driver and cluster tell each other of one run. It travels; one process in the cluster tells how it goes."""
 
     def __init__(self) -> None:
         run = uuid.uuid4().hex
         self._advanced, self._stopped = f"{run}/advanced", f"{run}/stopped"
-        self._counts = Counts()  # what this end has told so far, or heard
+        self._counts = Counts()  # what this end has sent so far, or received
 
     def advanced(self, more: Counts) -> None:
         """Called from the cluster: what happened since the last time."""
         self._counts += more
-        told: bytes = cloudpickle.dumps(self._counts)  # type: ignore[no-untyped-call]
-        _internal_kv_put(self._advanced, told, namespace=NAMESPACE)
+        sent: bytes = cloudpickle.dumps(self._counts)  # type: ignore[no-untyped-call]
+        _internal_kv_put(self._advanced, sent, namespace=NAMESPACE)
 
     def stopped(self) -> bool:
         """Whether the run was asked to stop."""
@@ -55,8 +55,8 @@ class Relay:
 
     def take(self) -> Counts:
         """Called from the driver: what happened since the last time."""
-        told = _internal_kv_get(self._advanced, namespace=NAMESPACE)
-        before, self._counts = self._counts, cloudpickle.loads(told) if told else Counts()
+        sent = _internal_kv_get(self._advanced, namespace=NAMESPACE)
+        before, self._counts = self._counts, cloudpickle.loads(sent) if sent else Counts()
         return self._counts - before
 
     def close(self) -> None:
@@ -65,15 +65,15 @@ class Relay:
             _internal_kv_del(key, namespace=NAMESPACE)
 
 
-def pump(relay: Relay, stop: Stop, advanced: Callable[[Counts], None], ended: threading.Event) -> None:
+def pump(relay: ControlChannel, stop: Stop, advanced: Callable[[Counts], None], ended: threading.Event) -> None:
     """Pass on, in the driver, what comes from either end, until the session has ended."""
-    told: float | None = None  # the deadline
+    sent: float | None = None  # the deadline
     while True:
         last = ended.wait(POLL_SECONDS)
         with contextlib.suppress(RayError, ConnectionError):
-            if stop.is_set() and told != stop.deadline:
+            if stop.is_set() and sent != stop.deadline:
                 relay.stop(max(0.0, stop.deadline - time.monotonic()))
-                told = stop.deadline
+                sent = stop.deadline
             advanced(relay.take())
         if last:
             return

@@ -18,7 +18,7 @@ from domyn_swarm.errors import ConditionError
 
 if TYPE_CHECKING:
     from domyn_swarm.concurrency.allowance import Ticket
-    from domyn_swarm.concurrency.slots import Places
+    from domyn_swarm.concurrency.slots import ConcurrencyLimiter
     from domyn_swarm.endpoint.tries import Tries
 
 LOOK_SECONDS = 0.1
@@ -28,7 +28,7 @@ RESUME = "Once that has changed, the same command resumes the run."
 class CallPace:
     """The pace of all calls of a run, once some call was refused. For calls on the event loop and in threads."""
 
-    def __init__(self, places: Places, patience: float) -> None:
+    def __init__(self, places: ConcurrencyLimiter, patience: float) -> None:
         self.engaged = False
         self._places = places
         self._patience = patience

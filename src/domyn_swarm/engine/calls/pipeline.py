@@ -198,21 +198,21 @@ def _one_call(batch: JobBatch, payload: Any) -> Chunk:
 def _finished(finished: Finished, columns: Columns, outputs: OutputColumns) -> pa.Table:
     """The rows of the batch whose calls finished, or all of them when one call made them."""
     batch, keys, values, traces = finished
-    told: Sequence[str | None]
+    traced: Sequence[str | None]
     if keys[0] is None:
         made = _batch_outputs(batch, values[0], columns, outputs)
         keyed = [batch.positions, batch.ids, batch.digests]
-        told = [*traces.values()] * len(batch.ids)
+        traced = [*traces.values()] * len(batch.ids)
     else:
         made = outputs.table(values)
         keyed = _rows_of(keys, batch.positions, batch.ids, batch.digests)
-        told = [traces.get(key) for key in keys] if traces else []
+        traced = [traces.get(key) for key in keys] if traces else []
     positions, ids, digests = keyed
     arrays, names = [positions, ids, *made.columns], [POSITION, columns.id, *made.column_names]
     if digests is not None:
         arrays, names = [*arrays, digests], [*names, INPUTS]
-    if told:
-        arrays, names = [*arrays, pa.array(told, pa.string())], [*names, TRACE]
+    if traced:
+        arrays, names = [*arrays, pa.array(traced, pa.string())], [*names, TRACE]
     return pa.table(arrays, names=names)
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from domyn_swarm.concurrency.adaptive import MOST
 from domyn_swarm.concurrency.resources import exhausted
 from domyn_swarm.concurrency.retry import backoff, is_overload, is_retryable
-from domyn_swarm.concurrency.slots import Halted, Places
+from domyn_swarm.concurrency.slots import ConcurrencyLimiter, Halted
 from domyn_swarm.endpoint.tries import Tries
 from domyn_swarm.engine.calls.call_pace import CallPace
 from domyn_swarm.engine.calls.grace import Grace
@@ -140,14 +140,14 @@ def run_calls(
     chunks = iter(chunks)
     if (first := next(chunks, None)) is None:
         return
-    crew = _Crew(call, limits, stop, opened, closed)
+    pool = _WorkerPool(call, limits, stop, opened, closed)
     try:
-        yield from crew.results(itertools.chain([first], chunks))
+        yield from pool.results(itertools.chain([first], chunks))
     finally:
-        crew.dismiss()
+        pool.dismiss()
 
 
-class _Crew:
+class _WorkerPool:
     """The workers, the chunks that wait for them, and the thread that they live in."""
 
     def __init__(
@@ -169,13 +169,13 @@ class _Crew:
         self._halted = threading.Event()  # no further call may start
         self._cancelled = False
         self._error: BaseException | None = None
-        self._room = threading.Event()  # the crew wants a chunk, or is done
+        self._wanted = threading.Event()  # the pool wants a chunk, or is done
         self._lock = threading.Lock()
         self._loop = _new_loop()
         self._more = asyncio.Event()  # look for a chunk again
         self._more_for_threads = threading.Condition()
         self._hurry = asyncio.Event()  # the same as `_halted`, for those who wait to try again
-        self._places = Places(limits.concurrency, self._hire, self._hurry, limits.most)
+        self._places = ConcurrencyLimiter(limits.concurrency, self._hire, self._hurry, limits.most)
         self._pace = CallPace(self._places, limits.patience)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._opening = True
@@ -191,7 +191,7 @@ class _Crew:
         underway: deque[Chunk] = deque()
         broken: Exception | None = None
         while self._thread.is_alive():
-            self._room.clear()
+            self._wanted.clear()
             fed = False
             try:
                 fed = self._feed(chunks, underway)
@@ -200,7 +200,7 @@ class _Crew:
             yield from self._finished(underway)
             if broken or self._stop.is_set() or self._halted.is_set():
                 break
-            if not fed and not self._room.wait(POLL_SECONDS):
+            if not fed and not self._wanted.wait(POLL_SECONDS):
                 yield None
         self._halt()
         yield from self._in_grace(underway)
@@ -232,7 +232,7 @@ class _Crew:
             grace.over(len(self._tasks))
 
     def _feed(self, chunks: Iterator[Chunk], underway: deque[Chunk]) -> bool:
-        """Whether another chunk was fed: one at a time, so that a fast crew cannot keep results from being pulled."""
+        """Whether another chunk was fed: one at a time, so that a fast pool cannot keep results from being pulled."""
         if self._ended or sum(chunk.size for chunk in list(self._waiting)) >= self._places.limit:
             return False
         chunk = None if self._stop.is_set() else next(chunks, None)
@@ -279,7 +279,7 @@ class _Crew:
         except BaseException as error:  # noqa: BLE001 - handed to the thread that pulls
             self._error = error
         finally:
-            self._room.set()
+            self._wanted.set()
 
     def _run(self, runner: asyncio.Runner) -> None:
         try:
@@ -320,7 +320,7 @@ class _Crew:
         if not worker.cancelled() and (error := worker.exception()) is not None:
             self._error = self._error or error
             self._halt()
-            self._room.set()
+            self._wanted.set()
         if not self._tasks:
             self._all_left.set()
 
@@ -346,14 +346,14 @@ class _Crew:
                 return None
             else:
                 await self._starve()
-        self._room.set()
+        self._wanted.set()
         # Calls that never wait would keep the loop to themselves for good.
         await asyncio.sleep(0)
         return self._chunk
 
     async def _starve(self) -> None:
         self._more.clear()
-        self._room.set()
+        self._wanted.set()
         self._starving += 1
         async with self._places.given_back():
             await self._more.wait()
@@ -527,9 +527,9 @@ class _Crew:
                 elif self._ended:
                     return None
                 else:
-                    self._room.set()
+                    self._wanted.set()
                     self._more_for_threads.wait()
-        self._room.set()
+        self._wanted.set()
         return self._chunk
 
     def _call_blocking(self, payload: Any, log: Log | None) -> Any:

@@ -23,7 +23,7 @@ _OF_THE_LANGUAGE = frozenset(
 def code_digest(code: Any) -> str:
     """Identifies what a function or class does: its code, its constants, and what it uses of its own module.
 
-    Comments, docstrings of classes, names of arguments' types and what other modules do are not told.
+    Comments, docstrings of classes, names of arguments' types and what other modules do are not part of it.
     """
     digest = hashlib.blake2b(digest_size=16)
     for text in _told(code, set()):

@@ -75,7 +75,7 @@ def without(table: pa.Table, *columns: str) -> pa.Table:
 
 
 @dataclass
-class Given:
+class ReplayableStream:
     """A stream that somebody gave for node `name`. Iterated again it begins anew, if what it was made from does."""
 
     name: str
@@ -135,7 +135,7 @@ def table_of(value: Any) -> pa.Table:
         table = held_table(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"A {named(type(value))} cannot be told in Arrow: {error}", "Give each of its columns one type."
+            f"Cannot convert {named(type(value))} to Arrow: {error}", "Give each of its columns one type."
         ) from None
     if table is None:
         raise ConfigurationError(f"A {named(type(value))} is no frame.", f"It takes {TAKEN}.")

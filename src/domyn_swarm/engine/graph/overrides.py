@@ -22,11 +22,11 @@ import pyarrow as pa
 
 from domyn_swarm.data.backends.base import DataBackend, Frame
 from domyn_swarm.data.columns import POSITION, ROW_ID
-from domyn_swarm.data.memory import Held, digest_of
+from domyn_swarm.data.memory import InMemoryInput, digest_of
 from domyn_swarm.engine.graph.code_digest import code_digest
 from domyn_swarm.engine.graph.coercion import (
     STREAMS,
-    Given,
+    ReplayableStream,
     among,
     collected,
     identified,
@@ -60,7 +60,7 @@ class Overrides:
 
     values: Mapping[str, Any] = field(default_factory=dict)
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    held: Held | None = None
+    held: InMemoryInput | None = None
 
     def __bool__(self) -> bool:
         return bool(self.values or self.functions)
@@ -214,7 +214,7 @@ def planning_values(overrides: Overrides, spec: JobSpec, backend: DataBackend) -
 
 def _from_the_beginning(name: str, table: pa.Table, spec: JobSpec, backend: DataBackend) -> dict[str, Any]:
     plain = without(table, POSITION) if spec.id_column else without(table, POSITION, ROW_ID)
-    known = {"files": Held.of(plain).files, "source": backend.from_arrow(plain)}
+    known = {"files": InMemoryInput.of(plain).files, "source": backend.from_arrow(plain)}
     if name == "source":
         return known
     # `pending` is computed even then: rows that are done by now are not computed again.
@@ -223,7 +223,9 @@ def _from_the_beginning(name: str, table: pa.Table, spec: JobSpec, backend: Data
 
 def stream_values(overrides: Overrides, columns: Columns) -> dict[str, Any]:
     """The streams that stand in for nodes."""
-    return {name: Given(name, overrides.values[name], columns) for name in STREAMS if name in overrides.values}
+    return {
+        name: ReplayableStream(name, overrides.values[name], columns) for name in STREAMS if name in overrides.values
+    }
 
 
 def node_function(name: str, kind: Any, function: Callable[..., Any], known: Iterable[str]) -> Callable[..., Any]:
@@ -288,7 +290,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _value_digest(value: Any) -> str:
-    """Of what cannot be told, something that nothing else has."""
+    """For what cannot be digested, something that nothing else has."""
     if isinstance(value, ModuleType):
         return value.__name__
     try:

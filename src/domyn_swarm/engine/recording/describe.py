@@ -36,7 +36,7 @@ VALUE_CHARS = 200
 ALWAYS = ("store", "done", "limited")
 """Nodes that a run asks for, whatever its output is made from."""
 _OWN = ("builtins", "collections", "typing", "domyn_swarm")
-"""Packages whose types are told without their package."""
+"""Packages whose types are shown without their package."""
 
 
 def describe(
@@ -241,8 +241,8 @@ def _input(variable: Any, spec: JobSpec, job: SwarmJob) -> Node:
 
 def _value(name: str, spec: JobSpec, job: SwarmJob) -> str:
     """What a run would give the graph as `name`, as text; nothing for what there is only while it runs."""
-    told = {"spec": job_name(spec), "job": f"{job_name(spec)}.{method_of(job, native=spec.native_backend)}"}
-    value = {**planning_inputs(without_secrets(spec), job, spec.run_dir), **told}.get(name, "")
+    shown = {"spec": job_name(spec), "job": f"{job_name(spec)}.{method_of(job, native=spec.native_backend)}"}
+    value = {**planning_inputs(without_secrets(spec), job, spec.run_dir), **shown}.get(name, "")
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     text = masked({"null": "none", "{}": "none"}.get(text, text))
     return text if len(text) <= VALUE_CHARS else f"{text[: VALUE_CHARS - 1]}…"

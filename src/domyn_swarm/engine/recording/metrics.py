@@ -38,7 +38,7 @@ class Progress(Protocol):
         """The rows are through, or the run broke."""
 
 
-class Silent:
+class NullProgress:
     """Shows nothing."""
 
     def started(self, total: int, done: int) -> None:
@@ -102,7 +102,7 @@ class Meter:
         self.advanced(Counts(failed=table.num_rows, failures=failures))
 
     def finish(self) -> None:
-        """Count the last requests, which may have brought no row. Nobody is told, for that may be what broke."""
+        """Count the last requests, which may have brought no row. Nothing is shown: showing may be what broke."""
         self.counts += self._requests()
 
     def snapshot(self) -> Counts:
@@ -133,8 +133,8 @@ def kinds_of(table: pa.Table, known: Collection[tuple[str, str]] = ()) -> dict[t
     failures: list[Any] = rows[FAILURE].to_pylist()
     traces: list[Any] = rows[TRACE].to_pylist() if TRACE in rows.column_names else [None] * len(ids)
     kinds: dict[tuple[str, str], Failed] = {}
-    for id_, failure, told in zip(ids, failures, traces, strict=True):
-        frames = traceback_in(told)
+    for id_, failure, trace_text in zip(ids, failures, traces, strict=True):
+        frames = traceback_in(trace_text)
         key = (failure["type"], kind_of(failure["message"], frames))
         if key not in known and len(known) + len(kinds) >= MOST_KINDS:
             key = (failure["type"], OTHERS)

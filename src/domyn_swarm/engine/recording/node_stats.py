@@ -44,7 +44,7 @@ class Flows:
         """What `node` has passed on; nothing at first."""
         return self.by_node.setdefault(node, Flow())
 
-    def weigh(self) -> int:
+    def sample_memory(self) -> int:
         """The bytes that this process has resident, noted for the nodes that are at work."""
         resident: int = _process().memory_info().rss
         for node in list(self.at_work):
@@ -62,7 +62,7 @@ class Flows:
         try:
             yield flow
         except BaseException as error:
-            blame(error, node)
+            attach_node(error, node)
             raise
         finally:
             spent = time.perf_counter() - started
@@ -75,7 +75,7 @@ class Flows:
         try:
             with self.timed(node) as flow:
                 yield flow
-                self.weigh()
+                self.sample_memory()
             self.ended.add(node)
         finally:
             self.at_work.discard(node)
@@ -105,7 +105,7 @@ def _process() -> psutil.Process:
     return psutil.Process()
 
 
-def blame(error: BaseException, node: str) -> None:
+def attach_node(error: BaseException, node: str) -> None:
     """Note that `error` was raised in `node`, unless that is known already."""
     if node_of(error) is None:
         with contextlib.suppress(AttributeError):  # an error with slots

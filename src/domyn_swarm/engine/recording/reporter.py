@@ -1,6 +1,6 @@
 """A run while it goes, as others see it: run.json, the picture of its graph and its report, kept up to date.
 
-All of it is for looking at. Whatever goes wrong here is logged once, and the run goes on.
+All of it is for people. Whatever fails here is logged once, and the run continues.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from domyn_swarm.engine.recording.command_line import command_of, options_of, wh
 from domyn_swarm.engine.recording.describe import describe, job_name
 from domyn_swarm.engine.recording.node_figures import failures_of, figures_of, traffic_of
 from domyn_swarm.engine.recording.node_stats import node_of
-from domyn_swarm.engine.recording.timeline import Chronicle
+from domyn_swarm.engine.recording.timeline import TimeSeries
 from domyn_swarm.errors import Interrupted, SwarmError
 from domyn_swarm.masking import masked
 from domyn_swarm.report.files import save_report
@@ -65,7 +65,7 @@ class Watch:
         where = "workers" if plan.in_workers else "driver"
         self._graph = describe(plan.spec, where, plan.job, plan.overrides)
         self._options = options_of(plan.spec)
-        self._chronicle = Chronicle()
+        self._chronicle = TimeSeries()
         self._since = time.monotonic()
         self._warnings: list[str] = []
         self._over = threading.Event()
@@ -94,7 +94,7 @@ class Watch:
         return self._ended(self._report("done", artifact=artifact))
 
     def broke(self, error: BaseException, explained: BaseException) -> Report:
-        """The report of a run that `error` ended; `explained` is what its user is told."""
+        """The report of a run that `error` ended; `explained` is what its user sees."""
         interrupted = isinstance(explained, Interrupted)
         report = self._report("interrupted" if interrupted else "failed", broken=node_of(error))
         if not interrupted:
@@ -131,7 +131,7 @@ class Watch:
 
     def _note(self, *, last: bool = False) -> None:
         seconds = time.monotonic() - self._since
-        self._chronicle.note(seconds, self._meter.snapshot(), self._meter.flows.weigh(), last=last)
+        self._chronicle.note(seconds, self._meter.snapshot(), self._meter.flows.sample_memory(), last=last)
 
     def _report(self, state: RunState, *, broken: str | None = None, artifact: Artifact | None = None) -> Report:
         spec, folder, counts = self._plan.spec, self._plan.store.folder, self._meter.snapshot()
@@ -200,9 +200,9 @@ class _Warnings(logging.Handler):
 
 
 def _broken(error: BaseException, explained: BaseException) -> Broken:
-    told = explained if isinstance(explained, SwarmError) else SwarmError(str(explained))
+    shown = explained if isinstance(explained, SwarmError) else SwarmError(str(explained))
     frames = "" if isinstance(error, SwarmError) else _frames(error)
-    return Broken(type(error).__name__, told.message, told.hint, node_of(error), frames)
+    return Broken(type(error).__name__, shown.message, shown.hint, node_of(error), frames)
 
 
 def _frames(error: BaseException) -> str:

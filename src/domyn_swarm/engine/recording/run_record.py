@@ -65,7 +65,7 @@ class Record:
         }
 
     def begin(self, report: Report) -> None:
-        """Write down that the run goes on, and what it was asked to do."""
+        """Record that the run has started, and its options."""
         self._folder.save("spec.json", without_secrets(self._spec))
         self.update(report)
 

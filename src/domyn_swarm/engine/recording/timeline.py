@@ -14,7 +14,7 @@ MOST_POINTS = 600
 _SUMS = ("rows", "failed", "requests", "tokens")
 
 
-class Chronicle:
+class TimeSeries:
     """Takes down what happened since the last time. When it grows long, two entries become one, and so on."""
 
     def __init__(self) -> None:

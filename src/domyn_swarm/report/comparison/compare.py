@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from domyn_swarm import masking
-from domyn_swarm.checkpoint.inspection import at_rest, marks_of, open_run
+from domyn_swarm.checkpoint.inspection import consistent_read, marks_of, open_run
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.data.arrow import RowReader, scan_files, scan_groups
 from domyn_swarm.data.columns import ROW_ID, RUN_KEY
@@ -25,7 +25,7 @@ from domyn_swarm.report.comparison.records import Recorded
 from domyn_swarm.report.comparison.rows import KEY, Side, matched, rows_of, text_of
 from domyn_swarm.report.inputs import files_of
 from domyn_swarm.report.row import replaced_before
-from domyn_swarm.storage.files import reaching
+from domyn_swarm.storage.files import translating_io_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -57,8 +57,10 @@ def compare(run_a: Any, run_b: Any, on: str | None = None, *, examples: int = EX
         masking.hide(os.environ.get(name, "").strip())
     a, b = open_run(_path(run_a)), open_run(_path(run_b))
     try:
-        with reaching(f"{a.path} or {b.path}"):
-            return at_rest(a, lambda: at_rest(b, lambda: _compared(Recorded("A", a), Recorded("B", b), on, examples)))
+        with translating_io_errors(f"{a.path} or {b.path}"):
+            return consistent_read(
+                a, lambda: consistent_read(b, lambda: _compared(Recorded("A", a), Recorded("B", b), on, examples))
+            )
     except DamagedPartError as error:
         path = next(folder.path for folder in (a, b) if error.part.startswith(folder.root))
         raise CheckpointError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {quote(path)}") from None

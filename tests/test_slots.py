@@ -1,4 +1,4 @@
-"""What `Places` promises: never more calls than places, none lost, none left empty, and those that come back go first.
+"""What `ConcurrencyLimiter` promises: never more calls than slots, none lost or left empty; returning calls go first.
 
 Time is simulated (`on_simulated_time`): seconds pass at once, and a wait that nothing ends is an error, no hang.
 """
@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm.concurrency import slots as module
-from domyn_swarm.concurrency.slots import Halted, Places
+from domyn_swarm.concurrency.slots import ConcurrencyLimiter, Halted
 
 
 class _Hasty(selectors.DefaultSelector):
@@ -75,12 +75,12 @@ class Moved:
     rejected = completed
 
 
-def places_of(limit: int, hire: Callable[[], bool] = nobody) -> tuple[Places, Callable[[int], None]]:
+def places_of(limit: int, hire: Callable[[], bool] = nobody) -> tuple[ConcurrencyLimiter, Callable[[int], None]]:
     """Places whose limit can be moved, and what moves it."""
     moved = Moved(limit)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "AdaptiveLimit", lambda **_: moved)
-        places = Places(None, hire, asyncio.Event())
+        places = ConcurrencyLimiter(None, hire, asyncio.Event())
 
     def move(to: int) -> None:
         moved.limit = to
@@ -281,7 +281,7 @@ def test_who_cannot_be_hired_has_no_place() -> None:
 
 def test_a_place_that_is_free_is_taken_without_a_wait() -> None:
     async def work() -> None:
-        places = Places(2, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(2, nobody, asyncio.Event())
         taking = places.take()
         with pytest.raises(StopIteration):
             taking.send(None)
@@ -292,7 +292,7 @@ def test_a_place_that_is_free_is_taken_without_a_wait() -> None:
 
 def test_a_call_that_comes_back_goes_before_workers_that_rest_however_long_these_have_waited() -> None:
     async def work() -> list[str]:
-        places = Places(1, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(1, nobody, asyncio.Event())
         order: list[str] = []
 
         async def take(name: str, returning: bool) -> None:
@@ -317,7 +317,7 @@ def test_a_call_that_comes_back_goes_before_workers_that_rest_however_long_these
 def test_nobody_is_hired_while_somebody_waits_for_a_place() -> None:
     async def work() -> None:
         hired: list[int] = []
-        places = Places(1, lambda: bool(hired.append(places.taken)), asyncio.Event())
+        places = ConcurrencyLimiter(1, lambda: bool(hired.append(places.taken)), asyncio.Event())
         await places.take()
         back, rest = (asyncio.create_task(places.take(returning=returning)) for returning in (True, False))
         await settled()
@@ -334,7 +334,7 @@ def test_nobody_is_hired_while_somebody_waits_for_a_place() -> None:
 
 def test_workers_are_told_to_step_aside_while_a_call_wants_to_come_back() -> None:
     async def work() -> None:
-        places = Places(2, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(2, nobody, asyncio.Event())
         await places.take()
         await places.take()
         assert not places.crowded
@@ -350,7 +350,7 @@ def test_workers_are_told_to_step_aside_while_a_call_wants_to_come_back() -> Non
 
 def test_workers_that_rest_make_no_crowd() -> None:
     async def work() -> None:
-        places = Places(1, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(1, nobody, asyncio.Event())
         await places.take()
         resting = asyncio.create_task(places.take())
         await settled()
@@ -376,7 +376,7 @@ def test_a_row_has_one_place_however_many_of_its_requests_wait_at_once() -> None
             others.append(asyncio.create_task(other_row()))
             return True
 
-        places = Places(1, hire, asyncio.Event())
+        places = ConcurrencyLimiter(1, hire, asyncio.Event())
         places.enter()
         places.enter_row()
         places.taken = 1  # ours
@@ -395,7 +395,7 @@ def test_a_row_has_one_place_however_many_of_its_requests_wait_at_once() -> None
 @pytest.mark.parametrize("returning", [True, False])
 def test_a_place_goes_to_the_next_when_the_first_in_the_queue_was_cancelled(returning: bool) -> None:
     async def work() -> None:
-        places = Places(1, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(1, nobody, asyncio.Event())
         await places.take()
         first = asyncio.create_task(places.take(returning=returning))
         second = asyncio.create_task(places.take(returning=returning))
@@ -414,7 +414,7 @@ def test_a_place_goes_to_the_next_when_the_first_in_the_queue_was_cancelled(retu
 @pytest.mark.parametrize("returning", [True, False])
 def test_a_place_that_was_granted_in_the_same_moment_as_the_cancellation_is_counted_once(returning: bool) -> None:
     async def work() -> None:
-        places = Places(1, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(1, nobody, asyncio.Event())
         await places.take()
         waiting = asyncio.create_task(places.take(returning=returning))
         await settled()
@@ -433,7 +433,7 @@ def test_a_pause_that_is_cancelled_ends_with_a_place_because_its_worker_goes_on(
     """As when a row's own timeout ends a pause: the worker has other rows, and needs a place for them."""
 
     async def work() -> None:
-        places = Places(1, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(1, nobody, asyncio.Event())
         await places.take()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(3):
@@ -486,7 +486,7 @@ def test_whoever_stepped_aside_comes_back_when_the_limit_rises_and_only_then_oth
 
 
 def test_a_limit_that_was_named_does_not_move_whatever_the_server_says() -> None:
-    places = Places(7, nobody, asyncio.Event())
+    places = ConcurrencyLimiter(7, nobody, asyncio.Event())
     for _ in range(1000):
         places.completed()
         places.rejected()
@@ -494,7 +494,7 @@ def test_a_limit_that_was_named_does_not_move_whatever_the_server_says() -> None
 
 
 def test_without_a_named_limit_it_starts_with_16_and_follows_what_the_server_says() -> None:
-    places = Places(None, nobody, asyncio.Event())
+    places = ConcurrencyLimiter(None, nobody, asyncio.Event())
     assert (places.limit, places.adaptive) == (16, True)
     for _ in range(1000):
         places.rejected()
@@ -520,7 +520,7 @@ def test_a_pause_lasts_as_long_as_it_was_asked_for_and_somebody_else_has_the_pla
             return True
 
         tasks: list[asyncio.Task[None]] = []
-        places = Places(1, hire, asyncio.Event())
+        places = ConcurrencyLimiter(1, hire, asyncio.Event())
         places.taken = 1  # ours
         await places.pause(4)
         assert hired == [0]
@@ -533,7 +533,7 @@ def test_a_pause_lasts_as_long_as_it_was_asked_for_and_somebody_else_has_the_pla
 @pytest.mark.parametrize("seconds", [0, 2.5, 30, 1e6])
 def test_a_pause_with_room_for_everybody_takes_its_seconds(seconds: float) -> None:
     async def work() -> float:
-        places = Places(1, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(1, nobody, asyncio.Event())
         await places.take()
         await places.pause(seconds)
         assert places.taken == 1
@@ -545,7 +545,7 @@ def test_a_pause_with_room_for_everybody_takes_its_seconds(seconds: float) -> No
 def test_a_pause_ends_early_and_says_so_once_everybody_is_to_hurry() -> None:
     async def work() -> None:
         hurry = asyncio.Event()
-        places = Places(1, nobody, hurry)
+        places = ConcurrencyLimiter(1, nobody, hurry)
         await places.take()
         pause = asyncio.create_task(places.pause(100))
         await asyncio.sleep(2)
@@ -565,7 +565,7 @@ def test_a_pause_ends_early_and_says_so_once_everybody_is_to_hurry() -> None:
 
 def test_letting_all_in_frees_everybody_who_waits_though_nobody_leaves() -> None:
     async def work() -> None:
-        places = Places(1, nobody, asyncio.Event())
+        places = ConcurrencyLimiter(1, nobody, asyncio.Event())
         await places.take()
         waiting = [asyncio.create_task(places.take(returning=number % 2 == 0)) for number in range(10)]
         await settled()
@@ -583,7 +583,7 @@ def test_letting_all_in_frees_everybody_who_waits_though_nobody_leaves() -> None
 def test_calls_that_come_back_wait_no_more_once_everybody_is_to_hurry() -> None:
     async def work() -> None:
         hurry = asyncio.Event()
-        places = Places(1, nobody, hurry)
+        places = ConcurrencyLimiter(1, nobody, hurry)
         await places.take()
         hurry.set()
         await asyncio.wait_for(places.take(returning=True), 1)
@@ -614,11 +614,11 @@ def test_the_calls_of_a_run_find_its_places_and_nobody_else_does() -> None:
     async def work() -> None:
         outside = asyncio.Event()
 
-        async def stranger() -> Places | None:
+        async def stranger() -> ConcurrencyLimiter | None:
             await outside.wait()
             return module.current()
 
-        async def run() -> tuple[Places, Places | None]:
+        async def run() -> tuple[ConcurrencyLimiter, ConcurrencyLimiter | None]:
             places, move = places_of(2)
             places.enter()
             await places.take()
@@ -634,7 +634,7 @@ def test_the_calls_of_a_run_find_its_places_and_nobody_else_does() -> None:
             module.rejected()
             assert places.limit == 1
 
-            async def call() -> Places | None:
+            async def call() -> ConcurrencyLimiter | None:
                 return module.current()
 
             return places, await asyncio.create_task(call())
