@@ -572,11 +572,14 @@ def test_rows_that_wait_for_their_turn_under_a_limit_are_not_sent_once_the_run_i
 def test_a_run_that_is_stopped_while_requests_hang_ends_soon() -> None:
     texts = sometimes_tired()
     write("in.parquet", {"item": texts})
-    with chaos("--when", "tired=hang") as server, running(submit(server, "--max-concurrency", "40")) as process:
+    with (
+        chaos("--when", "tired=hang") as server,
+        running(submit(server, "--max-concurrency", "40", "--grace", "2")) as process,
+    ):
         wait_for_requests([server], 90, process)
         time.sleep(0.5)  # the last answers arrive
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)  # calls in flight have 5 s
+        _, err = process.communicate(timeout=20)  # calls in flight have 2 s
     assert process.returncode == 130, err
     assert durable(texts) == {text for text in texts if text.startswith("fresh")}
 

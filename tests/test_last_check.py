@@ -322,7 +322,7 @@ def test_a_holder_that_cannot_give_a_sign_of_life_does_not_write(tmp_path: Path)
     place = Place(str(tmp_path))
     place.put("in.parquet", {"text": TEXTS})
     with (
-        mock.patch.object(lock, "whole_file", side_effect=PermissionError(13, "Permission denied", "lock-000001")),
+        mock.patch.object(lock, "atomic_write", side_effect=PermissionError(13, "Permission denied", "lock-000001")),
         pytest.raises(JobError, match="Permission denied"),
     ):
         place.submit("out.parquet")

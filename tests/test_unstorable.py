@@ -184,7 +184,7 @@ def test_parts_that_go_bad_after_they_were_written_are_computed_again_so_many_ti
 
     spec = make_spec({"job": here(Deep), "input": "in.parquet", "output": "out.parquet", "retries": 0})
     with monkeypatch.context() as patches:
-        patches.setattr(part, "whole_file", losing)
+        patches.setattr(part, "atomic_write", losing)
         patches.setattr(CheckpointStore, "outputs", damaged)
         with pytest.raises(CheckpointError, match="3 parts that this run wrote"):
             run(spec)

@@ -40,7 +40,7 @@ class Blind(Watch):
 def unmeasured() -> Iterator[None]:
     with (
         patch.object(Flows, "measured", lambda self, node, stream: stream),
-        patch.object(Flows, "weigh", lambda self: 0),
+        patch.object(Flows, "sample_memory", lambda self: 0),
         patch.object(runner, "Watch", Blind),
     ):
         yield

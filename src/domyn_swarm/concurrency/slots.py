@@ -1,4 +1,4 @@
-"""Places for calls in flight: how many there are, who has one, who waits for one.
+"""Slots for calls in flight: how many there are, which calls hold one, which wait for one.
 
 Whoever makes calls takes a place for as long as it has calls to make. A call that only waits (to be tried again, for
 somebody else's answer) gives its place back meanwhile, so that waiting rows do not keep others from being called.

@@ -1,1 +1,1 @@
-"""Places where a run can go on: one module each, all satisfying `base.Launcher`."""
+"""Where a run can execute: one module for each launcher, all satisfying `base.Launcher`."""
