@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import functools
 import os
 import signal
@@ -16,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 
+import domyn_swarm
 from domyn_swarm.data.backends.registry import backend_names
 from tests import forked
 from tests.conformance.table import Table
@@ -45,6 +47,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if path := config.getoption("--write-compatibility"):
         config.pluginmanager.register(Table(path))
+    if not hasattr(config, "workerinput"):  # where Python keeps no bytecode, each process would compile it all
+        compileall.compile_dir(Path(domyn_swarm.__file__).parent, quiet=2)
 
 
 @pytest.hookimpl(optionalhook=True)
