@@ -35,6 +35,7 @@ from domyn_swarm.report.failures import failures_of_kind
 from domyn_swarm.report.model import FailureKind
 from tests.browser import Browser, browser
 from tests.conftest import Command, run_command, start_command, write
+from tests.servers.object_store import object_store
 from tests.test_imports import HELP, loaded
 
 __all__ = ["browser"]
@@ -626,24 +627,29 @@ def test_a_signal_ends_it_with_status_0(finished: View, number: signal.Signals) 
 
 
 def test_a_read_that_hangs_keeps_neither_others_waiting_nor_the_process_from_ending() -> None:
-    moody(["fine", "value 1"])
-    with viewed() as view:
-        view.report()
-        Path("in.parquet").unlink()
-        os.mkfifo("in.parquet")
-        with socket.create_connection(("127.0.0.1", view.port)) as connection:
-            lines = (
-                "GET /row.json?id=7 HTTP/1.1",
-                f"Host: 127.0.0.1:{view.port}",
-                f"Authorization: Bearer {view.token}",
-            )
-            connection.sendall("\r\n".join([*lines, "", ""]).encode())
-            connection.settimeout(0.5)
-            with pytest.raises(TimeoutError):
-                connection.recv(1)
-            assert view.ask("/nothing").status == 404
-            view.process.send_signal(signal.SIGINT)
-            assert view.process.wait(PATIENCE) == 0
+    Path("moody.py").write_text(MOODY)
+    write("texts.parquet", {"text": ["fine", "value 1"]})
+    with object_store() as store:
+        bucket, env = store.bucket(), {**os.environ, **store.environment}
+        bucket.put("in.parquet", Path("texts.parquet").read_bytes())
+        arguments = ("job", "submit", "moody.py:Moody", "--input", bucket.url("in.parquet"), "--output", "out.parquet")
+        assert run_command(*arguments, "--retries", "0", env=env).returncode == 3
+        with viewed(env=env) as view:
+            view.report()
+            store.pause()
+            with socket.create_connection(("127.0.0.1", view.port)) as connection:
+                lines = (
+                    "GET /row.json?id=1 HTTP/1.1",
+                    f"Host: 127.0.0.1:{view.port}",
+                    f"Authorization: Bearer {view.token}",
+                )
+                connection.sendall("\r\n".join([*lines, "", ""]).encode())
+                connection.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    connection.recv(1)
+                assert view.ask("/nothing").status == 404
+                view.process.send_signal(signal.SIGINT)
+                assert view.process.wait(PATIENCE) == 0
 
 
 def test_the_port_can_be_chosen_and_one_that_is_taken_is_refused(finished: View, command: Command) -> None:

@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from domyn_swarm import RunResult, SwarmJob, make_spec, masking, run
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.cli.options import with_spec_options
+from domyn_swarm.data import samples
 from domyn_swarm.engine.recording import reporter
 from domyn_swarm.engine.recording.command_line import command_of
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError
@@ -378,7 +379,10 @@ def test_a_job_that_ends_the_process_is_blamed() -> None:
 
 @ENGINES
 @MODES
-def test_an_input_that_breaks_in_mid_run_is_blamed_on_the_node_that_reads_it(engine: str, native: bool) -> None:
+def test_an_input_that_breaks_in_mid_run_is_blamed_on_the_node_that_reads_it(
+    engine: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "LOOKED_AT_BYTES", 1)  # of a larger file planning does not read so much either
     write_input(3000, row_group_size=250)
     blank(Path("in.parquet"), group=7)
     broken(SwarmError, "Upper", data_backend=engine, native_backend=native, native_batch_size=100)

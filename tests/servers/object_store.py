@@ -90,6 +90,10 @@ class ObjectStore:
         """The log so far, without a line that is only half written."""
         return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
+    def pause(self) -> None:
+        """From now on connections are accepted, by the kernel, and nothing answers."""
+        self._process.send_signal(signal.SIGSTOP)
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
