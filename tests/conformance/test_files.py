@@ -12,7 +12,7 @@ import pytest
 from pyarrow.parquet import encryption
 
 from domyn_swarm import make_spec
-from domyn_swarm.data.listing import told
+from domyn_swarm.data.listing import summary
 from domyn_swarm.engine.planning import RunPlan, make_plan
 from domyn_swarm.errors import DataError, SwarmError
 from tests.conformance.conftest import Run
@@ -119,7 +119,7 @@ def test_what_a_folder_leaves_out_is_counted(backend: str) -> None:
         ("hidden", ".hidden"), ("hidden", "_SUCCESS"), ("of another kind", "f.parq"), ("of another kind", "notes.txt"),
         ("symlinked folder", "link"),
     ]  # fmt: skip
-    assert told(skipped).startswith("5: ")
+    assert summary(skipped).startswith("5: ")
     assert plan(backend, input="s/*.parquet").rows == 2, "a pattern reads files by links, too"
     assert plan(backend, input="s/[ab].p*").rows == 2
     assert plan(backend, input="s/*/*.parquet").rows == 1, "and looks into linked folders, as shells do"
