@@ -17,7 +17,7 @@ from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
 from domyn_swarm.endpoint.load_balancer import LoadBalancer
 from domyn_swarm.endpoint.rate_limit import Rates
 from domyn_swarm.errors import EndpointError
-from tests.test_places import now
+from tests.test_slots import now
 
 ANSWER = {"choices": [{"message": {"content": "ok"}}]}
 ROUND_TRIP = 0.004

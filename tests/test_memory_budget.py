@@ -8,7 +8,7 @@ import pytest
 
 from domyn_swarm.concurrency import memory
 from domyn_swarm.concurrency.memory import ByteBudget, answer_bytes
-from tests.test_places import on_simulated_time, settled
+from tests.test_slots import on_simulated_time, settled
 
 
 def test_no_more_is_held_than_allowed_and_whoever_came_first_is_first() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from domyn_swarm.errors import EndpointError
 from tests.simulated_servers import Limit, Server, best_seconds, limited, run, troubled
-from tests.test_places import on_simulated_time
+from tests.test_slots import on_simulated_time
 
 QUICK, ALL = range(1, 11), range(500)
 

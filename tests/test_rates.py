@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from domyn_swarm.endpoint.rate_limit import Rates
-from tests.test_places import now, on_simulated_time, settled
+from tests.test_slots import now, on_simulated_time, settled
 
 MINUTE = 60.0
 MOMENT = 1e-6  # what floats may be off by

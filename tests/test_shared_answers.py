@@ -15,7 +15,7 @@ from domyn_swarm.concurrency import slots as module
 from domyn_swarm.concurrency.slots import ConcurrencyLimiter
 from domyn_swarm.endpoint.load_balancer import Answer
 from domyn_swarm.endpoint.single_flight import SingleFlight
-from tests.test_places import nobody, now, on_simulated_time, settled
+from tests.test_slots import nobody, now, on_simulated_time, settled
 
 
 class Server:
@@ -281,7 +281,7 @@ def test_whatever_comes_when_everybody_gets_the_answer_to_its_own_request_within
             else:
                 assert found == answer(f"{body}")
                 assert known or now() == start + seconds
-            assert sum(map(len, shared._answers.values())) == room - shared._room <= room
+            assert sum(map(len, shared._answers.values())) == room - shared._bytes_left <= room
 
         tasks = []
         for gap, body, seconds, fails in requests:

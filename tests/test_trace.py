@@ -609,7 +609,7 @@ class AsksThenStops(AsksOnce):
 # What is made of it: kinds of failures.
 
 
-def test_places_of_a_traceback_are_the_users_file_and_line() -> None:
+def test_slots_of_a_traceback_are_the_users_file_and_line() -> None:
     frames = '  File "/a/b c/my_job.py", line 8, in transform_item\n    x\n  File "/d/lib.py", line 30, in <lambda>\n'
     assert trace.place_in(frames) == "lib.py, line 30, in <lambda>"
     assert trace.place_in("") == ""
