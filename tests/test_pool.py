@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 
 from domyn_swarm import SwarmJob, make_spec, run
 from domyn_swarm.concurrency.stop import Stop
+from domyn_swarm.engine.calls.chunks import Chunk, Finished
+from domyn_swarm.engine.calls.limits import Limits, concurrency_for
 from domyn_swarm.engine.calls.outputs import Failure
-from domyn_swarm.engine.calls.worker_pool import Chunk, Finished, Limits, concurrency_for, run_calls
+from domyn_swarm.engine.calls.worker_pool import run_calls
 from domyn_swarm.errors import JobError
 from tests.conftest import write
 

@@ -21,8 +21,8 @@ from domyn_swarm.concurrency.resources import raise_file_limit
 from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.data.values import job_batch
 from domyn_swarm.engine.calls.items import item_batches
+from domyn_swarm.engine.calls.limits import concurrency_for
 from domyn_swarm.engine.calls.pipeline import batch_rows, method_of, transform
-from domyn_swarm.engine.calls.worker_pool import concurrency_for
 from domyn_swarm.engine.recording.metrics import Meter, NullProgress
 from domyn_swarm.errors import JobError
 from domyn_swarm.jobs.loading import build_job, is_known_here_only, load_job_class

@@ -17,8 +17,10 @@ from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, INPUTS, POSITION, TR
 from domyn_swarm.data.memory import as_table
 from domyn_swarm.data.types import comparable, with_types
 from domyn_swarm.data.values import python_values
+from domyn_swarm.engine.calls.chunks import Chunk, Finished
+from domyn_swarm.engine.calls.limits import Limits, concurrency_for
 from domyn_swarm.engine.calls.outputs import Failure, OutputColumns
-from domyn_swarm.engine.calls.worker_pool import Chunk, Finished, Limits, concurrency_for, run_calls
+from domyn_swarm.engine.calls.worker_pool import run_calls
 from domyn_swarm.errors import ConfigurationError, JobError
 
 if TYPE_CHECKING:

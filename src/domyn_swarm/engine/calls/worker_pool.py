@@ -13,105 +13,30 @@ import contextlib
 import gc
 import inspect
 import itertools
-import os
 import threading
-import time
 from collections import deque
-from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.concurrency.adaptive import MOST
-from domyn_swarm.concurrency.resources import exhausted
-from domyn_swarm.concurrency.retry import backoff, is_overload, is_retryable
-from domyn_swarm.concurrency.slots import ConcurrencyLimiter, Halted
-from domyn_swarm.endpoint.tries import Tries
-from domyn_swarm.engine.calls.call_pace import CallPace
+from domyn_swarm.concurrency.slots import ConcurrencyLimiter
+from domyn_swarm.engine.calls.attempts import Attempts
+from domyn_swarm.engine.calls.chunks import ChunkQueue
 from domyn_swarm.engine.calls.grace import Grace
-from domyn_swarm.engine.calls.outputs import Failure
-from domyn_swarm.errors import JobError
-from domyn_swarm.telemetry import trace
+from domyn_swarm.engine.calls.workers import Workers
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Iterator
 
-    from domyn_swarm.concurrency.allowance import Ticket
-    from domyn_swarm.concurrency.slots import Row
     from domyn_swarm.concurrency.stop import Stop
-    from domyn_swarm.telemetry.trace import Log
+    from domyn_swarm.engine.calls.chunks import Chunk, Finished
+    from domyn_swarm.engine.calls.limits import Limits
 
-Finished: TypeAlias = tuple[Any, list[Any], list[Any], dict[Any, str]]
-"""Calls of one chunk that finished: the chunk's source, the calls' keys, as many outputs, and what happened on the way.
-
-The last of these has the keys of those calls of which there is something to tell.
-"""
-
-ASYNC_CONCURRENCY = 32
 POLL_SECONDS = 0.1
 CLOSE_SECONDS = 5.0
 """For calls that were cancelled, and for the job to close."""
 OBJECTS_PER_COLLECTION = 50_000
-WORKERS_PER_PLACE = 8
-"""Calls may wait to be tried again without a place, but not so many that a server in trouble is flooded."""
-
-_ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit, JobError)
-"""What a call may raise that is no row's failure, but the end of the run."""
-
-
-@dataclass(eq=False)
-class Chunk:
-    """Calls to make: `entries` yields (key, payload) once for each. Results gather in `keys` and `outputs`.
-
-    `traces` has what happened in calls by key, where there is something to tell: as text, made at once, because what
-    it is made of is many objects. One call for many rows (no key) tells no bodies, which each row would keep.
-    """
-
-    source: Any
-    entries: Iterator[tuple[Any, Any]]
-    size: int
-    keys: list[Any] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
-    traces: dict[Any, str] = field(default_factory=dict)
-    taken: int = 0
-    held: deque[int] = field(default_factory=deque)
-
-    def take(self) -> tuple[list[Any], list[Any], dict[Any, str]]:
-        """What finished since the last call, which is forgotten here.
-
-        `outputs` grows last, so its length is safe to read from any thread; each of these steps is one step to others.
-        """
-        count = len(self.outputs)
-        keys, outputs = self.keys[:count], self.outputs[:count]
-        del self.keys[:count]
-        del self.outputs[:count]
-        self.taken += count
-        traces = {key: self.traces.pop(key) for key in keys if key in self.traces} if self.traces else {}
-        return keys, outputs, traces
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How calls are made. `concurrency` counts calls in flight; None, for async calls, finds out how many are good.
-
-    `most` bounds what is found out. `timeout` is in seconds for one call, `grace` for those in flight when the run has
-    to end. With `trace` it is kept what happened in each. Rate limits that last longer than `patience` (seconds) end
-    the run.
-    """
-
-    concurrency: int | None
-    retries: int = 0
-    timeout: float | None = None
-    trace: bool = True
-    grace: float = 5.0
-    most: int = MOST
-    patience: float = 600.0
-
-
-def concurrency_for(call: Callable[..., Any], wanted: int | Literal["auto"] | None) -> int | None:
-    """The calls in flight, None to find out. By default many for calls that wait, one per core for those that work."""
-    if wanted == "auto":
-        return None
-    return wanted or (ASYNC_CONCURRENCY if inspect.iscoroutinefunction(call) else os.cpu_count() or 1)
+WORKERS_PER_SLOT = 8
+"""Calls may wait to be tried again without a slot, but not so many that a server in trouble is flooded."""
 
 
 def run_calls(
@@ -148,7 +73,7 @@ def run_calls(
 
 
 class _WorkerPool:
-    """The workers, the chunks that wait for them, and the thread that they live in."""
+    """The thread in which calls are made, seen from the one that pulls results."""
 
     def __init__(
         self,
@@ -158,40 +83,18 @@ class _WorkerPool:
         opened: Callable[[], Awaitable[None]],
         closed: Callable[[], Awaitable[None]],
     ) -> None:
-        self._call = call
         self._limits = limits
         self._stop = stop
-        self._opened = opened
-        self._closed = closed
-        self._chunk = Chunk(None, iter(()), 0)
-        self._waiting: deque[Chunk] = deque()
-        self._ended = False  # no further chunk will come
         self._halted = threading.Event()  # no further call may start
-        self._cancelled = False
-        self._error: BaseException | None = None
-        self._wanted = threading.Event()  # the pool wants a chunk, or is done
-        self._lock = threading.Lock()
-        self._loop = _new_loop()
-        self._more = asyncio.Event()  # look for a chunk again
-        self._more_for_threads = threading.Condition()
-        self._hurry = asyncio.Event()  # the same as `_halted`, for those who wait to try again
-        self._places = ConcurrencyLimiter(limits.concurrency, self._hire, self._hurry, limits.most)
-        self._pace = CallPace(self._places, limits.patience)
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._opening = True
-        self._starving = 0  # workers that wait for a chunk
-        self._exhausted = False  # there is no row left to draw
-        self._all_left = asyncio.Event()
-        self._thread = threading.Thread(target=self._main, name="domyn-swarm-calls", daemon=True)
-        self._thread.start()
-
-    # The thread that pulls results.
+        self._loop = _CallLoop(call, limits, stop, self._halted, self.halt, opened, closed)
+        self._chunks, self._limiter = self._loop.chunks, self._loop.limiter
+        self._loop.thread.start()
 
     def results(self, chunks: Iterator[Chunk]) -> Iterator[Finished | None]:
         underway: deque[Chunk] = deque()
         broken: Exception | None = None
-        while self._thread.is_alive():
-            self._wanted.clear()
+        while self._loop.thread.is_alive():
+            self._chunks.wanted.clear()
             fed = False
             try:
                 fed = self._feed(chunks, underway)
@@ -200,14 +103,14 @@ class _WorkerPool:
             yield from self._finished(underway)
             if broken or self._stop.is_set() or self._halted.is_set():
                 break
-            if not fed and not self._wanted.wait(POLL_SECONDS):
+            if not fed and not self._chunks.wanted.wait(POLL_SECONDS):
                 yield None
-        self._halt()
+        self.halt()
         yield from self._in_grace(underway)
-        self._cancel()
-        self._thread.join(1.0)
+        self._loop.cancel()
+        self._loop.thread.join(1.0)
         yield from self._finished(underway)
-        if cause := broken or self._error:
+        if cause := broken or self._loop.error:
             raise cause
 
     def _finished(self, underway: deque[Chunk]) -> Iterator[Finished]:
@@ -219,265 +122,144 @@ class _WorkerPool:
             if outputs:
                 yield chunk.source, keys, outputs, traces
             if held:  # whoever pulls has handed the outputs on
-                self._on_loop(partial(self._places.answers.release, held))
+                self._loop.call(partial(self._limiter.answers.release, held))
 
     def _in_grace(self, underway: deque[Chunk]) -> Iterator[Finished | None]:
         """What the calls in flight still make of their rows; there are none before the job is open."""
-        grace = Grace(self._limits.grace, self._stop)
-        while self._thread.is_alive() and not self._opening and grace.waits_for(len(self._tasks)):
-            self._thread.join(POLL_SECONDS)
+        loop, grace = self._loop, Grace(self._limits.grace, self._stop)
+        while loop.thread.is_alive() and not loop.opening and grace.waits_for(len(loop.tasks)):
+            loop.thread.join(POLL_SECONDS)
             yield from self._finished(underway)
             yield None
-        if self._thread.is_alive() and not self._opening:
-            grace.over(len(self._tasks))
+        if loop.thread.is_alive() and not loop.opening:
+            grace.over(len(loop.tasks))
 
     def _feed(self, chunks: Iterator[Chunk], underway: deque[Chunk]) -> bool:
-        """Whether another chunk was fed: one at a time, so that a fast pool cannot keep results from being pulled."""
-        if self._ended or sum(chunk.size for chunk in list(self._waiting)) >= self._places.limit:
+        """Whether another chunk was fed: one at a time, so that fast calls cannot keep results from being pulled."""
+        if self._chunks.closed or self._chunks.waiting_rows >= self._limiter.limit:
             return False
-        chunk = None if self._stop.is_set() else next(chunks, None)
-        if chunk is None:
-            self._ended = True
-        else:
-            underway.append(chunk)
-            self._waiting.append(chunk)
-        self._wake()
-        return chunk is not None
+        if self._stop.is_set() or (chunk := next(chunks, None)) is None:
+            self._chunks.close()
+            return False
+        underway.append(chunk)
+        self._chunks.put(chunk)
+        return True
 
     def dismiss(self) -> None:
         """End the thread, whatever it does: the consumer has what it wants, or broke."""
-        self._halt()
-        self._cancel()
-        self._thread.join(CLOSE_SECONDS)
+        self.halt()
+        self._loop.cancel()
+        self._loop.thread.join(CLOSE_SECONDS)
 
-    def _halt(self) -> None:
-        self._ended = True
+    def halt(self) -> None:
+        """Let no further call start, from any thread."""
         self._halted.set()
-        self._wake()
-        self._on_loop(self._hurry.set)
-        self._on_loop(self._places.let_all_in)
+        self._chunks.close()
+        self._loop.call(self._loop.hurry.set)
+        self._loop.call(self._limiter.let_all_in)
 
-    def _wake(self) -> None:
-        self._on_loop(self._more.set)
-        with self._more_for_threads:
-            self._more_for_threads.notify_all()
 
-    def _cancel(self) -> None:
-        self._cancelled = True
-        self._on_loop(lambda: [task.cancel() for task in list(self._tasks)])
+class _CallLoop:
+    """The event loop on which calls are made, in a thread of its own, and the workers on it."""
 
-    def _on_loop(self, step: Callable[[], Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: there is nobody left to tell
+    def __init__(
+        self,
+        call: Callable[[Any], Any],
+        limits: Limits,
+        stop: Stop,
+        halted: threading.Event,
+        halt: Callable[[], None],
+        opened: Callable[[], Awaitable[None]],
+        closed: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.opening = True
+        self.error: BaseException | None = None
+        self.hurry = asyncio.Event()  # the same as `halted`, for those who wait to try again
+        self.chunks = ChunkQueue(self.call)
+        self.limiter = ConcurrencyLimiter(limits.concurrency, self._spawn, self.hurry, limits.most)
+        self.thread = threading.Thread(target=self._main, name="domyn-swarm-calls", daemon=True)
+        self._is_async = inspect.iscoroutinefunction(call)
+        self._halted, self._halt = halted, halt
+        self._opened, self._closed = opened, closed
+        self._loop = _new_loop()
+        self._all_left = asyncio.Event()
+        self._attempts = Attempts(call, limits, self.limiter, stop, halted, halt)
+        self._workers = Workers(self.chunks, self._attempts, self.limiter, stop, halted)
+
+    def call(self, step: Callable[[], Any]) -> None:
+        """Call `step` on the loop, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to call
             self._loop.call_soon_threadsafe(step)
 
-    # The thread of the event loop.
+    def cancel(self) -> None:
+        """Cancel the calls in flight, from any thread."""
+        self._attempts.cancelled = True
+        self.call(lambda: [task.cancel() for task in list(self.tasks)])
 
     def _main(self) -> None:
         try:
             with _rare_collections(), asyncio.Runner(loop_factory=lambda: self._loop) as runner:
                 self._run(runner)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that pulls
-            self._error = error
+            self.error = error
         finally:
-            self._wanted.set()
+            self.chunks.wanted.set()
 
     def _run(self, runner: asyncio.Runner) -> None:
         try:
             runner.run(self._work_all())
         except asyncio.CancelledError:
-            if not self._cancelled:
+            if not self._attempts.cancelled:
                 raise
         finally:
             # From here on the runner cancels what is left, after an interrupt in a call.
-            self._cancelled = True
+            self._attempts.cancelled = True
             self._halt()
 
     async def _work_all(self) -> None:
-        self._tasks = {task for task in [asyncio.current_task()] if task}
-        self._places.enter()
+        self.tasks = {task for task in [asyncio.current_task()] if task}
+        self.limiter.enter()
         await self._opened()
-        self._tasks, self._opening = set(), False
+        self.tasks, self.opening = set(), False
         try:
-            if inspect.iscoroutinefunction(self._call):
-                self._places.fill()
+            if self._is_async:
+                self.limiter.fill()
             else:
-                for _ in range(self._places.limit):
+                for _ in range(self.limiter.limit):
                     self._start(self._work_in_thread())
-            if self._tasks:  # none when the run was stopped while it opened
+            if self.tasks:  # none when the run was stopped while it opened
                 await self._all_left.wait()
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
         finally:
             await self._closed()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)
+        self.tasks.add(task)
         task.add_done_callback(self._left)
 
     def _left(self, worker: asyncio.Task[None]) -> None:
-        self._tasks.discard(worker)
+        self.tasks.discard(worker)
         if not worker.cancelled() and (error := worker.exception()) is not None:
-            self._error = self._error or error
+            self.error = self.error or error
             self._halt()
-            self._wanted.set()
-        if not self._tasks:
+            self.chunks.wanted.set()
+        if not self.tasks:
             self._all_left.set()
 
-    def _hire(self) -> bool:
+    def _spawn(self) -> bool:
         """Whether another worker started, which is worth it as long as there are rows."""
         if (
-            self._exhausted
-            or self._starving
+            self.chunks.exhausted
+            or self.chunks.starving
             or self._halted.is_set()
-            or len(self._tasks) >= WORKERS_PER_PLACE * self._places.limit
+            or len(self.tasks) >= WORKERS_PER_SLOT * self.limiter.limit
         ):
             return False
-        self._start(self._work())
+        self._start(self._workers.work())
         return True
-
-    async def _advance(self, seen: Chunk) -> Chunk | None:
-        """The chunk after `seen`, once there is one; None when there will be none."""
-        while self._chunk is seen:
-            if self._waiting:
-                self._chunk = self._waiting.popleft()
-            elif self._ended:
-                self._exhausted = True
-                return None
-            else:
-                await self._starve()
-        self._wanted.set()
-        # Calls that never wait would keep the loop to themselves for good.
-        await asyncio.sleep(0)
-        return self._chunk
-
-    async def _starve(self) -> None:
-        self._more.clear()
-        self._wanted.set()
-        self._starving += 1
-        async with self._places.given_back():
-            await self._more.wait()
-            self._starving -= 1
-
-    async def _work(self) -> None:
-        """Draw rows and call, with a place of our own."""
-        row = self._places.enter_row()
-        try:
-            await self._work_through(row)
-        finally:
-            self._places.answers.release(row.held)
-            self._places.release()
-
-    async def _work_through(self, row: Row) -> None:
-        places, stopped, halted = self._places, self._stop.is_set, self._halted.is_set
-        call = self._timed if self._limits.timeout else self._call
-        call = self._counted(call) if places.adaptive else call
-        log = trace.start() if self._limits.trace else None
-        chunk: Chunk | None = self._chunk
-        while chunk is not None:
-            keys, outputs = chunk.keys, chunk.outputs
-            for key, payload in chunk.entries:
-                if stopped() or halted():
-                    return
-                try:
-                    output = await self._output(call, payload, log)
-                except Halted:
-                    return
-                if log:
-                    chunk.traces[key] = trace.encoded(log, bodies=key is not None)
-                    log = trace.start()  # what the row left running adds to the old one
-                if row.held:
-                    chunk.held.append(row.held)
-                    row.held = 0
-                keys.append(key)
-                outputs.append(output)
-                if places.crowded:
-                    places.release()
-                    await places.take()
-            chunk = await self._advance(chunk)
-
-    def _counted(self, call: Callable[[Any], Awaitable[Any]]) -> Callable[[Any], Awaitable[Any]]:
-        async def counted(payload: Any) -> Any:
-            output = await call(payload)
-            self._places.completed()
-            return output
-
-        return counted
-
-    async def _timed(self, payload: Any) -> Any:
-        try:
-            async with asyncio.timeout(self._limits.timeout) as limit:
-                return await self._call(payload)
-        except TimeoutError:
-            if limit.expired():
-                raise TimeoutError(f"no output after {self._limits.timeout:g} s") from None
-            raise
-
-    async def _output(self, call: Callable[[Any], Awaitable[Any]], payload: Any, log: Log | None) -> Any:
-        ticket = await self._pace.wait_for_turn() if self._pace.engaged else None
-        try:
-            output = await call(payload)
-        except BaseException as error:  # noqa: BLE001 - a row's error is its failure, whatever it is
-            return await self._again(call, payload, error, log, ticket)
-        if ticket is not None:
-            self._pace.admitted()
-        return output
-
-    async def _again(
-        self, call: Callable[[Any], Awaitable[Any]], payload: Any, error: BaseException, log: Log | None,
-        ticket: Ticket | None,
-    ) -> Any:  # fmt: skip
-        attempts, tries = 1, self._tries()
-        while True:
-            if self._is_condition(error, ticket, tries, log):
-                await self._pace.pause(error, tries)
-            elif self._is_final(error, attempts, tries, log):
-                return Failure.of(error, attempts)
-            else:
-                if is_overload(error):
-                    self._places.rejected()
-                await self._places.pause(backoff(attempts - tries.refusals, error))
-            if self._stop.is_set():
-                raise Halted
-            ticket = await self._pace.wait_for_turn() if self._pace.engaged else None
-            attempts += 1
-            try:
-                output = await call(payload)
-            except BaseException as next_error:  # noqa: BLE001
-                error = next_error
-            else:
-                if ticket is not None:
-                    self._pace.admitted()
-                return output
-
-    def _tries(self) -> Tries:
-        return Tries(self._limits.retries, self._limits.patience, time.monotonic)
-
-    def _is_condition(self, error: BaseException, ticket: Ticket | None, tries: Tries, log: Log | None) -> bool:
-        """Whether it is everybody's, so that it costs the row no try. Raises what ends the run."""
-        if (
-            not isinstance(error, Exception)
-            or isinstance(error, JobError)
-            or not self._pace.meets(error, ticket, tries)
-        ):
-            return False
-        if log is not None:
-            trace.failed(log, error)
-        return True
-
-    def _is_final(self, error: BaseException, attempts: int, tries: Tries, log: Log | None) -> bool:
-        """Whether the row has failed for good. Raises one that is not the row's own: no further call starts."""
-        if isinstance(error, Halted):
-            raise error
-        if isinstance(error, _ENDINGS) or (self._cancelled and isinstance(error, asyncio.CancelledError)):
-            self._halt()
-            raise error
-        if (ran_out := exhausted(error)) is not None:
-            self._halt()
-            raise ran_out from error
-        if log is not None:
-            trace.failed(log, error)
-        return tries.is_singled_out or attempts - tries.refusals > self._limits.retries or not is_retryable(error)
 
     async def _work_in_thread(self) -> None:
         done = self._loop.create_future()
@@ -485,78 +267,19 @@ class _WorkerPool:
         def work() -> None:
             error: BaseException | None = None
             try:
-                self._work_blocking()
+                self._workers.work_blocking()
             except BaseException as caught:  # noqa: BLE001
                 error = caught
-            self._on_loop(lambda: _settle(done, error))
+            self.call(lambda: _settle(done, error))
 
         # A daemon thread, because a call that hangs must not keep the process from ending.
         try:
             threading.Thread(target=work, daemon=True).start()
         except RuntimeError:  # the limit of threads: those that run do the work
-            if len(self._tasks) == 1:
+            if len(self.tasks) == 1:
                 raise
             return
         await done
-
-    def _work_blocking(self) -> None:
-        log = trace.start() if self._limits.trace else None
-        chunk: Chunk | None = self._chunk
-        while chunk is not None:
-            for key, payload in chunk.entries:
-                if self._stop.is_set() or self._halted.is_set():
-                    return
-                try:
-                    output = self._call_blocking(payload, log)
-                except Halted:
-                    return
-                with self._lock:
-                    if log:
-                        chunk.traces[key] = trace.encoded(log, bodies=key is not None)
-                        log = trace.start()
-                    chunk.keys.append(key)
-                    chunk.outputs.append(output)
-            chunk = self._advance_in_thread(chunk)
-
-    def _advance_in_thread(self, seen: Chunk) -> Chunk | None:
-        """The same as `_advance`. Threads do not ask the loop, which may be gone before them."""
-        with self._more_for_threads:
-            while self._chunk is seen:
-                if self._waiting:
-                    self._chunk = self._waiting.popleft()
-                elif self._ended:
-                    return None
-                else:
-                    self._wanted.set()
-                    self._more_for_threads.wait()
-        self._wanted.set()
-        return self._chunk
-
-    def _call_blocking(self, payload: Any, log: Log | None) -> Any:
-        attempts, tries = 0, self._tries()
-        while True:
-            ticket = self._turn_blocking() if self._pace.engaged else None
-            attempts += 1
-            try:
-                output = self._call(payload)
-            except BaseException as error:  # noqa: BLE001
-                wait = 0.0
-                if not self._is_condition(error, ticket, tries, log):
-                    if self._is_final(error, attempts, tries, log):
-                        return Failure.of(error, attempts)
-                    wait = backoff(attempts - tries.refusals, error)
-                if self._halted.wait(wait) or self._stop.is_set():
-                    raise Halted from None
-            else:
-                if ticket is not None:
-                    self._pace.admitted()
-                return output
-
-    def _turn_blocking(self) -> Ticket:
-        while isinstance(turn := self._pace.turn(), float):
-            if self._halted.wait(turn) or self._stop.is_set():
-                raise Halted
-        return turn
 
 
 @contextlib.contextmanager
