@@ -41,3 +41,17 @@ def test_a_type_that_frames_cannot_hold_is_refused_before_the_first_call(run_job
         run_job("Rows", **options)
     assert refused.value.exit_status == 2
     assert tree() == {"in.parquet"}
+
+
+@pytest.mark.parametrize("mode", ["compatibility"])
+def test_a_time_zone_that_is_not_known_here_is_refused_before_the_first_call(run_job: Run) -> None:
+    moments = pa.array([0, None, 2], pa.timestamp("us", "Nowhere/City"))
+    write(
+        "in.parquet",
+        pa.table({"text": ["a", "b", "c"], "times": pa.array([[0], [], None], pa.list_(moments.type)), "at": moments}),
+    )
+    before = tree()
+    for name in ("at", "times"):
+        with pytest.raises(ConfigurationError, match=f"column '{name}' is "):
+            run_job("Rows", input="in.parquet", input_columns=["text", name])
+    assert tree() == before

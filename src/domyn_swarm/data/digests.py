@@ -83,7 +83,8 @@ def _booleans(array: Any) -> Digests:
 
 def _floats(array: Any) -> Digests:
     numbers = array.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
-    whole = (np.abs(numbers) < _BIG_FROM) & (numbers == np.trunc(numbers))
+    with np.errstate(invalid="ignore"):  # signalling NaNs
+        whole = (np.abs(numbers) < _BIG_FROM) & (numbers == np.trunc(numbers))
     broken = np.where(np.isnan(numbers), np.nan, numbers)
     return np.where(
         whole,

@@ -52,6 +52,17 @@ def python_row(rows: Any, number: int) -> dict[str, Any]:
     return found
 
 
+def without_python_type(dtype: Any) -> str:
+    """Why no value of the type can be converted to Python; nothing where it can. It is no row's own failure."""
+    for part in parts(dtype):
+        if pa.types.is_timestamp(part) and part.tz is not None:
+            try:
+                pa.scalar(0, part).as_py()
+            except Exception as error:  # noqa: BLE001 - which errors a time zone raises depends on its spelling
+                return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def check_id_texts(ids: Any, id_col: str, position: int) -> None:
     """Raise DataError for an id that is text and not valid UTF-8; the first row of `ids` is at `position`."""
     try:

@@ -23,6 +23,7 @@ from domyn_swarm.data.columns import DEFAULT_COLUMN, POSITION, ROW_ID
 from domyn_swarm.data.digests import row_digests
 from domyn_swarm.data.filters import files_that_may_pass
 from domyn_swarm.data.samples import ROWS, Sample, sample_of
+from domyn_swarm.data.values import without_python_type
 from domyn_swarm.engine.calls.items import item_batches
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobspec import JobSpec
@@ -152,7 +153,10 @@ class _Rehearsal:
         return ""
 
     def _handed_over(self, frame: Frame) -> str:
-        """Why the row of nulls, which has no value to stumble over, does not reach the job."""
+        """Why a type, or the row of nulls, which has no value to fail over, does not reach the job."""
+        for name in self._inputs if not self._spec.native_backend else ():
+            if why := without_python_type(self._sample.rows.schema.field(name).type):
+                return why
         last = self._sample.rows.num_rows - 1
         inputs = [name for name in self._inputs if name in self._sample.may_be_null]
         for batch in self._batches(frame, inputs) if inputs else ():
