@@ -245,7 +245,7 @@ def test_an_identity_that_cannot_be_told_is_refused(method: str, flag: str, comm
     before = contents()
     ran = submit(command, "marked.py:Marked", flag)
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert ran.stderr.startswith("Error: Job 'marked.py:Marked': its identity cannot be told: ")
+    assert ran.stderr.startswith("Error: Job 'marked.py:Marked': `identity()` raised ")
     assert "Traceback" not in ran.stderr
     assert contents() == before
 

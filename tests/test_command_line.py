@@ -192,7 +192,7 @@ def test_on_error_fail_ends_in_status_1_says_how_to_go_on_and_goes_on(command: C
     assert "The row with _row_id = 200 failed: ValueError: cannot do 'bad'" in message
     assert "--on-error record" in message
     assert re.search(r"[\d,]+ rows of this run are kept in \.domyn-swarm/out\.parquet\.", message)
-    assert "Run the same command again to go on from there." in message
+    assert "Run the same command again to resume." in message
     assert "Traceback" not in ran.stderr
     assert not Path("out.parquet").exists()
 
@@ -689,7 +689,7 @@ def on_a_terminal(*arguments: str) -> tuple[str, str, int]:
         shown += chunk
     os.close(ours)
     told, _ = process.communicate(timeout=120)
-    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.decode()), told.decode(), process.returncode
+    return re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", shown.decode()), told, process.returncode
 
 
 def _read(terminal: int) -> bytes:

@@ -340,7 +340,7 @@ def test_duplicates_in_the_second_run_are_refused_too() -> None:
     submit("a", input_columns=["text"])
     write("other.parquet", {"name": ["x", "x"], "text": texts("ab")})
     submit("b", input_columns=["text"], input="other.parquet")
-    with pytest.raises(DataError, match="1 values in B"):
+    with pytest.raises(DataError, match="1 duplicate value in B"):
         compare(A, B, on="name")
 
 
@@ -378,7 +378,7 @@ def test_runs_that_share_no_row_say_so() -> None:
     submit("b", input_columns=["text"], id_column="key", input="other.parquet")
     found = compare(A, B)
     assert found.rows == Rows(only_a=2, only_b=2)
-    assert "No row is in both." in found.notes[0]
+    assert "No row is in both runs." in found.notes[0]
 
 
 # What the runs were asked to do.
@@ -435,7 +435,7 @@ def test_nodes_that_differ_are_told_by_what_differs() -> None:
     found = compare(A, B)
     assert found.same
     told = {(one.node, one.what): (one.a, one.b) for one in found.nodes}
-    assert told["as_pandas", "node"] == ("there", None)
+    assert told["as_pandas", "node"] == ("present", None)
     assert told["batches", "variant"] == ("items", "native")
     assert {node for node, _ in told} == {"as_pandas", "batches"}
 

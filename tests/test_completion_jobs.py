@@ -386,7 +386,7 @@ def test_an_endpoint_that_is_gone_for_good_ends_the_run_and_a_rerun_asks_for_the
             told, _ = job.communicate(timeout=120)
     assert job.returncode == 1
     assert f"Error: No endpoint has answered for 2 s: http://127.0.0.1:{port}/v1." in told
-    assert "Run the same command again to go on from there." in told
+    assert "Run the same command again to resume." in told
     assert not Path("out.parquet").exists()
 
     with demo_server(port=port):

@@ -370,7 +370,7 @@ def test_an_endpoint_that_lists_its_models_and_refuses_all_else_ends_the_run_at_
         assert 1 <= server.count() <= 16
     assert done.returncode == 1
     assert f"Error: {server.url} refuses every request: POST chat/completions: status {status}: " in done.stderr
-    assert "Run the same command again to go on from there." in done.stderr
+    assert "Run the same command again to resume." in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("out.parquet").exists()
     record = json.loads(Path(".domyn-swarm/out.parquet/run.json").read_text())
@@ -537,7 +537,7 @@ def test_a_run_that_is_stopped_while_rows_wait_ends_soon_and_the_same_command_go
     kept = durable(texts)
     assert kept == fresh
     assert record()["state"] == "interrupted"
-    assert "Run the same command again to go on from there." in err
+    assert "Run the same command again to resume." in err
     assert "Traceback" not in err
     with chaos(log="again.jsonl") as server:
         done = command(*submit(server, *options))

@@ -435,7 +435,7 @@ def test_a_server_without_the_route_ends_the_run_at_once_and_what_was_there_stay
     write("in.parquet", {"text": texts})
     told = submit(command, llmock, COMPLETION, *TEXT, "--max-concurrency", "4", status=1)
     assert f"Error: {llmock.url} refuses every request: POST completions: status 404: Not Found" in told
-    assert "Run the same command again to go on from there." in told
+    assert "Run the same command again to resume." in told
     assert 1 <= len(posted(llmock)) <= 4, "those that were in flight"
     assert not Path("out.parquet").exists()
     assert not Path("out.errors.parquet").exists()

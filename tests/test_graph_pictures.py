@@ -502,7 +502,7 @@ def test_a_path_that_leads_nowhere_is_refused() -> None:
     ("flags", "said"),
     [
         (["-o", "graph.pdf"], "--output: 'graph.pdf' does not have"),
-        (["-o", "graph"], "It takes: .svg, .png, .html, .mmd, .dot."),
+        (["-o", "graph"], "Use one of: .svg, .png, .html, .mmd, .dot."),
         (["-o", "no/folder/graph.dot"], "--output: no/folder/graph.dot cannot be written"),
         (["-o", "folder.dot"], "--output: folder.dot cannot be written"),
         (["--upstream-of", "nodes"], "--upstream-of: the graph has no node 'nodes'."),

@@ -280,7 +280,7 @@ def test_what_was_asked_and_answered_is_told_with_each_try() -> None:
     text = render_text(found(0))
     assert "request   POST chat/completions\n" in text
     assert f", {server.url}: POST chat/completions: status 503: no message\n" in text
-    assert f" ms, {server.url}: answered\nresponse\n" in text
+    assert f" ms, {server.url}: ok\nresponse\n" in text
     assert "outputs\n  text: <hello>" in text
     assert "request   POST chat/completions (shared with an identical request)" in render_text(found(1))
 
@@ -457,12 +457,16 @@ def test_huge_texts_are_cut_to_be_read_and_whole_in_json(command: Command) -> No
 WRONG = {
     "no such number": ("int", "99", "No row with key = '99'"),
     "no number": ("int", "seven", "ID: 'seven' is not a valid int64, the type of the ids."),
-    "a fraction": ("int", "7.0", "ID: '7.0' is no int64"),
-    "too large a number": ("int", "99999999999999999999", "ID: '99999999999999999999' is no int64"),
-    "nothing": ("int", "", "ID: '' is no int64"),
+    "a fraction": ("int", "7.0", "ID: '7.0' is not a valid int64, the type of the ids"),
+    "too large a number": (
+        "int",
+        "99999999999999999999",
+        "ID: '99999999999999999999' is not a valid int64, the type of the ids",
+    ),
+    "nothing": ("int", "", "ID: '' is not a valid int64, the type of the ids"),
     "no such text": ("string", "K1", "No row with key = 'K1'"),
-    "no bytes": ("binary", "0xZZ", "ID: '0xZZ' is no binary"),
-    "no UUID": ("uuid", "7", "ID: '7' is no extension<arrow.uuid>"),
+    "no bytes": ("binary", "0xZZ", "ID: '0xZZ' is not a valid binary, the type of the ids"),
+    "no UUID": ("uuid", "7", "ID: '7' is not a valid extension<arrow.uuid>, the type of the ids"),
 }
 
 
@@ -493,7 +497,7 @@ def test_the_command_refuses_what_it_cannot_tell_with_one_message(command: Comma
     write("in.parquet", {"text": TEXTS})
     text_job()
     check_refused(command("job", "row", RUN, "99"), "No row with _row_id = '99'", RUN)
-    check_refused(command("job", "row", RUN, "x", "--json"), "ID: 'x' is no int64")
+    check_refused(command("job", "row", RUN, "x", "--json"), "ID: 'x' is not a valid int64, the type of the ids")
     check_refused(command("job", "row", ".domyn-swarm", "1"), "is not the folder of a run", "Runs there: out.parquet.")
     check_refused(command("job", "row", "nowhere", "1"), "'nowhere' is not the folder of a run")
     check_refused(command("job", "row", "in.parquet", "1"), "'in.parquet' is not the folder of a run")

@@ -32,9 +32,7 @@ def test_an_interrupted_run_keeps_what_has_finished_and_goes_on_from_there(kerne
     kernel.run(DEFINITIONS + METHODS[method] + "plan = domyn_swarm.plan(Twice, input=texts, retries=0)")
     stopped = kernel.run("plan.run()", interrupt_when=[quick_rows_are_shown])
     assert_short(stopped)
-    assert re.search(
-        r"^\d+ rows of this run are kept in \S+ Run it again to go on from there\.", stopped.traceback, re.M
-    )
+    assert re.search(r"^\d+ rows of this run are kept in \S+ Run it again to resume\.", stopped.traceback, re.M)
     assert stopped.stderr.count("SIGINT") == 1
     assert kernel.run("1 + 1").text == "2"
     Path("quick").touch()

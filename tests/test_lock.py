@@ -472,7 +472,7 @@ def test_a_run_that_is_taken_over_stops_with_a_message_and_finalizes_nothing(com
     ran = command("job", "submit", spec["job"], "--input", spec["input"], "--output", spec["output"], env=FINDING_THIS)
     assert ran.returncode == 1
     assert "Another process has taken over this job, as this one gave no sign of life: process 4711 on " in ran.stderr
-    assert "the other process goes on" in ran.stderr
+    assert "the other process continues" in ran.stderr
     assert "Traceback" not in ran.stderr
     check_that_it_is_theirs()
 

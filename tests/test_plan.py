@@ -102,7 +102,7 @@ def test_ids_of_a_frame_are_checked_like_those_of_a_file() -> None:
 
 
 def test_a_frame_whose_values_have_no_one_type_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"cannot be told in Arrow"):
+    with pytest.raises(ConfigurationError, match=r"Cannot convert pandas.DataFrame to Arrow"):
         plan(Shout, input=pd.DataFrame({"text": [1, "two"]}))
 
 

@@ -11,6 +11,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -309,7 +310,7 @@ class Store(RuleBasedStateMachine):
         """Id and number of a run that begins now, as its record has them."""
         folder, origin = self.store.folder, self.store.newest_origin()
         record = {
-            "run_id": folder.run_id() or (origin.run_id if origin else f"run {self.root}"),
+            "run_id": folder.run_id() or (origin.run_id if origin else uuid.uuid4().hex),
             "number": folder.newest_run() + 1,
         }
         folder.save("run.json", record)

@@ -372,7 +372,7 @@ def test_a_job_error_ends_the_run_and_the_same_command_goes_on_from_there(comman
         broken = command(*arguments)
         assert broken.returncode == 1
         assert "Error: The licence has expired.\nRenew it.\n2 rows of this run are kept in " in broken.stderr
-        assert "Run the same command again to go on from there." in broken.stderr
+        assert "Run the same command again to resume." in broken.stderr
         assert not Path("out.parquet").exists()
         Path("mended").touch()
         done = command(*arguments)

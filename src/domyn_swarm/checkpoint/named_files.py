@@ -23,7 +23,7 @@ PROTOCOLS = frozenset({
 
 
 def check_plain(pattern: str) -> None:
-    """Refuse a path or pattern that is on no plain storage.
+    """Refuse a path or pattern that is not on plain storage.
 
     Raises:
         DataError: it is not.
@@ -31,7 +31,7 @@ def check_plain(pattern: str) -> None:
     for path in expanded(pattern):
         protocol, found, _ = path.partition("://")
         if "::" in path or (found and protocol not in PROTOCOLS):
-            raise DataError(f"{pattern!r} is on no plain storage, and is not opened to be shown.", "")
+            raise DataError(f"{pattern!r} is not on plain storage, and is not opened to be shown.", "")
 
 
 def storage_of(folder: RunFolder, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:
