@@ -261,8 +261,8 @@ def _check_unique(side: Side, keys: Digests) -> None:
             if value in counts or len(counts) < OFFENDERS:
                 counts[value] += 1
     first = ", ".join(f"{value} ({times} times)" for value, times in counts.items())
-    values = f"{len(twice):,} duplicate value{'' if len(twice) == 1 else 's'}"
-    raise DataError(f"--on: {side.key!r} has {values} in {side.name}: {first}.", _WANTED)
+    many = f"{len(twice):,} duplicate value{'' if len(twice) == 1 else 's'}"
+    raise DataError(f"--on: {side.key!r} has {many} in {side.name}: {first}.", _WANTED)
 
 
 def _shown(value: Any) -> str:
