@@ -199,4 +199,7 @@ def best_seconds(server: Server, rows: int) -> float:
     """How long the best fixed pace takes: the highest that is never refused, the burst spread over the whole run."""
     assert server.limit
     limit = server.limit
-    return max(rows - (0 if limit.window else limit.level), 1.0) / limit.rate + server.latency
+    whole = max(rows - (0 if limit.window else limit.level), 1.0) / limit.rate
+    chance = random.Random(server.seed)
+    takes = [server.latency * chance.lognormvariate(0, 0.4) for _ in range(rows)]
+    return max(whole * (number + 1) / rows + seconds for number, seconds in enumerate(takes))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 MOST_SECONDS = 60.0
 """No word of an endpoint's holds for longer."""
+SLACK_SECONDS = 0.01
+"""By so much later than stated a request is sent: neither clock nor network is exact."""
 MOVED_SECONDS = 1.5
 """So much the moment at which all is back may move by rounding."""
 STEADY_REQUESTS = 8
@@ -47,6 +49,7 @@ class Allowance:
         self._stated: _Stated | None = None
         self._by = 0
         self._first, self._unit = Ticket(-math.inf, 0), ""  # when all is back, as was said first, and what is counted
+        self._sooner_at, self._sooner = -math.inf, math.inf  # when a refused request was to be sent again
         self._each = math.inf  # seconds after which one request is given back, if that is how it goes
 
     def __bool__(self) -> bool:
@@ -60,9 +63,18 @@ class Allowance:
         if ticket.number < self._by:
             return
         self._by = ticket.number
-        self._learn_each(Ticket(ticket.at + seconds, ticket.number), unit)
-        until = ticket.at + min(seconds, MOST_SECONDS)
+        full = Ticket(ticket.at + seconds, ticket.number)
+        self._learn_each(full, unit)
+        if ticket.at < self._sooner_at:
+            self._is_sooner_than(full.at)
+        until = ticket.at + min(seconds, MOST_SECONDS) + SLACK_SECONDS
         self._stated = _Stated(ticket.at, ticket.number + remaining, until, self._each)
+
+    def refused(self, after: float) -> None:
+        """A request was refused, and may be sent again `after` so many seconds."""
+        self._sooner_at, self._sooner = self._clock() + after, after
+        if self._is_sooner_than(self._first.at):
+            self._stated = None
 
     def allows_at(self, number: int) -> float:
         """The moment from which a request may be sent when `number` of them have been; -infinity: now."""
@@ -91,3 +103,10 @@ class Allowance:
             self._each = later / max(sent, 1)
         elif sent > STEADY_REQUESTS:
             self._each = math.inf
+
+    def _is_sooner_than(self, full_at: float) -> bool:
+        """Whether a refused request may be sent again before all is back, so that it is given back bit by bit."""
+        if self._sooner_at + MOVED_SECONDS >= full_at:
+            return False
+        self._each = min(self._each, self._sooner)
+        return True
