@@ -6,6 +6,7 @@ A few of them in the default tier, all of them under `stress`.
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -29,6 +30,7 @@ def check_pace(seed: int) -> None:
 
 def check_trouble(seed: int) -> None:
     """Rate limits, errors, replicas that go, come back and lie: no row fails that a patient client would get."""
+    random.seed(seed)  # waits before another try are random
     servers, rows, concurrency = troubled(seed)
     outcome = on_simulated_time(run(servers, rows, concurrency))
     assert outcome.failed == 0, (seed, outcome, servers)
@@ -42,6 +44,14 @@ def test_a_rate_limit_fails_no_row_and_costs_little(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(1, 11))
 def test_servers_in_trouble_fail_no_row_that_a_patient_client_would_get(seed: int) -> None:
     check_trouble(seed)
+
+
+@pytest.mark.parametrize("waits", [31, 42, 51])
+def test_failures_of_replicas_asked_only_while_the_good_one_failed_are_theirs(waits: int) -> None:
+    """Three that lie, and one that fails 30 % of requests: after three failures in a row the others are asked."""
+    servers, rows, concurrency = troubled(446)
+    random.seed(waits)
+    assert on_simulated_time(run(servers, rows, concurrency)).failed == 0
 
 
 @pytest.mark.stress

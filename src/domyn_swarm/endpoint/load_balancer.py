@@ -181,7 +181,9 @@ class LoadBalancer:
         """Count an answer; the tokens that it says it used, None when it does not say."""
         counts = self.counts
         replica.pace.admitted()
-        replica.answered()
+        if replica.answered():  # those that still fail do so on their own account
+            for one in self._replicas:
+                one.spell.is_replicas = one.spell.is_replicas or one.troubled
         self._ends.answered()
         counts.answers += 1
         self._count_model(replica, answer)

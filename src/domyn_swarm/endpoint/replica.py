@@ -78,13 +78,15 @@ class Replica:
         """Whether there is nothing against asking it, but for its pace."""
         return self.aside is None and self.spent is None and not self.troubled and self.rests_until <= now
 
-    def answered(self) -> None:
-        """All is well."""
-        if self._failures or self._absences:
+    def answered(self) -> bool:
+        """All is well; whether it was not before."""
+        recovered = bool(self._failures or self._absences)
+        if recovered:
             self._failures = self._absences = 0
             self.spell = Spell()
         self.rests_until = 0.0
         self.busy_with = None
+        return recovered
 
     def is_there(self) -> None:
         """It has answered a probe, which says nothing of requests."""
