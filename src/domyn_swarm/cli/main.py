@@ -10,10 +10,10 @@ from typing import Any
 
 import typer
 
-from domyn_swarm import __version__, masking
+from domyn_swarm import __version__
 from domyn_swarm.cli import checkpoint, endpoint, init, job
 from domyn_swarm.cli.doctor import doctor
-from domyn_swarm.endpoint.keys import VARIABLES
+from domyn_swarm.endpoint.keys import hide_keys
 from domyn_swarm.errors import Interrupted, SwarmError
 from domyn_swarm.report import terminal
 
@@ -67,8 +67,7 @@ def main() -> None:
 def _status() -> int:
     """Run the command line and return its exit status."""
     terminal.guard()
-    for name in VARIABLES:
-        masking.hide(os.environ.get(name, "").strip())
+    hide_keys()
     try:
         return int(app(standalone_mode=False) or 0)
     except UsageError as error:

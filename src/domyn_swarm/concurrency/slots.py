@@ -1,8 +1,8 @@
 """Slots for calls in flight: how many there are, which calls hold one, which wait for one.
 
-Whoever makes calls takes a place for as long as it has calls to make. A call that only waits (to be tried again, for
-somebody else's answer) gives its place back meanwhile, so that waiting rows do not keep others from being called.
-Calls find the places of their run in a context variable, so code that knows nothing of them needs nothing.
+Whoever makes calls takes a slot for as long as it has calls to make. A call that only waits (to be tried again, for
+somebody else's answer) gives its slot back meanwhile, so that waiting rows do not keep others from being called.
+Calls find the slots of their run in a context variable, so code that knows nothing of them needs nothing.
 
 Everything happens on one event loop.
 """
@@ -21,12 +21,12 @@ from domyn_swarm.concurrency.memory import ByteBudget, answer_bytes
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-_CURRENT: ContextVar[ConcurrencyLimiter] = ContextVar("places")
+_CURRENT: ContextVar[ConcurrencyLimiter] = ContextVar("slots")
 _ROW: ContextVar[Row] = ContextVar("row")
 
 
 class Row:
-    """Whoever holds one place, with all tasks that it starts: how many of them wait for something else.
+    """Whoever holds one slot, with all tasks that it starts: how many of them wait for something else.
 
     `held` are the bytes of large answers that came for the row in hand.
     """
@@ -39,20 +39,20 @@ class Halted(BaseException):
 
 
 class ConcurrencyLimiter:
-    """`limit` places, or as many as turn out to be good for the server (None), `most` of them.
+    """`limit` slots, or as many as turn out to be good for the server (None), `most` of them.
 
-    `hire` is called when a place is free and nobody waits for it; it tells whether it found somebody who has it now.
-    `hurry` is set when the run ends, and nobody should wait any longer.
+    `spawn` is called when a slot is free and no call waits for it; it returns whether something took the slot.
+    `hurry` is set when the run ends, and no call should wait any longer.
     """
 
-    def __init__(self, limit: int | None, hire: Callable[[], bool], hurry: asyncio.Event, most: int = MOST) -> None:
+    def __init__(self, limit: int | None, spawn: Callable[[], bool], hurry: asyncio.Event, most: int = MOST) -> None:
         self._adaptive = AdaptiveLimit(most=most) if limit is None else None
         self.limit = self._adaptive.limit if self._adaptive else limit or 1
         self.taken = 0
         self.crowded = False
-        """Whether whoever has a place should hand it over: to a call that comes back, or because there are fewer."""
+        """Whether whoever has a slot should hand it over: to a call that comes back, or because there are fewer."""
         self.answers = ByteBudget(answer_bytes())
-        self._hire = hire
+        self._spawn = spawn
         self._hurry = hurry
         self._returning: deque[asyncio.Future[None]] = deque()
         self._resting: deque[asyncio.Future[None]] = deque()
@@ -63,17 +63,17 @@ class ConcurrencyLimiter:
         return self._adaptive is not None
 
     def enter(self) -> None:
-        """Make these the places of the current context and of all tasks that it starts."""
+        """Make these the slots of the current context and of all tasks that it starts."""
         _CURRENT.set(self)
 
     def enter_row(self) -> Row:
-        """Make the current context, and all tasks that it starts, one holder of one place."""
+        """Make the current context, and all tasks that it starts, one holder of one slot."""
         row = Row()
         _ROW.set(row)
         return row
 
     def fill(self) -> None:
-        """Hire for all places."""
+        """Spawn for all slots."""
         self._hand_out()
 
     def completed(self) -> None:
@@ -87,12 +87,12 @@ class ConcurrencyLimiter:
             self._move_to(self._adaptive.rejected())
 
     def release(self) -> None:
-        """Give a place back."""
+        """Give a slot back."""
         self.taken -= 1
         self._hand_out()
 
     async def take(self, *, returning: bool = False) -> None:
-        """Wait for a place; calls that had one before come first, and wait no more once it is time to hurry."""
+        """Wait for a slot; calls that had one before come first, and wait no more once it is time to hurry."""
         if (returning and self._hurry.is_set()) or (self.taken < self.limit and not self._returning):
             self.taken += 1
             return
@@ -103,11 +103,11 @@ class ConcurrencyLimiter:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self.taken += 1  # whoever is cancelled gives back a place that it is thought to have
+                self.taken += 1  # whoever is cancelled gives back a slot that it is thought to have
             raise
 
     def let_all_in(self) -> None:
-        """Let everybody who waits go on: the run ends, and they find out."""
+        """Let all calls that wait continue: the run ends, and they find out."""
         for turn in [*self._returning, *self._resting]:
             self._grant(turn)
         self._returning.clear()
@@ -116,7 +116,7 @@ class ConcurrencyLimiter:
 
     @contextlib.asynccontextmanager
     async def given_back(self) -> AsyncIterator[None]:
-        """The time in which a call gives its place back. Of several at once in one row, the first and last count."""
+        """The time in which a call gives its slot back. Of several at once in one row, the first and last count."""
         row = _ROW.get(None) or Row()
         row.away += 1
         if row.away == 1:
@@ -129,7 +129,7 @@ class ConcurrencyLimiter:
                 await self.take(returning=True)
 
     async def pause(self, seconds: float, *, keeping: bool = False) -> None:
-        """Wait without a place, or `keeping` it.
+        """Wait without a slot, or `keeping` it.
 
         Raises:
             Halted: it is time to hurry.
@@ -149,7 +149,7 @@ class ConcurrencyLimiter:
         while self.taken < self.limit and (queue := self._returning or self._resting):
             self._grant(queue.popleft())
         self.crowded = bool(self._returning) or self.taken > self.limit
-        while self.taken < self.limit and self._hire():
+        while self.taken < self.limit and self._spawn():
             self.taken += 1
 
     def _grant(self, turn: asyncio.Future[None]) -> None:
@@ -159,24 +159,24 @@ class ConcurrencyLimiter:
 
 
 async def pause(seconds: float, *, keeping: bool = False) -> None:
-    """Wait, giving back the place of the call that waits unless it is `keeping` it.
+    """Wait, giving back the slot of the call that waits unless it is `keeping` it.
 
     Raises:
         Halted: the run is about to end.
     """
-    if (places := _CURRENT.get(None)) is not None:
-        await places.pause(seconds, keeping=keeping)
+    if (limiter := _CURRENT.get(None)) is not None:
+        await limiter.pause(seconds, keeping=keeping)
     else:
         await asyncio.sleep(seconds)
 
 
 @contextlib.asynccontextmanager
 async def given_back() -> AsyncIterator[None]:
-    """The time in which a call waits for something else than its own request, without its place."""
-    if (places := _CURRENT.get(None)) is None:
+    """The time in which a call waits for something else than its own request, without its slot."""
+    if (limiter := _CURRENT.get(None)) is None:
         yield
         return
-    async with places.given_back():
+    async with limiter.given_back():
         yield
 
 
@@ -185,16 +185,16 @@ async def reserve(size: int) -> None:
 
     Whoever has part of a row's answers does not wait for the rest: rows would wait for one another.
     """
-    row, slots = _ROW.get(None), _CURRENT.get(None)
-    if row is None or slots is None:
+    row, limiter = _ROW.get(None), _CURRENT.get(None)
+    if row is None or limiter is None:
         return
     first = not row.held
     row.held += size
     if not first:
-        slots.answers.overdraw(size)
+        limiter.answers.overdraw(size)
         return
     try:
-        await slots.answers.reserve(size)
+        await limiter.answers.reserve(size)
     except BaseException:
         row.held -= size
         raise
@@ -202,10 +202,10 @@ async def reserve(size: int) -> None:
 
 def rejected() -> None:
     """Tell whoever makes the calls that the server asked for fewer."""
-    if (places := _CURRENT.get(None)) is not None:
-        places.rejected()
+    if (limiter := _CURRENT.get(None)) is not None:
+        limiter.rejected()
 
 
 def current() -> ConcurrencyLimiter | None:
-    """The places of the run that this is called in."""
+    """The slots of the run that this is called in."""
     return _CURRENT.get(None)

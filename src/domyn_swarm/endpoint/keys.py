@@ -13,6 +13,12 @@ MOST_CHARACTERS = 2**16
 VARIABLES = ("DOMYN_SWARM_API_KEY", "OPENAI_API_KEY")
 
 
+def hide_keys() -> None:
+    """Mask the keys of the environment in whatever this process shows from now on."""
+    for name in VARIABLES:
+        masking.hide(os.environ.get(name, "").strip())
+
+
 def read_key(path: str | None = None) -> str | None:
     """The key in the file `path`, else in the first of VARIABLES that holds one; None when there is none.
 

@@ -8,7 +8,6 @@ costs no row a try. Nothing here knows what a request is about.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -17,13 +16,15 @@ import msgspec
 
 from domyn_swarm.concurrency import slots
 from domyn_swarm.concurrency.retry import backoff, is_overload
+from domyn_swarm.endpoint.answer_counts import count_answer
 from domyn_swarm.endpoint.answers import error_in, fault_of
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
 from domyn_swarm.endpoint.ends import Ends
+from domyn_swarm.endpoint.probes import Probes
 from domyn_swarm.endpoint.replica import GONE_STATUS, Replica, Spell, next_of
 from domyn_swarm.endpoint.single_flight import SingleFlight
 from domyn_swarm.endpoint.tries import Tries
-from domyn_swarm.errors import ConditionError, EndpointError
+from domyn_swarm.errors import EndpointError
 from domyn_swarm.telemetry import trace
 from domyn_swarm.telemetry.counts import Counts
 
@@ -35,14 +36,9 @@ if TYPE_CHECKING:
     from domyn_swarm.endpoint.rate_limit import Rates
     from domyn_swarm.endpoint.replica import Transport
 
-FIRST_PROBE_SECONDS, MOST_PROBE_SECONDS = 0.25, 10.0
-LOOK_SECONDS, TURN_SECONDS, JUDGE_SECONDS = 0.5, 0.1, 0.05
-MOST_MODELS, MODEL_CHARS = 100, 200
-"""What is kept of the models that answers name."""
+LOOK_SECONDS, TURN_SECONDS = 0.5, 0.1
 
 Judge: TypeAlias = Callable[[dict[str, Any]], None]
-
-logger = logging.getLogger("domyn_swarm")
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -73,7 +69,7 @@ class LoadBalancer:
         self._line = asyncio.Lock()  # those who may not send yet, in the order in which they came
         self._turn = 0
         self._ends = Ends(self._replicas, retry_timeout, clock)
-        self._probes: set[asyncio.Task[None]] = set()
+        self._probes = Probes()
 
     async def post(self, path: str, payload: dict[str, Any], judge: Judge | None = None) -> Answer:
         """The answer to a POST of `payload` to `path` (`chat/completions`).
@@ -104,10 +100,8 @@ class LoadBalancer:
         return (best or self._replicas[self._turn % len(self._replicas)]).client
 
     async def close(self) -> None:
-        """Ask no longer for those that were set aside."""
-        for probe in self._probes:
-            probe.cancel()
-        await asyncio.gather(*self._probes, return_exceptions=True)
+        """Stop asking replicas that were set aside."""
+        await self._probes.close()
 
     async def _persist(self, path: str, body: bytes, judge: Judge | None) -> Answer:
         tries = Tries(self._retries, self._retry_timeout, self._clock)
@@ -179,33 +173,12 @@ class LoadBalancer:
 
     def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
         """Count an answer; the tokens that it says it used, None when it does not say."""
-        counts = self.counts
         replica.pace.admitted()
         if replica.answered():  # those that still fail do so on their own account
             for one in self._replicas:
                 one.spell.is_replicas = one.spell.is_replicas or one.troubled
         self._ends.answered()
-        counts.answers += 1
-        self._count_model(replica, answer)
-        counts.latencies.record(seconds)
-        used = [usage_of(answer, name) for name in ("prompt_tokens", "completion_tokens")]
-        counts.tokens_in += used[0] or 0
-        counts.tokens_out += used[1] or 0
-        return None if used == [None, None] else sum(filter(None, used))
-
-    def _count_model(self, replica: Replica, answer: dict[str, Any]) -> None:
-        """Count which model says that it has answered: a server may change it during a run."""
-        counts, name = self.counts, model_in(answer)
-        if name not in counts.answered_by and len(counts.answered_by) >= MOST_MODELS:
-            name = "others"
-        counts.answered_by[name] += 1
-        if replica.model not in (None, name):
-            counts.model_changes += 1
-            if counts.model_changes == 1:
-                logger.warning(
-                    "%s: answers come from %s, and came from %s before", replica.client.base_url, name, replica.model
-                )
-        replica.model = name
+        return count_answer(self.counts, replica, answer, seconds)
 
     async def _failed(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
         """Return when it is time for another try. Raises `error` when there will be none, or what ends the run."""
@@ -227,22 +200,11 @@ class LoadBalancer:
         if replica.troubled and any(one.may_recover for one in self._replicas if one is not replica):
             replica.spell.is_replicas = True
         if gone or (error.status in GONE_STATUS and error.retryable and tries.are_used_up):
-            await self._set_aside(replica, error)
+            await self._probes.judge(replica, error)
 
     def _another_is_good(self, replica: Replica) -> bool:
         now = self._clock()
         return any(one is not replica and one.is_good(now) for one in self._replicas)
-
-    async def _set_aside(self, replica: Replica, error: EndpointError) -> None:
-        """Ask it for its models until it answers; returns when it is known whether it is there."""
-        if replica.aside is None:
-            replica.aside = asyncio.Event()
-            probe = asyncio.get_running_loop().create_task(self._probe(replica, error))
-            self._probes.add(probe)
-            probe.add_done_callback(self._probes.discard)
-        judged = replica.aside
-        while not judged.is_set():
-            await slots.pause(JUDGE_SECONDS, keeping=True)
 
     async def _busy(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
         """Hold the endpoint, or let the limit of calls in flight see to it where that adapts.
@@ -289,35 +251,6 @@ class LoadBalancer:
             self._ends.check_absence(gone_since)
             await slots.pause(min(LOOK_SECONDS, self._retry_timeout / 10), keeping=True)
 
-    async def _probe(self, replica: Replica, error: EndpointError) -> None:
-        """Take `replica` back when it answers, whatever it says. If it does not at once, its failures are its own."""
-        url, wait, warned = replica.client.base_url, FIRST_PROBE_SECONDS, False
-        judged = replica.aside
-        while True:
-            try:
-                await replica.client.models()
-                break
-            except EndpointError as probed:
-                if probed.status not in GONE_STATUS:
-                    break
-            except ConditionError:  # our own resources, which say nothing about the endpoint
-                pass
-            replica.spell.is_replicas = True
-            if judged is not None:
-                judged.set()
-            if not warned:
-                logger.warning("%s is set aside until it answers: %s", url, error.message)
-                warned = True
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, MOST_PROBE_SECONDS)
-        if warned:
-            logger.info("%s is back", url)
-            replica.pace.restart()
-            replica.answered()
-        replica.is_there()
-        if judged is not None:
-            judged.set()
-
 
 def _judged(judge: Judge | None, answer: dict[str, Any]) -> EndpointError | None:
     try:
@@ -326,19 +259,6 @@ def _judged(judge: Judge | None, answer: dict[str, Any]) -> EndpointError | None
     except EndpointError as error:
         return error
     return None
-
-
-def model_in(answer: dict[str, Any]) -> str:
-    """The model that an answer names, and the fingerprint of what runs it: `gpt-4o-2024-08-06 fp_a1b2`."""
-    model, fingerprint = answer.get("model"), answer.get("system_fingerprint")
-    return " ".join([one for one in (model, fingerprint) if isinstance(one, str)])[:MODEL_CHARS]
-
-
-def usage_of(answer: dict[str, Any], name: str) -> int | None:
-    """A number of tokens (`prompt_tokens`) in the answer's `usage`; None when it does not say."""
-    usage = answer.get("usage")
-    used = usage.get(name) if isinstance(usage, dict) else None
-    return used if isinstance(used, int) else None
 
 
 def _too_late(error: EndpointError, wait: float, most: float) -> EndpointError:

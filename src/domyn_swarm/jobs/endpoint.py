@@ -141,7 +141,7 @@ class EndpointJob(SwarmJob):
                 retries=spec.retries, retry_timeout=spec.retry_timeout, dedupe=spec.dedupe,
             )  # fmt: skip
             resources.push_async_callback(self._replicas.close)
-            self._places = slots.current()
+            self._limiter = slots.current()
             self._parameters = self.parameters()
             self._official: dict[str, Any] = {}
             self._ways = {client.base_url: client.way for client in clients}
@@ -157,7 +157,7 @@ class EndpointJob(SwarmJob):
         replicas: LoadBalancer | None = getattr(self, "_replicas", None)
         if replicas is None:
             return None
-        replicas.counts.limit = self._places.limit if self._places else 0
+        replicas.counts.limit = self._limiter.limit if self._limiter else 0
         return replicas.counts.copy()
 
     async def ask(self, path: str, content: dict[str, Any], judge: Judge | None = None) -> Answer:

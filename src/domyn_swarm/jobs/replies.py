@@ -7,7 +7,8 @@ import copy
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.endpoint.load_balancer import Answer, usage_of
+from domyn_swarm.endpoint.answer_counts import usage_of
+from domyn_swarm.endpoint.load_balancer import Answer
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.jobs.contents import reasoning_of, text_of
 from domyn_swarm.jobs.json_schema import Content, StructureError

@@ -16,8 +16,7 @@ from typing import NoReturn
 
 import msgspec
 
-from domyn_swarm import masking
-from domyn_swarm.endpoint.keys import VARIABLES
+from domyn_swarm.endpoint.keys import hide_keys
 from domyn_swarm.engine.runner import run
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError, TimeUp
 from domyn_swarm.jobspec import JobSpec, make_spec
@@ -36,8 +35,7 @@ def main(arguments: list[str]) -> int:
     asked = _parser().parse_args(arguments)
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S", stream=sys.stderr)
     logger.setLevel(logging.INFO)
-    for name in VARIABLES:
-        masking.hide(os.environ.get(name, "").strip())
+    hide_keys()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # before the run, too, it is no death without a word
     status = SwarmError.exit_status
     try:

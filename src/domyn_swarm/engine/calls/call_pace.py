@@ -28,9 +28,9 @@ RESUME = "Once that has changed, the same command resumes the run."
 class CallPace:
     """The pace of all calls of a run, once some call was refused. For calls on the event loop and in threads."""
 
-    def __init__(self, places: ConcurrencyLimiter, patience: float) -> None:
+    def __init__(self, limiter: ConcurrencyLimiter, patience: float) -> None:
         self.engaged = False
-        self._places = places
+        self._limiter = limiter
         self._patience = patience
         self._pace = Pace(time.monotonic)
         self._lock = threading.Lock()
@@ -46,7 +46,7 @@ class CallPace:
         """A ticket, as soon as a call may start; in the order in which it was asked for."""
         async with self._line:
             while isinstance(turn := self.turn(), float):
-                await self._places.pause(turn, keeping=True)
+                await self._limiter.pause(turn, keeping=True)
             return turn
 
     def admitted(self) -> None:
@@ -68,7 +68,7 @@ class CallPace:
         tries.refused()
         asked = asked_by(error)
         with self._lock:
-            if asked is not None or not self._places.adaptive:
+            if asked is not None or not self._limiter.adaptive:
                 self._pace.refused(ticket, asked)
                 self.engaged = True
             held, dry_since = self._pace.held, self._pace.dry_since
@@ -82,8 +82,8 @@ class CallPace:
     async def pause(self, error: BaseException, tries: Tries) -> None:
         """Let fewer calls be in flight where their number adapts, and nothing says how long to wait."""
         if not self.engaged:
-            self._places.rejected()
-            await self._places.pause(backoff(tries.refusals, error))
+            self._limiter.rejected()
+            await self._limiter.pause(backoff(tries.refusals, error))
 
 
 def _words(error: BaseException) -> str:

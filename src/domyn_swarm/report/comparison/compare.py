@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from domyn_swarm import masking
 from domyn_swarm.checkpoint.inspection import consistent_read, marks_of, open_run
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.data.arrow import RowReader, scan_files, scan_groups
 from domyn_swarm.data.columns import ROW_ID, RUN_KEY
 from domyn_swarm.data.values import python_row
-from domyn_swarm.endpoint.keys import VARIABLES
+from domyn_swarm.endpoint.keys import hide_keys
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
 from domyn_swarm.report.comparison import records
 from domyn_swarm.report.comparison.model import Column, Comparison
@@ -53,8 +52,7 @@ def compare(run_a: Any, run_b: Any, on: str | None = None, *, examples: int = EX
         DataError: the column `on` has nulls or duplicates, or something cannot be read.
         CheckpointError: a part is damaged, or a run modifies its folder faster than it can be read.
     """
-    for name in VARIABLES:
-        masking.hide(os.environ.get(name, "").strip())
+    hide_keys()
     a, b = open_run(_path(run_a)), open_run(_path(run_b))
     try:
         with translating_io_errors(f"{a.path} or {b.path}"):
