@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from domyn_swarm import RunResult, make_spec, run
-from domyn_swarm.data import arrow
+from domyn_swarm.data import parquet_writer
 from tests.conftest import job, rows
 
 
@@ -47,12 +47,12 @@ def test_a_run_that_touches_no_local_disk(engine: str, native: bool) -> None:
 def test_a_directory_is_cut_into_files_that_are_full_but_for_the_last(
     count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(arrow, "FILE_ROWS", 6)
-    monkeypatch.setattr(arrow, "ROW_GROUP_ROWS", 4)
+    monkeypatch.setattr(parquet_writer, "FILE_ROWS", 6)
+    monkeypatch.setattr(parquet_writer, "ROW_GROUP_ROWS", 4)
     numbers = pa.table({"number": pa.array(range(count), pa.int64())})
     batches = numbers.to_batches(max_chunksize=5)
-    tables = arrow.Tables(numbers.schema, lambda: (pa.Table.from_batches([batch]) for batch in batches))
-    assert arrow.write_parquet(tables, "out", directory=True, metadata={}, write_kwargs={}) == count
+    tables = parquet_writer.Tables(numbers.schema, lambda: (pa.Table.from_batches([batch]) for batch in batches))
+    assert parquet_writer.write_parquet(tables, "out", directory=True, metadata={}, write_kwargs={}) == count
     sizes = [pq.read_metadata(file).num_rows for file in sorted(Path("out").iterdir())]
     assert sizes == [min(6, count - start) for start in range(0, max(1, count), 6)]
     assert rows("out") == numbers.to_pylist()

@@ -22,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from domyn_swarm import make_spec, run
 from domyn_swarm.checkpoint import lock
 from domyn_swarm.checkpoint.store import CheckpointStore
-from domyn_swarm.data import arrow
+from domyn_swarm.data import parquet_writer
 from domyn_swarm.errors import ConfigurationError, JobError, OutputConflictError, SwarmError
 from domyn_swarm.storage.files import filesystem
 from tests.conftest import job
@@ -135,8 +135,8 @@ def happening(changes: Sequence[tuple[str, Callable[[], None]]]) -> Iterator[Non
 
     targets = {
         "before the calls": (CheckpointStore, "flush", True),
-        "before the write": (arrow._Writing, "to", True),
-        "when it is written": (arrow, "_write_file", False),
+        "before the write": (parquet_writer._Writing, "to", True),
+        "when it is written": (parquet_writer, "_write_file", False),
         "after the check": (lock.FencingToken, "renew", False),
     }
     with contextlib.ExitStack() as patched:

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from domyn_swarm.storage.files import atomic_write, filesystem
+from domyn_swarm.storage.atomic import atomic_write
+from domyn_swarm.storage.files import filesystem
 from tests.conftest import Command, job, start_command, stop, tree
 from tests.servers.object_store import OBSERVER, Bucket, ObjectStore, object_store
 

@@ -25,15 +25,8 @@ import msgspec
 
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.run_record import RunRecord
-from domyn_swarm.storage.files import (
-    atomic_write,
-    filesystem,
-    is_local,
-    make_folder,
-    move_file,
-    remove_folder,
-    remove_leftovers,
-)
+from domyn_swarm.storage.atomic import atomic_write, remove_leftovers
+from domyn_swarm.storage.files import filesystem, is_local, make_folder, move_file, remove_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

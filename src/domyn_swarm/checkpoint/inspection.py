@@ -18,10 +18,11 @@ from domyn_swarm.checkpoint.named_files import check_plain, storage_of
 from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, united
 from domyn_swarm.checkpoint.records import UnreadableRecordError
 from domyn_swarm.checkpoint.run_record import FILE, RunRecord
-from domyn_swarm.data.arrow import Tables, write_parquet
+from domyn_swarm.data.arrow import Tables
 from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.data.listing import list_paths, would_name
 from domyn_swarm.data.memory import IN_MEMORY
+from domyn_swarm.data.parquet_writer import write_parquet
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
 from domyn_swarm.storage.files import filesystem, translating_io_errors
 from domyn_swarm.storage.locations import Location

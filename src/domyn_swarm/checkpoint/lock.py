@@ -21,7 +21,8 @@ from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.folder import name_of
 from domyn_swarm.checkpoint.process import LockOwner, this_process
 from domyn_swarm.errors import CheckpointError, DataError, JobError
-from domyn_swarm.storage.files import atomic_write, create_file, translating_io_errors
+from domyn_swarm.storage.atomic import atomic_write, create_file
+from domyn_swarm.storage.files import translating_io_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from domyn_swarm.checkpoint.records import RunId  # noqa: TC001 - msgspec evalua
 from domyn_swarm.data.columns import FAILURE, INPUTS, MADE, POSITION
 from domyn_swarm.data.values import refused
 from domyn_swarm.errors import CheckpointError, JobError
-from domyn_swarm.storage.files import atomic_write
+from domyn_swarm.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

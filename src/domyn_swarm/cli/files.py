@@ -23,7 +23,8 @@ def write_whole(flag: str, path: str, content: bytes) -> None:
         ConfigurationError: it cannot be written.
         DataError: the filesystem cannot be reached.
     """
-    from domyn_swarm.storage.files import atomic_write, filesystem, translating_io_errors  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.storage.atomic import atomic_write  # noqa: PLC0415 - keeps --help light
+    from domyn_swarm.storage.files import filesystem, translating_io_errors  # noqa: PLC0415 - keeps --help light
 
     with translating_io_errors(path):
         try:

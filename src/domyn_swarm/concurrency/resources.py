@@ -23,7 +23,7 @@ import psutil
 
 from domyn_swarm.concurrency.adaptive import MOST
 from domyn_swarm.errors import ConditionError
-from domyn_swarm.storage.files import LEFTOVER
+from domyn_swarm.storage.atomic import LEFTOVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

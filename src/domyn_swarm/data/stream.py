@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from domyn_swarm.data import arrow
+from domyn_swarm.data import arrow, parquet_writer
 from domyn_swarm.data.batches import Outputs, dtype_name
 from domyn_swarm.data.columns import POSITION, ROW_ID
 from domyn_swarm.data.filters import Filters, files_that_may_pass, parse_filters
@@ -25,6 +25,7 @@ from domyn_swarm.storage.files import open_parquet
 
 if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFile, InputFiles
+    from domyn_swarm.data.parquet_writer import Guard
 
 Scan: TypeAlias = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 
@@ -207,15 +208,15 @@ def _wide_enough(field: pa.Field[Any], rows: int | None) -> pa.Field[Any]:
 
 def check_write_kwargs(write_kwargs: Mapping[str, Any]) -> None:
     """Raise ConfigurationError for a keyword that pyarrow's parquet writer does not know."""
-    arrow.check_writer_kwargs(write_kwargs)
+    parquet_writer.check_writer_kwargs(write_kwargs)
 
 
 def write(
     frame: arrow.Tables, path: str, *, directory: bool, metadata: Mapping[str, str], write_kwargs: Mapping[str, Any],
-    guard: arrow.Guard | None = None,
+    guard: Guard | None = None,
 ) -> int:  # fmt: skip
     """Stream to parquet, row group by row group."""
-    return arrow.write_parquet(
+    return parquet_writer.write_parquet(
         frame, path, directory=directory, metadata=metadata, write_kwargs=write_kwargs, guard=guard
     )
 

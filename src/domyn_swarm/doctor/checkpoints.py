@@ -16,7 +16,8 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.doctor.finding import PROBES, Finding, ProbeError, probed
 from domyn_swarm.errors import CheckpointError, SwarmError
-from domyn_swarm.storage.files import atomic_write, create_file, is_local, make_folder, translating_io_errors
+from domyn_swarm.storage.atomic import atomic_write, create_file
+from domyn_swarm.storage.files import is_local, make_folder, translating_io_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,15 +14,17 @@ import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.part import DamagedPartError
-from domyn_swarm.data.arrow import PART_FILE, Tables, write_parquet
+from domyn_swarm.data.arrow import Tables
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, RUN_KEY
 from domyn_swarm.data.file_metadata import carried
 from domyn_swarm.data.input_files import verify_unchanged
+from domyn_swarm.data.parquet_writer import PART_FILE, write_parquet
 from domyn_swarm.engine.identity import run_id_of
 from domyn_swarm.engine.output_paths import check_locations
 from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, JobError, OutputConflictError
 from domyn_swarm.redaction import public_options
-from domyn_swarm.storage.files import filesystem, open_parquet, remove_leftovers
+from domyn_swarm.storage.atomic import remove_leftovers
+from domyn_swarm.storage.files import filesystem, open_parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,7 @@ from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 from domyn_swarm.report.diagram import dot_of, draw
 from domyn_swarm.report.model import Graph, Report
 from domyn_swarm.report.page import render
-from domyn_swarm.storage.files import atomic_write
+from domyn_swarm.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder

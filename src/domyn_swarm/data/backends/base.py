@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from domyn_swarm.concurrency.stop import Stop
-    from domyn_swarm.data.arrow import Guard
     from domyn_swarm.data.input_files import InputFiles
+    from domyn_swarm.data.parquet_writer import Guard
     from domyn_swarm.telemetry.counts import Counts
 
 __all__ = [
