@@ -96,3 +96,27 @@ def test_a_file_that_cannot_be_read_any_more_says_so() -> None:
     Path("in.parquet").write_text("x" * files.files[0].size)
     with pytest.raises(JobError, match=r"in\.parquet changed"):
         verify_unchanged(files)
+
+
+@pytest.mark.parametrize("folder", ["d[1]", "d{1..2}", "a{b", "d*"])
+def test_a_folder_that_is_there_is_no_pattern(folder: str) -> None:
+    write(f"{folder}/k=1/in.parquet", {"text": ["a"]})
+    write("d1/k=2/in.parquet", {"text": ["b"]})
+    for pattern in (folder, f"{folder}/*/in.parquet", f"{folder}/k={{1..1}}/*.parquet", f"{folder}/**"):
+        (found,) = list_files(pattern).files
+        assert (found.path, found.hive) == (str(Path(f"{folder}/k=1/in.parquet").absolute()), (("k", 1),))
+
+
+@pytest.mark.parametrize("flag", ["--input", "--output"])
+def test_a_url_that_names_no_bucket_is_refused(command: Command, flag: str) -> None:
+    write("in.parquet", {"text": ["a"]})
+    paths = {"--input": "in.parquet", "--output": "out.parquet"} | {flag: "s3://"}
+    ran = command("job", "submit", job("Upper"), *(part for pair in paths.items() for part in pair))
+    assert (ran.returncode, Path("out.parquet").exists()) == (2, False)
+    assert "names no bucket" in ran.stderr
+
+
+def test_files_without_columns_are_refused(command: Command) -> None:
+    pq.write_table(pa.table({"text": ["a"]}).select([]), "in.parquet")
+    ran = command("job", "submit", job("Upper"), "--input", "in.parquet", "--output", "out.parquet")
+    assert (ran.returncode, "has no columns" in ran.stderr) == (2, True)

@@ -121,15 +121,32 @@ def test_values_that_would_become_others_beside_others_fail_or_are_refused() -> 
     assert made.cast(pa.int64()).to_pylist() == [None, 1000, 7]
 
 
-def test_parts_whose_values_fit_no_type_stay_apart_and_make_no_output() -> None:
+def test_parts_whose_values_fit_no_type_stay_apart_and_what_fits_nowhere_fails_in_the_output() -> None:
     store = CheckpointStore(RunFolder("run"), "id", "digest", ["made"])
     store.begin("run", 1, {})
     store.flush([FAR], 10.0)
     store.flush([NEAR], 10.0)
     store.compact()
     assert len(store.folder.parts()) == 2
-    with pytest.raises(CheckpointError, match="column 'made'"):
-        list(store.outputs().tables())
+    made = pa.concat_tables(store.outputs().tables())["made"]
+    assert made.cast(pa.int64()).to_pylist() == [None, 1000, 7]
+    (failed,) = [row for table in store.failures() for row in table.to_pylist()]
+    assert (failed["id"], failed[FAILURE]["type"]) == (0, "OutputError")
+    assert "column 'made'" in failed[FAILURE]["message"]
+
+
+def test_a_run_whose_outputs_fit_no_type_ends_each_time_with_the_rows_that_fail() -> None:
+    write("in.parquet", {"at": [10**17, 7]})
+    Path("job.py").write_text("import pandas as pd\nfrom datetime import datetime\nfrom domyn_swarm import SwarmJob\n"
+                              "class J(SwarmJob):\n    async def transform_item(self, at):\n"
+                              "        return datetime(5000, 1, 1) if at > 7 else pd.Timestamp(at)\n")  # fmt: skip
+    spec = {"job": "job.py:J", "input": "in.parquet", "output": "out.parquet"}
+    run(make_spec({**spec, "limit": 1}))
+    for _ in range(2):
+        result = run(make_spec(spec))
+        assert (result.failed, result.exit_status) == (1, 3)
+        assert [row["result"] and row["result"].value for row in rows("out.parquet")] == [None, 7]
+        assert [row["_row_id"] for row in rows("out.errors.parquet")] == [0]
 
 
 @pytest.mark.parametrize("numbers", [[2**63, 5, -1], [5, -1, 2**63], [-1, 2**63, 5]])

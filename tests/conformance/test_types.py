@@ -142,6 +142,12 @@ UNITED: dict[str, tuple[pa.Array[Any], pa.Array[Any], pa.DataType, list[Any]]] =
         pa.timestamp("us"),
         [dt.datetime(2026, 1, 1), dt.datetime(2026, 1, 2)],
     ),
+    "zone": (
+        pa.array([0], pa.timestamp("us", "UTC")),
+        pa.array([1], pa.timestamp("ms", "+00:00")),
+        pa.timestamp("us", "UTC"),
+        [dt.datetime(1970, 1, 1, tzinfo=dt.UTC), dt.datetime(1970, 1, 1, 0, 0, 0, 1000, tzinfo=dt.UTC)],
+    ),
     "uuid": (UUIDS.slice(0, 1), pa.nulls(1), pa.uuid(), [uuid.UUID(int=1), None]),
 }
 

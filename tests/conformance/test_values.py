@@ -31,6 +31,17 @@ def test_a_value_that_cannot_be_converted_fails_its_row_alone(run_job: Run, mode
     assert table("out.parquet").column("same_text").to_pylist()[0] == "a"
 
 
+def test_a_category_that_cannot_be_converted_fails_its_rows_alone(run_job: Run) -> None:
+    kinds = pa.DictionaryArray.from_arrays(pa.array([0, 1, 3, 1], pa.int32()), LATIN_1)
+    inside = pa.StructArray.from_arrays([kinds], ["kind"])
+    write("in.parquet", pa.table({"id": [5, 6, 7, 8], "text": kinds, "inside": inside}))
+    for column in ("text", "inside"):
+        options = {"input": "in.parquet", "input_columns": ["id", column], "output": f"{column}.parquet"}
+        result = run_job("Same", id_column="id", output_mode="replace", native_batch_size=2, **options)
+        assert result.failed == 2
+        assert [row["id"] for row in rows(f"{column}.errors.parquet")] == [6, 8]
+
+
 def test_such_values_may_stand_in_columns_that_nobody_reads(run_job: Run) -> None:
     write("in.parquet", pa.table({"text": ["a", "b", "c", "d"], "latin": LATIN_1, "date": FAR_DATE, "time": FAR_TIME}))
     assert run_job("Upper", input="in.parquet", limit=2).failed == 0

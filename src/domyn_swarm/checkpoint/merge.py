@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from domyn_swarm.checkpoint.encode import UnstorableError
-from domyn_swarm.checkpoint.part import conformed, latest
+from domyn_swarm.checkpoint.part import fitting, latest
 from domyn_swarm.data.columns import POSITION
-from domyn_swarm.errors import CheckpointError
+from domyn_swarm.data.types import parts as nested
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +29,8 @@ LEAST_ROWS = 16
 def in_order(parts: Sequence[Part], columns: Sequence[str], schema: pa.Schema) -> Iterator[pa.Table]:
     """Rows by ascending POSITION, one for each, as tables of `columns`; `schema` has the types of output columns.
 
-    Where `parts`, oldest first, share a position, a row without FAILURE wins, then the later part.
+    Where `parts`, oldest first, share a position, a row without FAILURE wins, then the later part. An output that would
+    become another one in its column's type makes its row a failed one.
 
     Raises:
         DamagedPartError: a part cannot be read.
@@ -50,6 +50,14 @@ def in_order(parts: Sequence[Part], columns: Sequence[str], schema: pa.Schema) -
             yield window
 
 
+def that_may_not_fit(parts: Sequence[Part], types: pa.Schema) -> pa.Schema:
+    """The columns of `types` whose values in a part may become others: units of time reach differently far."""
+    here = {field.name: field.type for field in types}
+    others = {field for part in parts for field in part.types if field.type != here.get(field.name, field.type)}
+    names = {field.name for field in others if any(map(pa.types.is_temporal, nested(field.type)))}
+    return pa.schema([field for field in types if field.name in names])
+
+
 def _rows_of_a_window(parts: Sequence[Part]) -> int:
     widest = max((part.decoded_bytes / part.rows for part in parts if part.rows), default=1.0)
     return max(LEAST_ROWS, min(WINDOW_ROWS, int(WINDOW_BYTES // max(widest, 1.0))))
@@ -67,20 +75,12 @@ class _Cursor:
         self._batches: Iterator[pa.Table] | None = None
         self._rest: pa.Table | None = None
 
-    def _conformed(self, table: pa.Table) -> pa.Table:
-        try:
-            return conformed(table, self._columns, self._types)
-        except UnstorableError as error:
-            raise CheckpointError(
-                f"Outputs in {self._part.path} have no form in which they fit beside those of other runs: {error}",
-                "Let the job return one type, and run with another --checkpoint-tag.",
-            ) from error
-
     def until(self, end: int) -> Iterator[pa.Table]:
         """The rows with a position below `end` that have not been given yet."""
         if self._batches is None:
-            batches = self._part.batches(self._columns)
-            self._batches = (self._conformed(table) for table in batches)
+            part, columns = self._part, self._columns
+            batches = part.batches(columns)
+            self._batches = (fitting(table, columns, self._types, part.origin.id_col) for table in batches)
         while True:
             table, self._rest = self._rest or next(self._batches, None), None
             if table is None:

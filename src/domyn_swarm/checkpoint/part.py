@@ -272,17 +272,18 @@ def _cast(name: str, values: Any, wanted: Any) -> Any:
         raise UnstorableError(f"column {name!r}: {error}") from error
 
 
-def fitting(table: pa.Table, types: pa.Schema, id_col: str) -> pa.Table:
+def fitting(table: pa.Table, columns: Sequence[str], types: pa.Schema, id_col: str) -> pa.Table:
     """`conformed` with failed rows for those whose outputs would become others."""
     try:
-        return conformed(table, types.names, types)
+        return conformed(table, columns, types)
     except UnstorableError:
         reasons: dict[int, str] = {}
         for field in table.schema:
-            if (wanted := types.field(field.name).type) != field.type:
+            wanted = types.field(field.name).type if field.name in types.names else field.type
+            if wanted != field.type:
                 found = refused(table[field.name], partial(_cast, field.name, wanted=wanted))
                 reasons |= {row: why.partition(": ")[2] for row, why in found.items()}
-        return conformed(failing(table, reasons, id_col), types.names, types)
+        return conformed(failing(table, reasons, id_col), columns, types)
 
 
 _NONSENSE = (LookupError, TypeError, ValueError, ArithmeticError, AttributeError)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.compact import compact
 from domyn_swarm.checkpoint.folder import PartName, RunFolder, name_of
-from domyn_swarm.checkpoint.merge import in_order
+from domyn_swarm.checkpoint.merge import in_order, that_may_not_fit
 from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, PartMetadata, Positions, united, write_part
 from domyn_swarm.checkpoint.writer import FlushReport, PartWriter
 from domyn_swarm.data.backends.base import Outputs
@@ -265,9 +265,10 @@ class CheckpointStore:
     def failures(self) -> Iterator[pa.Table]:
         """POSITION, id and FAILURE of the rows that failed, in input order. Reads footers only when there are none."""
         parts = self._opened()
-        if any(part.has_failures for part in parts):
-            for table in self._in_order(parts, [POSITION, self.id_col], pa.schema([])):
-                yield table.filter(pc.is_valid(table[FAILURE]))
+        doubtful = that_may_not_fit(parts, self._schema(parts))
+        if doubtful.names or any(part.has_failures for part in parts):
+            for table in self._in_order(parts, [POSITION, self.id_col, *doubtful.names], doubtful):
+                yield table.drop_columns(doubtful.names).filter(pc.is_valid(table[FAILURE]))
 
     def _opened(self) -> list[Part]:
         with self._setting_aside(), ThreadPoolExecutor(READERS) as pool:

@@ -189,7 +189,7 @@ class PartWriter:
     def _write(self, tables: list[pa.Table], report: FlushReport, name: PartName) -> FlushReport:
         types = united([table.schema for table in tables])
         before = pa.concat_tables([table.select([FAILURE]) for table in tables])
-        table = pa.concat_tables([fitting(table, types, self._origin.id_col) for table in tables])
+        table = pa.concat_tables([fitting(table, types.names, types, self._origin.id_col) for table in tables])
         path = self._folder.part_path(name)
         if self._fence is not None:
             self._fence.check(self._folder)

@@ -78,11 +78,12 @@ def projected(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
         raise ConfigurationError(
             f"--backend-read-kwargs: columns is {columns!r}, no list of names.", f"Columns: {', '.join(schema.names)}."
         )
-    if missing := [column for column in columns or () if column not in schema.names]:
+    known = {field.name: field for field in schema}
+    if missing := [column for column in columns or () if column not in known]:
         raise ConfigurationError(
-            f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(schema.names)}."
+            f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(known)}."
         )
-    return pa.schema([schema.field(column) for column in columns or schema.names])
+    return pa.schema([known[column] for column in columns or known])
 
 
 def scan_files(files: InputFiles, columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
@@ -99,8 +100,8 @@ def scan_groups(
     schema = working_schema(projected(check_parquet("", files), list(columns)))
     found = 0
     with naming_damage(files, file, columns), open_parquet(files.fs, file.path, file.int96) as parquet:
-        own = parquet.schema_arrow.names
-        present = [column for column in columns if column in own] or own[:1]
+        own = dict.fromkeys(parquet.schema_arrow.names)
+        present = [column for column in columns if column in own] or [*own][:1]
         for batch in _batches(files, file, parquet, {"batch_size": size, "row_groups": list(groups)}, present):
             found += batch.num_rows
             yield with_hive_values(conformed(batch, schema), file)

@@ -72,10 +72,9 @@ def list_paths(pattern: str, storage_options: Mapping[str, Any] | None = None) -
         DataError: nothing matches, or something cannot be read as a file.
     """
     fs, literal = filesystem(pattern, storage_options)
-    whole = _exists_as_it_is(fs, literal)
-    listing = Listing(fs, literal if whole else _fixed_part(literal))
-    for one in [pattern] if whole else expanded(pattern):
-        folder = literal if whole else filesystem(one, storage_options)[1]
+    listing = Listing(fs, _split(fs, literal)[0])
+    for one, path in _alternatives(fs, literal, pattern, storage_options):
+        folder = path
         while folder.endswith("/**"):  # all that is in the folder, as the folder itself
             folder = folder.removesuffix("/**")
         if any(char in folder for char in _WILD) and not _exists_as_it_is(fs, folder):
@@ -104,11 +103,7 @@ def would_name(
     Without `hidden`, files with hidden names or in hidden folders do not count, which a pattern leaves out.
     """
     fs, literal = filesystem(pattern, storage_options)
-    if _exists_as_it_is(fs, literal):
-        paths = [literal]
-    else:
-        paths = [filesystem(one, storage_options)[1] for one in expanded(pattern)]
-    for path in paths:
+    for _, path in _alternatives(fs, literal, pattern, storage_options):
         if any(char in path for char in _WILD) and not _exists_as_it_is(fs, path):
             named = _matches_below(fs, path, location)
         else:
@@ -128,19 +123,33 @@ def _exists_as_it_is(fs: Any, path: str) -> bool:
     return any(char in path for char in _SPECIAL) and bool(fs.exists(path))
 
 
+def _alternatives(
+    fs: Any, literal: str, pattern: str, storage_options: Mapping[str, Any] | None
+) -> list[tuple[str, str]]:
+    """What the braces of `pattern` stand for, each beside its path on `fs`; `literal` is the pattern's own path."""
+    there, rest = _split(fs, literal)
+    if not rest:
+        return [(pattern, literal)]
+    if any(brace in there for brace in "{}"):
+        return [(path, path) for path in (f"{there.rstrip('/')}/{one}" for one in expanded(rest))]
+    return [(one, filesystem(one, storage_options)[1]) for one in expanded(pattern)]
+
+
+def _split(fs: Any, path: str) -> tuple[str, str]:
+    """The folders of a pattern before the first name that is a pattern and not there as it is, and the rest."""
+    parts = path.split("/")
+    for at, part in enumerate(parts):
+        if any(char in part for char in _SPECIAL) and not fs.exists("/".join(parts[: at + 1])):
+            return "/".join(parts[:at]) or ("/" if path.startswith("/") else ""), "/".join(parts[at:])
+    return path, ""
+
+
 def _matches_below(fs: Any, path: str, location: Location) -> list[tuple[str, ...]]:
     """The ways from a glob's fixed part to `location` that it matches, or that lead into a folder that it matches."""
-    base = _fixed_part(path)
-    wanted = re.compile(glob_translate("/".join(_relative(path, base))))
+    base, rest = _split(fs, path)
+    wanted = re.compile(glob_translate("/".join(_relative(rest, ""))))
     below = location.names_below(Location.on(fs, base or "."))
     return [names for names in below if any(wanted.match("/".join(names[: at + 1])) for at in range(len(names)))]
-
-
-def _fixed_part(path: str) -> str:
-    """The folders of a pattern before the first that has a wildcard or braces; of a plain path all of it."""
-    parts = path.split("/")
-    wild = next((at for at, part in enumerate(parts) if any(char in part for char in f"{{{_WILD}")), None)
-    return path if wild is None else "/".join(parts[:wild]) or ("/" if path.startswith("/") else "")
 
 
 def _relative(path: str, base: str) -> list[str]:
@@ -225,8 +234,8 @@ def _unreadable(error: OSError) -> None:
 def _add_matches(listing: Listing, path: str, pattern: str) -> None:
     """The files that a glob matches, and those in the folders that it matches."""
     before = listing.hits
-    base = _fixed_part(path)
-    explicit = any(map(is_hidden, _relative(path, base)))
+    base, rest = _split(listing.fs, path)
+    explicit = any(map(is_hidden, _relative(rest, "")))
     for match in sorted(_globbed(listing, path)):
         names = _relative(match, base)
         if not explicit and _is_left_out(names):
@@ -241,6 +250,9 @@ def _add_matches(listing: Listing, path: str, pattern: str) -> None:
 
 def _globbed(listing: Listing, path: str) -> Iterable[str]:
     """Python's glob follows links to folders, as shells do; for `**`, where that may never end, fsspec's does not."""
+    base, rest = _split(listing.fs, path)
+    if any(char in base for char in _WILD):
+        path = f"{glob.escape(base)}/{rest}"
     if is_local(listing.fs) and "**" not in path:
         return glob.glob(path, include_hidden=True)  # noqa: PTH207 - a pathlib pattern cannot be absolute
     found = listing.fs.glob(path, detail=True)

@@ -89,12 +89,13 @@ def _beginning(files: InputFiles, schema: pa.Schema, rows: int, file: InputFile)
 def _extremes(files: InputFiles, schema: pa.Schema, file: InputFile) -> dict[str, list[Any]]:
     """What statistics tell of columns, in the form in which values are stored."""
     found: dict[str, list[Any]] = {}
+    names = set(schema.names)
     if file.encrypted:
         return found
     with open_parquet(files.fs, file.path) as parquet:
         leaves = [parquet.schema.column(number) for number in range(len(parquet.schema))]
         for number, leaf in enumerate(leaves):
-            if leaf.path not in schema.names or leaf.path != leaf.name or leaf.physical_type not in _STATED:
+            if leaf.path not in names or leaf.path != leaf.name or leaf.physical_type not in _STATED:
                 continue
             for group in range(parquet.num_row_groups):
                 stated = parquet.metadata.row_group(group).column(number).statistics

@@ -7,6 +7,7 @@ the *declared* types back.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -217,6 +218,7 @@ def _offsets(array: Any, kind: pa.DataType) -> Any:
     return pa.concat_arrays([pa.array([0], kind), pc.cumulative_sum(lengths)])
 
 
+@lru_cache(256)
 def is_stored(dtype: pa.DataType) -> bool:
     """Whether parquet takes columns of `dtype` and gives them back: it has no unions, and a limit to nesting."""
     sink = pa.BufferOutputStream()

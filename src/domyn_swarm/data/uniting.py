@@ -2,7 +2,8 @@
 
 A column that one file lacks, or holds as nulls alone, is null there. `not null` holds where it holds in all files.
 Encodings (large offsets, views, dictionaries) do not count, integers and floats widen as long as each value stays
-exact, structs have the fields of all files. Everything else is a difference, and nobody knows which file is right.
+exact, structs have the fields of all files, moments the first file's time zone. Everything else is a difference, and
+nobody knows which file is right.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def united(paths: Sequence[str], schemas: Sequence[pa.Schema]) -> pa.Schema:
                     "their own.",
                 ) from None
             first_in.setdefault(field.name, path)
-        fields |= {name: one.with_nullable(True) for name, one in fields.items() if name not in schema.names}
+        here = set(schema.names)
+        fields |= {name: one.with_nullable(True) for name, one in fields.items() if name not in here}
         seen.append(schema)
     return pa.schema(list(fields.values()), metadata=schemas[0].metadata)  # type: ignore[arg-type]  # what it gives it takes
 
@@ -119,6 +121,8 @@ def _list(one: Any, other: Any) -> pa.DataType:
 def _scalar(one: Any, other: Any) -> pa.DataType:
     if not any(fits(one, other) or fits(other, one) for fits in (_integers, _numbers, _texts, _times)):
         raise _Different
+    if isinstance(one, pa.TimestampType) and one.tz:
+        other = pa.timestamp(other.unit, one.tz)
     schemas = [pa.schema([("x", dtype)]) for dtype in (one, other)]
     try:
         found = pa.unify_schemas(schemas, promote_options="permissive").field(0).type

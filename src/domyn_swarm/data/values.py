@@ -11,12 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from domyn_swarm.data.batches import JobBatch, Unread
 from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.digests import row_digests
 from domyn_swarm.data.ids import unreadable_id
-from domyn_swarm.data.types import parts
+from domyn_swarm.data.types import comparable, converted, parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,13 +85,11 @@ def job_batch(batch: Any, id_col: str, input_cols: Sequence[str], convert: Calla
 
     try:
         frame = checked(chosen)
-    except Exception:
+    except Exception:  # noqa: BLE001 - libraries raise all kinds of errors over a value
         for name in columns:
-            for row, why in refused(chosen.select([name]), checked).items():
+            for row, why in refused(chosen.select([name]), lambda part: checked(_with_used_values(part))).items():
                 reasons.setdefault(row, reason(name, why))
-        if not reasons:
-            raise
-        frame = convert(without_rows(chosen, reasons))
+        frame = checked(_with_used_values(without_rows(chosen, reasons)))
     ids, positions = batch.column(id_col), batch.column(POSITION)
     return with_unread(ids, positions, reasons, batch=frame, digested=partial(_digests, batch, input_cols))
 
@@ -130,6 +129,21 @@ def without_rows(batch: Any, rows: Mapping[int, Any]) -> Any:
     kept = [batch.slice(start, end - start) for start, end in zip(starts, ends, strict=True)]
     table = pa.Table.from_batches(kept, schema=batch.schema).combine_chunks()
     return next(iter(table.to_batches()), batch.slice(0, 0))
+
+
+def _with_used_values(batch: Any) -> Any:
+    """A record batch whose dictionaries hold only values that its rows have: no row fails for another one's."""
+    return pa.RecordBatch.from_arrays([_used_values(column) for column in batch.columns], schema=batch.schema)
+
+
+def _used_values(array: Any) -> Any:
+    if isinstance(array, pa.DictionaryArray):
+        used = pc.unique(array.indices.drop_null()).sort()
+        indices = pc.index_in(array.indices, used).cast(array.type.index_type)
+        return pa.DictionaryArray.from_arrays(indices, array.dictionary.take(used), ordered=array.type.ordered)
+    if any(isinstance(one, pa.DictionaryType) for one in parts(array.type)):
+        return converted(converted(array, comparable(array.type)), array.type)
+    return array
 
 
 def refused(values: Any, convert: Callable[[Any], Any], skip: Callable[[], Any] = lambda: None) -> dict[int, str]:

@@ -49,6 +49,8 @@ def choose_columns(schema: Mapping[str, str], spec: JobSpec, folders: Sequence[s
         DataError: a column does not exist, cannot identify a row, or it is not clear which is meant.
         ConfigurationError: output columns clash with one another or with the input's.
     """
+    if not schema:
+        raise DataError("--input has no columns.", "Name files whose rows have some.")
     check_names(schema)
     id_col = check_id_column(schema, spec.id_column)
     inputs = check_input_columns(schema, spec.input_columns, spec.id_column, folders)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.data.listing import would_name
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.storage.files import filesystem, is_local
+from domyn_swarm.storage.files import filesystem, is_local, protocols
 from domyn_swarm.storage.locations import Location
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def _check_writable(path: str, storage: Any, *, directory: bool) -> None:
     """Refuse what can never become a file or folder there, whatever is paid for it."""
     fs, on_fs = filesystem(path, storage)
     on_fs = on_fs.rstrip("/")
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-    if set(protocols) & set(READ_ONLY):
+    if set(protocols(fs)) & set(READ_ONLY):
         raise ConfigurationError(f"--output: nothing can be written to {path!r}.", "Name a local path, or s3://, ...")
     if is_local(fs):
         wrong = _wrong_here(Path(on_fs), directory=directory)

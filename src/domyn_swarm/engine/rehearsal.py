@@ -147,6 +147,8 @@ class _Rehearsal:
         if found.num_rows != expected.num_rows:
             return f"{found.num_rows} of {expected.num_rows} rows can be read"
         for name in names:
+            if found[name].type == expected[name].type and found[name].equals(expected[name]):
+                continue  # most are, and equality is faster than digests
             there, here = row_digests({name: expected[name]}), row_digests({name: found[name]})
             if there.null_count == here.null_count == 0 and there != here:
                 return f"values of column {name!r} become others"

@@ -120,7 +120,7 @@ def _run_locked(plan: RunPlan, lock: Lock, meter: Meter, started: float) -> RunR
     artifact = _recorded(plan, meter, lock)
     return RunResult(
         spec.output, spec.errors_path if artifact.failed else None, store.path, artifact.rows, before,
-        artifact.rows - before - artifact.failed, artifact.failed, time.monotonic() - started, plan.changed,
+        max(0, artifact.rows - before - artifact.failed), artifact.failed, time.monotonic() - started, plan.changed,
     )  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def _recorded(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
             artifact = _completed(plan, meter, lock)
         lock.check()
         report = watch.done(artifact)
-        record.end(report, content=artifact.content)
+        record.end(report, content="" if artifact.failed else artifact.content)  # a rerun has to say it again
         watch.save(report)
     except BaseException as error:
         meter.finish()

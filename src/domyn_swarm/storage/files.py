@@ -44,7 +44,17 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
         raise DataError(
             f"{path}: storage_options {storage_options!r} are not taken: {error}", "Give an object that fsspec knows."
         ) from None
+    if not str(on_fs).strip("/") and set(protocols(fs)) & set(_WITH_BUCKETS):
+        raise DataError(f"{path!r} names no bucket.", "Write its name and a path in it: s3://bucket/folder.")
     return fs, str(on_fs)
+
+
+def protocols(fs: Any) -> tuple[str, ...]:
+    """What URLs of `fs` begin with."""
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+
+
+_WITH_BUCKETS = ("abfs", "abfss", "adl", "az", "gcs", "gs", "s3", "s3a")
 
 
 @contextlib.contextmanager
