@@ -171,6 +171,9 @@ ENDS = [
     (429, {"error": {"message": "Come back tomorrow."}}, {"Retry-After": "86400"}, "Come back tomorrow."),
     (503, {"message": "Maintenance"}, {"Retry-After": "7200"}, "Maintenance"),
     (200, {"error": {"code": "insufficient_quota", "message": "No more."}}, {}, "No more."),
+    (200, {"error": {"code": 402, "message": "Pay first."}}, {}, "Pay first."),
+    (401, {"error": {"message": "Key revoked."}}, {}, "Key revoked."),
+    (410, {"error": {"message": "Gone for good."}}, {}, "Gone for good."),
 ]
 
 
@@ -181,7 +184,7 @@ def test_what_no_row_can_pass_ends_the_run_with_the_servers_words_and_keeps_what
     write("in.parquet", {"item": TEXTS})
     with serving(after(20, status, body, **headers)) as server:
         ended = command(*submit(server.url, "--max-concurrency", "4"))
-        assert len(server.bodies) <= 20 + 4
+        assert len(server.bodies) <= 20 + 2 * 4
     assert ended.returncode == 1, ended.stderr
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -204,12 +207,35 @@ def test_no_credit_met_by_the_official_client_ends_the_run(command: Command) -> 
     assert not Path("out.parquet").exists()
 
 
-def test_an_endpoint_without_credit_leaves_the_rows_to_the_others(command: Command) -> None:
+@pytest.mark.parametrize(
+    ("count", "status", "body"),
+    [
+        pytest.param(5, 402, NO_CREDIT, id="no credit later"),
+        pytest.param(0, 401, {"error": "Wrong key."}, id="a wrong key"),
+        pytest.param(5, 401, {"error": "Key revoked."}, id="a key that is revoked", marks=pytest.mark.stress),
+        pytest.param(0, 404, {"error": "No such model."}, id="another model", marks=pytest.mark.stress),
+    ],
+)
+def test_an_endpoint_that_refuses_whatever_it_is_asked_leaves_the_rows_to_the_others(
+    count: int, status: int, body: Any, command: Command
+) -> None:
     write("in.parquet", {"item": TEXTS})
-    with serving(after(5, 402, NO_CREDIT)) as poor, serving(echo) as rich:
+    with serving(after(count, status, body)) as poor, serving(echo) as rich:
         done = command(*submit([poor.url, rich.url], "--max-concurrency", "4", "--retries", "0"))
-        assert len(poor.bodies) <= 5 + 4
+        assert len(poor.bodies) <= count + 8
     assert done.returncode == 0, done.stderr
+    assert f"{poor.url} is asked no more in this run: " in done.stderr
+
+
+def test_a_text_for_which_a_key_is_refused_is_its_rows_failure_in_the_end(command: Command) -> None:
+    async def handler(body: Any) -> web.Response:
+        return web.json_response({"error": "no"}, status=401) if last(body) == TEXTS[3] else await echo(body)
+
+    write("in.parquet", {"item": TEXTS})
+    with serving(handler) as server:
+        done = command(*submit(server.url, "--retries", "1", "--retry-timeout", "1"))
+    assert done.returncode == 3, done.stderr
+    assert [row["_row_id"] for row in rows("out.errors.parquet")] == [3]
 
 
 # What is no answer.
@@ -280,7 +306,12 @@ def test_an_answer_has_what_its_path_promises(path: str, body: Any, *, is_answer
         (429, None, "You exceeded your current quota", None, "spent"),
         (402, None, "", None, "spent"),
         (400, None, "no such parameter", None, ""),
-        (200, {"code": 429}, "", None, ""),
+        (500, None, "The server is overloaded", None, "busy"),
+        (400, None, "The server is overloaded", None, ""),
+        (200, {"code": 502}, "Upstream is down", None, ""),
+        (200, {"code": 429}, "", None, "busy"),
+        (200, {"code": "429"}, "", None, "busy"),
+        (200, {"code": 402}, "", None, "spent"),
         (200, {"code": "rate_limit_exceeded"}, "", None, "busy"),
     ],
 )
@@ -323,6 +354,12 @@ def test_when_to_come_again_stands_in_headers_or_words(
     headers: Mapping[str, str], text: str, seconds: float | None
 ) -> None:
     assert retry_after_of(headers, text) == seconds
+
+
+def test_when_to_come_again_stands_in_the_details_of_an_error() -> None:
+    details: list[Any] = [None, {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "38.5s"}]
+    assert retry_after_of({}, "exceeded", {"details": details}) == 38.5
+    assert retry_after_of({}, "exceeded", {"details": {"retryDelay": "1s"}}) is None
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,14 @@ def test_an_error_that_is_no_json_has_its_beginning_and_its_content_type(body: b
     assert str(error) == f"POST chat/completions: status 400 (text/html): {message}"
 
 
+def test_a_rate_limit_that_speaks_of_quota_is_one_if_it_says_when_to_come_again() -> None:
+    words = f"You exceeded your current quota. {'x' * 400}\nPlease retry in 22.5s."
+    body = json.dumps([{"error": {"code": 429, "message": words, "status": "RESOURCE_EXHAUSTED"}}]).encode()
+    error = refusal_of(status=429, body=body)
+    assert (error.condition, error.retry_after) == ("busy", 22.5)
+    assert error.message.startswith("POST chat/completions: status 429: You exceeded your current quota. xxx")
+
+
 # Answers that are JSON for Python, though not for the standard, and redirections.
 
 

@@ -389,7 +389,7 @@ def test_refusals_that_begin_in_mid_run_end_it_as_well_and_a_rerun_asks_for_the_
     assert f"Error: {server.url} refuses every request: POST chat/completions: status 401: " in stopped.stderr
     counts = Counter(line["did"] for line in requests)
     assert counts["answer"] == 100
-    assert 100 <= counts["401"] <= 100 + 8
+    assert 3 <= counts["401"] <= 2 * 8
     kept = durable(texts)
     assert len(kept) == 100
     with chaos(log="again.jsonl") as server:

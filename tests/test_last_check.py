@@ -90,7 +90,8 @@ def other_input(place: Place, _output: str) -> None:
 
 
 def no_input(place: Place, _output: str) -> None:
-    place.fs.rm(f"{place.path}/in.parquet")
+    with contextlib.suppress(FileNotFoundError):  # it may have happened before
+        place.fs.rm(f"{place.path}/in.parquet")
 
 
 def lost_lock(place: Place, output: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domyn_swarm.checkpoint import part_file
+from domyn_swarm.checkpoint import part_file, probing
 from domyn_swarm.checkpoint.compact import compact
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.part import DamagedPartError, Part, write_part
@@ -193,6 +194,26 @@ def check_without_seal(count: int) -> None:
 
 def test_a_footer_without_a_seal_does_not_end_the_process() -> None:
     check_without_seal(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files to another user")
+def test_a_part_of_another_user_is_not_parsed_if_the_process_that_read_it_first_was_aborted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who can write a part can write a seal over a footer that aborts whoever parses it."""
+    one = written(range(6))
+    monkeypatch.setattr(probing._Reader, "_reads", lambda *_: False)
+    assert Part(FS, one.path).read().num_rows == 6
+    os.chown(one.path, 65534, 65534)
+    with pytest.raises(DamagedPartError, match="the process that tried was aborted"):
+        Part(FS, one.path).read()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files to another user")
+def test_a_part_of_another_user_is_read() -> None:
+    one = written(range(6))
+    os.chown(one.path, 65534, 65534)
+    assert Part(FS, one.path).read()[POSITION].to_pylist() == list(range(6))
 
 
 @pytest.mark.stress

@@ -40,7 +40,7 @@ def submit(folder: str, url: str, concurrency: str) -> float:
 
 def limit_at_the_end(folder: str) -> int:
     run = json.loads(Path(folder, ".domyn-swarm", "output.parquet", "run.json").read_text())
-    return int(run["limit"])
+    return int(run["traffic"]["limit"])
 
 
 def standing(beyond: str, rows: int, folder: str) -> None:

@@ -6,12 +6,14 @@
 
 Parquet finds row groups by their offsets and the footer from the end, so other readers do not notice the seal. It is
 part of the file, and appears with it. The tail's digest covers seal and footer: a file is opened by reading its end.
-Blocks are checked when rows in them are read. Parts of earlier versions have no seal: see `probing`.
+Blocks are checked when rows in them are read. Parts of earlier versions, which have no seal, and those of other users,
+whose seals say nothing, are read by another process first: see `probing`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from io import SEEK_END, FileIO
 from typing import TYPE_CHECKING, Any
@@ -61,6 +63,8 @@ def open_parquet(fs: Any, path: str) -> Iterator[Any]:
     """
     source = _LocalSource(path) if is_local(fs) else _RemoteSource(fs, path)
     try:
+        if source.is_others:  # who can also write a seal
+            probe(fs, path)
         if (file := SealedFile.of(source)) is not None:
             yield file
             return
@@ -172,7 +176,9 @@ class SealedFile:
 
 
 class _Source:
-    """Bytes of a file that is open."""
+    """Bytes of a file that is open. `is_others`: it is known to belong to another user."""
+
+    is_others = False
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -205,6 +211,8 @@ class _LocalSource(_Source):
     def __init__(self, path: str) -> None:
         self._file = FileIO(path)
         super().__init__(self._file.seek(0, SEEK_END))
+        if hasattr(os, "geteuid"):
+            self.is_others = os.fstat(self._file.fileno()).st_uid != os.geteuid()
 
     def close(self) -> None:
         self._file.close()

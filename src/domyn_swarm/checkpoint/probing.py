@@ -1,6 +1,7 @@
 """Reading a parquet file in another process first: damage that no digest finds can abort the process that reads it.
 
-Only parts without a seal are read so, each once. They are from earlier versions, and get a seal when they are merged.
+Parts without a seal are read so, and those of other users of the machine, each once by a process. The first are from
+earlier versions, and get a seal when they are merged.
 """
 
 from __future__ import annotations

@@ -266,6 +266,8 @@ def _refusal(what: str, reply: _Reply) -> EndpointError:
     error: Any = None
     try:
         said = read_json(reply.content)
+        if isinstance(said, list) and len(said) == 1 and isinstance(said[0], dict):  # as Google's servers have it
+            said = said[0]
         said = error = said.get("error", said) if isinstance(said, dict) else said
         said = said.get("message", said) if isinstance(said, dict) else said
         status = f"status {reply.status}"
@@ -275,8 +277,9 @@ def _refusal(what: str, reply: _Reply) -> EndpointError:
         is_message = reply.headers.get("Content-Type", "text/plain").startswith("text/plain")
         if "Location" in reply.headers or (said.strip() and not is_message):
             status = f"{status} ({_described(reply)})"
-    text = _shortened(str(said))
-    retry_after = retry_after_of(reply.headers, text) if status_is_retryable(reply.status) else None
+    words = str(said)
+    text = _shortened(words)
+    retry_after = retry_after_of(reply.headers, words, error) if status_is_retryable(reply.status) else None
     return EndpointError(
         f"{what}: {status}: {text or 'no message'}",
         status=reply.status,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from domyn_swarm.errors import Condition
 
-NO_CREDIT = 402
+OK, NO_CREDIT = 200, 402
 _BUSY_STATUS = frozenset({429, 529})
 _SPENT_CODES = re.compile(
     r"insufficient[_ ]?(user[_ ]?)?(quota|balance|credits?|funds)|billing_\w+|credits?_(exhausted|required)|arrearage|"
@@ -42,6 +42,8 @@ _AGAIN_IN = re.compile(
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhd])")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _EPOCH = 1e9
+MOST_CHARS = 10_000
+"""So much of an error's words is searched for when to come again, which mostly is their end."""
 _LIMIT_NAME = re.compile(r"^(?:x-|anthropic-)?ratelimit-|^ratelimit$")
 
 
@@ -58,15 +60,24 @@ def condition_of(status: int, error: Any, text: str, retry_after: float | None) 
     `error` is the error as the server says it (an object with `code` and `type`, or anything else), `text` its words.
     """
     codes = " ".join(str(error.get(key)) for key in ("code", "type", "status")) if isinstance(error, dict) else ""
+    if status == OK:  # a gateway's own status, with that of the server behind it in the body
+        status = _status_in(error) or status
     if status == NO_CREDIT or _SPENT_CODES.search(codes):
         return "spent"
     if status in (400, 403, 429) and retry_after is None and _SPENT_WORDS.search(text):
         return "spent"
     if status in _BUSY_STATUS:
         return "" if _TOO_LARGE.search(text) else "busy"
-    if status == 503 and (retry_after is not None or _BUSY_WORDS.search(f"{codes} {text}")):
+    if status == 503 and retry_after is not None:
         return "busy"
-    return "busy" if status in (200, 500) and _BUSY_CODES.search(codes) else ""
+    is_about_load = _BUSY_CODES.search(codes) or _BUSY_WORDS.search(text)
+    return "busy" if is_about_load and (status == OK or status >= 500) else ""
+
+
+def _status_in(error: Any) -> int:
+    """The HTTP status that an error in a body has as its code; 0 when it has none."""
+    code = error.get("code") if isinstance(error, dict) else None
+    return int(str(code)) if re.fullmatch(r"[45]\d\d", str(code)) else 0
 
 
 def condition_of_error(error: BaseException) -> Condition:
@@ -95,13 +106,17 @@ def asked_by(error: BaseException) -> float | None:
         return None
 
 
-def retry_after_of(headers: Mapping[str, str], text: str = "") -> float | None:
-    """Seconds after which a refused request may be sent again, as its headers or else its words have it."""
+def retry_after_of(headers: Mapping[str, str], text: str = "", error: Any = None) -> float | None:
+    """Seconds after which a refused request may be sent again, as its headers, its error or else its words have it."""
     if (milliseconds := seconds_of(headers.get("retry-after-ms"))) is not None:
         return milliseconds / 1000
     if (seconds := seconds_of(headers.get("retry-after"))) is not None:
         return seconds
-    if found := _AGAIN_IN.search(text):
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else ():  # google.rpc.RetryInfo
+        if isinstance(detail, dict) and isinstance(delay := detail.get("retryDelay"), str):
+            return duration_of(delay)
+    if found := _AGAIN_IN.search(text[:MOST_CHARS]):
         return duration_of(re.sub(r"(econds?|inutes?)", "", found.group(1)))
     used_up = [one.seconds for one in allowances_of(headers).values() if one.remaining <= 0]
     return max(used_up, default=None)

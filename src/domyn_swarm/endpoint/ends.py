@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from domyn_swarm.errors import ConditionError, JobError
@@ -10,12 +11,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from domyn_swarm.endpoint.replica import Replica
+    from domyn_swarm.endpoint.tries import Tries
     from domyn_swarm.errors import EndpointError
 
-REFUSED_AT_FIRST = {401: 1, 403: 10, 404: 1}
-"""After how many of these, and no answer yet, it is plain that no row will fare better. 403 may be about a text."""
-REFUSED_IN_A_ROW = 100
+KEY_OR_ADDRESS = frozenset({401, 405, 410, *range(300, 400)})
+"""What a server says of the key, or of the address, whatever it is asked."""
+UNKNOWN = 404
+"""The address, or a model that a request names."""
+FORBIDDEN = 403
+"""The key, or what a text is about."""
+TURNED_AWAY = 3
+"""So many requests in a row are refused by an endpoint that has answered before it is asked no more."""
+FORBIDDEN_AT_FIRST, REFUSED_IN_A_ROW = 10, 100
+"""How many requests end a run when they are refused in a row: before there was an answer, and later."""
 RESUME = "Once that has changed, the same command resumes the run."
+
+logger = logging.getLogger("domyn_swarm")
 
 
 class Ends:
@@ -35,21 +46,39 @@ class Ends:
         self._refused = 0
         self._answered_at = self._clock()
 
-    def check_refusal(self, url: str, error: EndpointError) -> None:
-        """Raises JobError when `error`, from `url`, is one that every request meets."""
-        if error.status in REFUSED_AT_FIRST:
-            self._refused += 1
-            few = REFUSED_IN_A_ROW if self._answers else REFUSED_AT_FIRST[error.status]
-            if self._refused >= few:
-                raise JobError(
-                    f"{url} refuses every request: {error.message}",
-                    "Check the key, the model and the address: every request would fail the same way.",
-                )
+    def turns_away(self, replica: Replica, error: EndpointError, tries: Tries) -> bool:
+        """Whether `replica` refused a request, whose tries are `tries`, for what is not the request's fault.
 
-    def check_credit(self) -> None:
-        """Raises ConditionError when no endpoint has credit left."""
+        Raises:
+            JobError: no request of this run will fare better.
+        """
+        if error.status in KEY_OR_ADDRESS or (error.status == UNKNOWN and not replica.has_answered):
+            replica.turned_away += not tries.turned_away  # one request tells one thing, however often it is sent
+            tries.turned_away = True
+            replica.rest()
+            if not replica.has_answered or replica.turned_away >= TURNED_AWAY:
+                self.retire(replica, error)
+            return True
+        if error.status in (UNKNOWN, FORBIDDEN):
+            self._refused += 1
+            if self._refused >= (REFUSED_IN_A_ROW if self._answers else FORBIDDEN_AT_FIRST):
+                raise _refuses_all(replica, error)
+        return False
+
+    def retire(self, replica: Replica, error: EndpointError) -> None:
+        """`replica` is asked no more in this run.
+
+        Raises:
+            ConditionError: no endpoint has credit left.
+            JobError: no endpoint takes requests.
+        """
+        is_known, replica.spent = replica.spent is not None, error
         if all(one.spent for one in self._replicas):
-            raise ConditionError(f"{self._urls} has no credit left: {_words(self._replicas[0].spent)}", RESUME)
+            if error.condition == "spent":
+                raise ConditionError(f"{self._urls} has no credit left: {error.message}", RESUME)
+            raise _refuses_all(replica, error)
+        if not is_known:
+            logger.warning("%s is asked no more in this run: %s", replica.client.base_url, error.message)
 
     def check_hold(self) -> None:
         """Raises ConditionError when each endpoint asks to be left alone for longer than a request may be tried."""
@@ -99,3 +128,10 @@ class Ends:
 
 def _words(error: EndpointError | None) -> str:
     return error.message if error else ""
+
+
+def _refuses_all(replica: Replica, error: EndpointError) -> JobError:
+    return JobError(
+        f"{replica.client.base_url} refuses every request: {error.message}",
+        "Check the key, the model and the address: every request would fail the same way.",
+    )

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from domyn_swarm.concurrency import slots
-from domyn_swarm.concurrency.retry import backoff, is_overload
 from domyn_swarm.endpoint.answer_counts import count_answer
 from domyn_swarm.endpoint.answers import error_in, fault_of
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
 from domyn_swarm.endpoint.ends import Ends
+from domyn_swarm.endpoint.failures import Failures
 from domyn_swarm.endpoint.probes import Probes
-from domyn_swarm.endpoint.replica import GONE_STATUS, Replica, Spell, next_of
+from domyn_swarm.endpoint.replica import Replica, Spell, next_of
 from domyn_swarm.endpoint.single_flight import SingleFlight
 from domyn_swarm.endpoint.tries import Tries
 from domyn_swarm.errors import EndpointError
@@ -70,6 +70,7 @@ class LoadBalancer:
         self._turn = 0
         self._ends = Ends(self._replicas, retry_timeout, clock)
         self._probes = Probes()
+        self._failures = Failures(self._replicas, self._ends, self._probes, retry_timeout, clock)
 
     async def post(self, path: str, payload: dict[str, Any], judge: Judge | None = None) -> Answer:
         """The answer to a POST of `payload` to `path` (`chat/completions`).
@@ -116,7 +117,7 @@ class LoadBalancer:
             except EndpointError as error:
                 this.seconds, this.status, this.error = self._clock() - ticket.at, error.status, error.message
                 self._rates.settle(len(body), estimate, 0)
-                await self._failed(replica, ticket, error, tries)
+                await self._failures.handle(replica, ticket, error, tries)
                 self.counts.retries += 1
             else:
                 this.seconds = seconds = self._clock() - ticket.at
@@ -127,7 +128,7 @@ class LoadBalancer:
                     return Answer(reply.body, seconds, tries.sent)
                 this.error = unfit.message
                 tries.charge(Spell(), seconds)
-                await self._wait_for_another_try(replica, unfit, tries)
+                await self._failures.wait_for_another_try(replica, unfit, tries)
                 self.counts.retries += 1
 
     async def _admitted(self, size: int) -> tuple[Replica, Ticket, float]:
@@ -165,7 +166,7 @@ class LoadBalancer:
         exchange.response = msgspec.json.encode(reply.body)  # an answer or not: `job row` shows what came back
         if (fault := fault_of(path, reply.body)) is not None:
             error = error_in(reply.body)
-            asked = retry_after_of(reply.headers, fault) if error else None
+            asked = retry_after_of(reply.headers, fault, error) if error else None
             raise EndpointError(
                 fault, status=200, retry_after=asked, condition=condition_of(200, error, fault, asked) if error else ""
             )
@@ -174,76 +175,12 @@ class LoadBalancer:
     def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
         """Count an answer; the tokens that it says it used, None when it does not say."""
         replica.pace.admitted()
+        replica.has_answered, replica.turned_away = True, 0
         if replica.answered():  # those that still fail do so on their own account
             for one in self._replicas:
                 one.spell.is_replicas = one.spell.is_replicas or one.troubled
         self._ends.answered()
         return count_answer(self.counts, replica, answer, seconds)
-
-    async def _failed(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
-        """Return when it is time for another try. Raises `error` when there will be none, or what ends the run."""
-        if error.condition == "spent":
-            replica.spent = error
-            self._ends.check_credit()
-        elif error.condition == "busy":
-            await self._busy(replica, ticket, error, tries)
-        else:
-            replica.pace.admitted()
-            self._ends.check_refusal(replica.client.base_url, error)
-            tries.charge(replica.spell, self._clock() - ticket.at)
-            await self._judge(replica, error, tries)
-            await self._wait_for_another_try(replica, error, tries)
-
-    async def _judge(self, replica: Replica, error: EndpointError, tries: Tries) -> None:
-        """Find out whether a failure is the replica's, whatever it is asked, before it counts as the request's."""
-        gone = replica.failed(error)
-        if replica.troubled and any(one.may_recover for one in self._replicas if one is not replica):
-            replica.spell.is_replicas = True
-        if gone or (error.status in GONE_STATUS and error.retryable and tries.are_used_up):
-            await self._probes.judge(replica, error)
-
-    def _another_is_good(self, replica: Replica) -> bool:
-        now = self._clock()
-        return any(one is not replica and one.is_good(now) for one in self._replicas)
-
-    async def _busy(self, replica: Replica, ticket: Ticket, error: EndpointError, tries: Tries) -> None:
-        """Hold the endpoint, or let the limit of calls in flight see to it where that adapts.
-
-        Raises:
-            ConditionError: no endpoint has let anything in for as long as a request may be tried.
-            EndpointError: others were let in, and this request was not, for as long.
-        """
-        replica.busy_with = error
-        tries.refused()
-        crowd = slots.current()
-        if error.retry_after is None and crowd is not None and crowd.adaptive and not replica.pace.is_needed(
-            ticket, replica.in_flight
-        ):  # fmt: skip
-            crowd.rejected()
-            await slots.pause(backoff(tries.refusals, error))
-        else:
-            replica.pace.refused(ticket, error.retry_after)
-        self._ends.check_dry()
-        if tries.is_singled_out:
-            raise self._final(error, tries)
-
-    async def _wait_for_another_try(self, replica: Replica, error: EndpointError, tries: Tries) -> None:
-        """Return when it is time for it. Raises `error` when there will be none, Halted when the run ends before."""
-        wait = 0.0 if self._another_is_good(replica) else backoff(max(tries.charged, 1), error)
-        in_time = tries.take(wait)
-        if is_overload(error):
-            slots.rejected()
-        if error.retryable and not tries.are_used_up and in_time:
-            await slots.pause(wait, keeping=not wait)
-            return
-        if error.retryable and not in_time:
-            error = _too_late(error, wait, self._retry_timeout)
-        raise self._final(error, tries)
-
-    def _final(self, error: EndpointError, tries: Tries) -> EndpointError:
-        error.retryable = False  # whoever makes the calls need not try on
-        error.attempts = tries.sent
-        return error
 
     async def _until_one_is_back(self) -> None:
         gone_since = self._clock()
@@ -259,10 +196,3 @@ def _judged(judge: Judge | None, answer: dict[str, Any]) -> EndpointError | None
     except EndpointError as error:
         return error
     return None
-
-
-def _too_late(error: EndpointError, wait: float, most: float) -> EndpointError:
-    return EndpointError(
-        f"{error.message.rstrip('.')}. Another try would come in {wait:,.0f} s, and --retry-timeout is {most:g} s.",
-        status=error.status,
-    )

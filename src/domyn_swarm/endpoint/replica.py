@@ -56,6 +56,8 @@ class Replica:
         """What it said when it refused last, for whoever has to give up on it."""
         self.spent: EndpointError | None = None
         """No request can succeed here any more, and why."""
+        self.has_answered = False
+        self.turned_away = 0  # requests in a row that were refused for what is no request's fault
         self.rests_until = 0.0
         self.spell = Spell()
         self._clock = clock
@@ -85,7 +87,6 @@ class Replica:
             self._failures = self._absences = 0
             self.spell = Spell()
         self.rests_until = 0.0
-        self.busy_with = None
         return recovered
 
     def is_there(self) -> None:
@@ -97,10 +98,13 @@ class Replica:
         """Rest a while, because what fails fast has few requests in flight; whether it seems to be gone."""
         if error.retryable:
             self._failures += 1
-            rest = max(error.retry_after or 0.0, FIRST_REST_SECONDS * 2.0 ** min(self._failures - 1, 10))
-            self.rests_until = max(self.rests_until, self._clock() + min(rest, MOST_REST_SECONDS))
+            self.rest(max(error.retry_after or 0.0, FIRST_REST_SECONDS * 2.0 ** min(self._failures - 1, 10)))
         self._absences = self._absences + 1 if error.status in GONE_STATUS else 0
         return self._absences >= TROUBLED_AFTER
+
+    def rest(self, seconds: float = FIRST_REST_SECONDS) -> None:
+        """Let others be asked first for so long."""
+        self.rests_until = max(self.rests_until, self._clock() + min(seconds, MOST_REST_SECONDS))
 
     def heard(self, ticket: Ticket, headers: Mapping[str, str], tokens: int | None) -> None:
         """Take note of what an answer's headers say of limits; `tokens` is what the answer has cost, if it says so."""

@@ -20,6 +20,7 @@ class Tries:
     def __init__(self, retries: int, patience: float, clock: Callable[[], float]) -> None:
         self.sent = 0
         self.refusals = 0
+        self.turned_away = False
         self._retries = retries
         self._patience = patience
         self._clock = clock
