@@ -29,40 +29,73 @@ class Tab:
     errors: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
 
+    def listen(self, on: bool = True) -> None:
+        """Begin to write down what goes on, or end it."""
+        set_listener = self.page.on if on else self.page.remove_listener
+        set_listener("console", self._console)
+        set_listener("pageerror", self._error)
+        set_listener("request", self._request)
+
+    def _console(self, said: Any) -> None:
+        if said.type == "error":
+            self.errors.append(said.text)
+
+    def _error(self, error: Any) -> None:
+        self.errors.append(str(error))
+
+    def _request(self, request: Any) -> None:
+        self.requests.append(request.url)
+
     def text(self, selector: str) -> str:
         """What a reader sees of an element."""
         return self.page.locator(selector).inner_text()
 
 
 class Browser:
-    """Opens pages. Those with the same options share a profile: another one takes a second of CPU."""
+    """Opens pages, in tabs that are used again: a new tab takes a second of CPU, a new profile another one."""
 
     def __init__(self, chromium: Any) -> None:
         self._chromium = chromium
-        self._contexts: dict[str, Any] = {}
-        self._pages: list[Any] = []
+        self._profiles: dict[str, Any] = {}
+        self._free: dict[str, list[Any]] = {}
+        self._tabs: list[tuple[str, Tab]] = []
 
     def open(
-        self, url: str, *, width: int = 1200, height: int = 900, theme: Literal["light", "dark"] = "light", **more: Any
+        self,
+        url: str,
+        *,
+        width: int = 1200,
+        height: int = 900,
+        theme: Literal["light", "dark"] = "light",
+        motion: Literal["reduce", "no-preference"] = "no-preference",
+        **more: Any,
     ) -> Tab:
         """A page that has loaded. `more` are options of Playwright's `new_context`."""
-        size = {"width": width, "height": height}
-        options = {"viewport": size, "color_scheme": theme, **more}
-        if str(options) not in self._contexts:
-            self._contexts[str(options)] = self._chromium.new_context(**options)
-            self._contexts[str(options)].set_default_timeout(10_000)
-        tab = Tab(self._contexts[str(options)].new_page())
-        self._pages.append(tab.page)
-        tab.page.on("console", lambda said: said.type == "error" and tab.errors.append(said.text))
-        tab.page.on("pageerror", lambda error: tab.errors.append(str(error)))
-        tab.page.on("request", lambda request: tab.requests.append(request.url))
-        tab.page.goto(url)
+        profile = str(more)
+        free = self._free.setdefault(profile, [])
+        page = free.pop() if free else self._profile(profile, more).new_page()
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(media="null", color_scheme=theme, reduced_motion=motion)
+        tab = Tab(page)
+        self._tabs.append((profile, tab))
+        tab.listen()
+        page.goto(url)
         return tab
 
+    def _profile(self, name: str, options: dict[str, Any]) -> Any:
+        if name not in self._profiles:
+            self._profiles[name] = self._chromium.new_context(**options)
+            self._profiles[name].set_default_timeout(10_000)
+        return self._profiles[name]
+
     def close_pages(self) -> None:
-        """Close what was opened."""
-        while self._pages:
-            self._pages.pop().close()
+        """Leave what was opened."""
+        while self._tabs:
+            profile, tab = self._tabs.pop()
+            if not tab.page.is_closed():
+                tab.listen(False)
+                tab.page.goto("about:blank")
+                self._free[profile].append(tab.page)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compileall
 import functools
+import gc
 import os
 import signal
 import subprocess
@@ -49,6 +50,17 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Table(path))
     if not hasattr(config, "workerinput"):  # where Python keeps no bytecode, each process would compile it all
         compileall.compile_dir(Path(domyn_swarm.__file__).parent, quiet=2)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is collected stays until the end: the garbage collector does not look at it, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from domyn_swarm.concurrency.adaptive import FIRST, LEAST, MOST, AdaptiveLimit
 
-SEEDS = range(4)
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.stress) for seed in range(1, 4))]
 LATENCY = 0.1  # seconds that a call takes on average
 REFUSAL = 0.002  # seconds that a refusal takes
 MINUTE = 60.0

@@ -50,15 +50,12 @@ def test_damages(folder: Path) -> None:
     played(scenarios.damage, *(Stage(folder / name, name, ways=some) for name, some in ways.items()))
 
 
-@pytest.mark.parametrize(
-    "scene",
-    [
-        pytest.param(scenarios.lock, marks=pytest.mark.stress),
-        pytest.param(scenarios.twice, marks=pytest.mark.stress),
-        scenarios.full,
-    ],
-    ids=lambda scene: scene.__name__,
-)
+def test_a_full_disk(folder: Path) -> None:
+    played(scenarios.full, Stage(folder / "pandas", "pandas"))
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("scene", [scenarios.lock, scenarios.twice, scenarios.full], ids=lambda scene: scene.__name__)
 def test_scene(scene: Callable[[Stage], None], folder: Path) -> None:
     played(scene, *(Stage(folder / name, name, pairs=1) for name in ("pandas", "polars")))
 

@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from typing import Any
 import pytest
 
 from domyn_swarm.endpoint.demo import demo_server
+from domyn_swarm.jobs import run as run_a_spec
 from domyn_swarm.jobspec import JobSpec, flag_of
+from tests import forked
 from tests.conftest import JOBS, Command, job, rows, start_command, table, tree, write
 
 CHAT = "domyn_swarm.jobs:ChatCompletionJob"
@@ -252,12 +253,14 @@ def test_what_happens_while_python_takes_itself_apart_is_not_the_command_s_end(
 ) -> None:
     """Threads of libraries abort processes then, or hang."""
     Path("end.py").write_text(
-        "import atexit, os, threading, time\nfrom pathlib import Path\nfrom tests.jobs import Upper\n"
+        "import atexit, os, threading, time\nfrom pathlib import Path\nfrom domyn_swarm import SwarmJob\n"
+        "class Upper(SwarmJob):\n    input_columns, output_columns = ('text',), ('upper',)\n"
+        "    def transform_item(self, text):\n        return text.upper()\n"
         "class Aborts:\n    def __del__(self):\n        os.abort()\naborts = Aborts()\n"
         "atexit.register(Path('ended').touch)\n"
         "threading.Thread(target=lambda: (time.sleep(0.2), Path('waited for').touch())).start()\n"
     )
-    ran = submit(command, "end.py:Upper", "--dry-run", env={"PYTHONPATH": str(Path(__file__).parents[1])})
+    ran = submit(command, "end.py:Upper", "--dry-run")
     assert (ran.returncode, Path("ended").exists(), Path("waited for").exists()) == (0, True, True), ran.stderr
 
 
@@ -673,9 +676,9 @@ def recorded_spec() -> dict[str, Any]:
 
 
 def repeat(spec: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "domyn_swarm.jobs.run", spec], check=False, capture_output=True, text=True, timeout=120
-    )
+    """As `python -m domyn_swarm.jobs.run` does."""
+    ran: subprocess.CompletedProcess[str] = forked.run(str(run_a_spec.__file__), spec)
+    return ran
 
 
 def on_a_terminal(*arguments: str) -> tuple[str, str, int]:

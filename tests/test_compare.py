@@ -154,7 +154,9 @@ def test_ids_and_values_are_the_same_whatever_arrow_types_hold_them() -> None:
     assert (found.same, found.rows) == (True, Rows(same=2))
 
 
-@pytest.mark.parametrize("shuffled", [False, True], ids=["in place", "shuffled"])
+@pytest.mark.parametrize(
+    "shuffled", [False, pytest.param(True, marks=pytest.mark.stress)], ids=["in place", "shuffled"]
+)
 def test_counts_are_those_that_a_dictionary_would_give(shuffled: bool) -> None:
     """Over several windows of positions, with rows that are in one run only and all kinds of outputs."""
     random.seed(11)

@@ -32,7 +32,7 @@ MANY = 2 * settings.default.max_examples
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 
 
-@settings(PATIENT, max_examples=6)
+@settings(PATIENT, max_examples=3)
 @given(table=tables(), cut=st.integers(0, 5))
 def test_a_table_comes_out_the_same_on_every_engine_through_an_interrupt(table: pa.Table, cut: int) -> None:
     check(table, ENGINES, cut)

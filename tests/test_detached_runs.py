@@ -200,6 +200,7 @@ def test_a_run_that_refuses_to_begin_has_failed_for_the_reason_in_its_log(comman
     assert listed[1].split()[:4] == ["out", "failed", "-", "-"]
 
 
+@pytest.mark.stress
 def test_a_run_in_a_terminal_is_listed_too_and_one_that_was_lost_goes_on_detached(command: Command) -> None:
     expected = texts(LONG)
     Path("deeper").mkdir()
@@ -221,6 +222,7 @@ def test_a_run_in_a_terminal_is_listed_too_and_one_that_was_lost_goes_on_detache
     assert rows("../out.parquet") == [{"text": text, "upper": text.upper()} for text in expected]
 
 
+@pytest.mark.stress
 def test_where_only_the_output_was_relative_a_resume_from_elsewhere_finds_it_too(command: Command) -> None:
     source = write(Path("in.parquet").absolute(), {"text": ["a", "bad"]})
     arguments = ("job", "submit", job("Picky"), "--input", source, "--output", "out.parquet", "--retries", "0")
@@ -254,6 +256,7 @@ def test_what_cannot_be_sent_is_refused_and_nothing_is_written(command: Command)
     assert not index().exists()
 
 
+@pytest.mark.stress
 def test_a_run_on_an_object_store_has_its_log_here_and_everything_else_there(
     command: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +293,7 @@ def test_a_run_on_an_object_store_has_its_log_here_and_everything_else_there(
 def test_names_are_nearly_known_completed_and_found_again_without_an_index(command: Command) -> None:
     texts(1)
     for output in ("out/answers.parquet", "other/answers.parquet"):
-        command("job", "submit", job("Upper"), "--input", "in.parquet", "--output", output, "--detach")
+        command("job", "submit", job("Upper"), "--input", "in.parquet", "--output", output)
     assert said("job", "wait", "answers-2")["output"] == str(Path("other/answers.parquet").absolute())
     for line in ("job status answrs", "job row answrs 1", "job diff answers answrs", "checkpoint inspect answrs"):
         assert refusal(*line.split()).startswith("No run is named 'answrs'.\nDid you mean: answers, answers-2?")

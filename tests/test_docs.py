@@ -56,7 +56,12 @@ def port() -> str:
         return str(server.getsockname()[1])
 
 
-@pytest.mark.parametrize("page", READ)
+DETACHED = "docs/walk-away.md"  # whose runs are new Pythons
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.stress] if page == DETACHED else []) for page in READ]
+)
 def test_every_block_of_a_page_does_what_it_says(page: str, folder: Path, port: str) -> None:
     with Reader(folder, {}, {"--port 8000": f"--port {port}", "127.0.0.1:8000": f"127.0.0.1:{port}"}) as reader:
         read(page, reader)

@@ -113,6 +113,7 @@ os.link = link
 """
 
 
+@pytest.mark.stress
 def test_a_filesystem_without_hard_links_does_as_well() -> None:
     Path("shim").mkdir()
     Path("shim/sitecustomize.py").write_text(NO_LINKS)

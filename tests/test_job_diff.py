@@ -119,8 +119,8 @@ def test_the_page_scrolls_its_rows_and_asks_for_nothing(browser: Browser, comman
     ("body", "theme", "background"),
     [
         ('data-jp-theme-light="false"', "light", "rgb(26, 30, 34)"),
-        ('data-jp-theme-light="true"', "dark", "rgb(255, 255, 255)"),
-        ('class="vscode-dark"', "light", "rgb(26, 30, 34)"),
+        pytest.param('data-jp-theme-light="true"', "dark", "rgb(255, 255, 255)", marks=pytest.mark.stress),
+        pytest.param('class="vscode-dark"', "light", "rgb(26, 30, 34)", marks=pytest.mark.stress),
         ('class="vscode-light"', "dark", "rgb(255, 255, 255)"),
     ],
     ids=["jupyter dark", "jupyter light", "vs code dark", "vs code light"],

@@ -438,14 +438,14 @@ def error_classes(of: type[SwarmError] = SwarmError) -> list[type[SwarmError]]:
     return list(dict.fromkeys(found))
 
 
-@pytest.mark.parametrize("kind", error_classes())
-def test_every_error_survives_pickling(kind: type[SwarmError]) -> None:
-    error = kind("It broke.", "Fix it.")
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is kind
-    assert (again.message, again.hint, str(again)) == ("It broke.", "Fix it.", "It broke.\nFix it.")
-    assert again.exit_status == kind.exit_status
-    assert vars(again) == vars(error)
+def test_every_error_survives_pickling() -> None:
+    for kind in error_classes():
+        error = kind("It broke.", "Fix it.")
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is kind
+        assert (again.message, again.hint, str(again)) == ("It broke.", "Fix it.", "It broke.\nFix it.")
+        assert again.exit_status == kind.exit_status
+        assert vars(again) == vars(error)
 
 
 def test_an_endpoint_error_keeps_what_the_endpoint_said() -> None:

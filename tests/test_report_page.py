@@ -29,13 +29,24 @@ Show = Callable[..., Tab]
 
 
 def in_both_pictures(*names: str) -> pytest.MarkDecorator:
-    """Examples with the picture that Graphviz drew. That the page draws is the first one's alone, but for stress."""
-    first = [pytest.param(name, True, id=f"{name}, Graphviz drew it") for name in names]
-    second = [
-        pytest.param(name, False, id=f"{name}, the page draws it", marks=[pytest.mark.stress] if number else [])
-        for number, name in enumerate(names)
-    ]
-    return pytest.mark.parametrize(("name", "drawn"), first + second)
+    """Examples with the picture that Graphviz drew, and with that the page draws. All but the first are stress."""
+    return pytest.mark.parametrize(
+        ("name", "drawn"),
+        [
+            pytest.param(name, drawn, id=f"{name}, {by}", marks=[pytest.mark.stress] if number else [])
+            for drawn, by in ((True, "Graphviz drew it"), (False, "the page draws it"))
+            for number, name in enumerate(names)
+        ],
+    )
+
+
+NASTY = pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(text, id=name, marks=[pytest.mark.stress] if name in ("unicode", "long") else [])
+        for name, text in zip(("script", "end of script", "quotes", "unicode", "long"), examples.NASTY, strict=True)
+    ],
+)
 
 
 @pytest.fixture
@@ -223,7 +234,7 @@ def test_it_opens_from_disk_without_an_error_and_asks_nobody(show: Show, name: s
     assert [url.rpartition("/")[2] for url in tab.requests] == ["report.html"]
 
 
-@pytest.mark.parametrize("text", examples.NASTY, ids=["script", "end of script", "quotes", "unicode", "long"])
+@NASTY
 def test_texts_stay_texts_wherever_they_stand(show: Show, text: str) -> None:
     tab = show(examples.nasty(text))
     for summary in tab.page.locator("summary").all():
@@ -409,7 +420,7 @@ def test_the_wheel_zooms_with_ctrl_only_and_around_the_pointer(show: Show) -> No
     assert view(tab) == zoomed
 
 
-@pytest.mark.parametrize("name", ["finished", "on_ray"])
+@pytest.mark.parametrize("name", ["finished", pytest.param("on_ray", marks=pytest.mark.stress)])
 def test_the_page_draws_the_graph_itself_when_it_has_no_picture(show: Show, name: str) -> None:
     report = getattr(examples, name)()
     tab = show(report)
@@ -445,7 +456,7 @@ def test_a_picture_that_is_too_small_to_read_on_a_phone_gives_way_to_the_drawing
     assert tab.errors == []
 
 
-@pytest.mark.parametrize("name", ["broken", "on_ray"])
+@pytest.mark.parametrize("name", ["broken", pytest.param("on_ray", marks=pytest.mark.stress)])
 def test_the_picture_that_graphviz_draws_is_made_for_the_page(show: Show, name: str) -> None:
     report = getattr(examples, name)()
     picture = picture_of(report)
@@ -535,7 +546,9 @@ def test_light_and_dark_are_different(show: Show) -> None:
     assert max(dark) < 50
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.stress] if number else []) for number, name in enumerate(EXAMPLES)]
+)
 def test_the_page_does_not_scroll_sideways(show: Show, name: str) -> None:
     tab = show(getattr(examples, name)(), width=1200)
     for width in (1200, 390):
@@ -545,7 +558,7 @@ def test_the_page_does_not_scroll_sideways(show: Show, name: str) -> None:
         assert tab.page.locator("section, section > *, #picture, #panel, figure, .kind, pre").evaluate_all(cut) == []
 
 
-@pytest.mark.parametrize("text", examples.NASTY, ids=["script", "end of script", "quotes", "unicode", "long"])
+@NASTY
 def test_long_texts_do_not_widen_a_phone(show: Show, text: str) -> None:
     assert unfolded_width(show(examples.nasty(text), width=390)) == 390
 
@@ -584,8 +597,8 @@ def test_the_page_has_landmarks_names_and_one_order_of_headings(show: Show) -> N
 
 def test_movement_is_only_for_those_who_want_it(show: Show) -> None:
     behavior = "getComputedStyle(document.documentElement).scrollBehavior"
-    assert show(examples.finished(), reduced_motion="reduce").page.evaluate(behavior) == "auto"
-    assert show(examples.finished(), reduced_motion="no-preference").page.evaluate(behavior) == "smooth"
+    assert show(examples.finished(), motion="reduce").page.evaluate(behavior) == "auto"
+    assert show(examples.finished(), motion="no-preference").page.evaluate(behavior) == "smooth"
 
 
 def test_on_paper_it_is_light_and_without_buttons(show: Show) -> None:

@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-import openai
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -34,6 +33,8 @@ def official(status: int, **headers: str) -> Exception:
     """An error of the official client. Its HTTP library goes by several names, so the answer is a stand-in."""
     named = CIMultiDict({name.replace("_", "-"): value for name, value in headers.items()})
     answer: Any = SimpleNamespace(status_code=status, headers=named, request=None)
+    import openai  # takes a second to import
+
     return openai.APIStatusError("no", response=answer, body=None)
 
 

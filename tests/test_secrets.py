@@ -216,6 +216,7 @@ def test_a_job_that_uses_the_official_client(command: Command) -> None:
 # Runs that end otherwise.
 
 
+@pytest.mark.stress
 def test_a_run_that_is_done_and_the_processes_that_do_it(key_file: str) -> None:
     write("in.parquet", {"item": [f"fine {number}" for number in range(40)]})
     with chaos("--latency", "0.1") as server:

@@ -402,7 +402,7 @@ def finished(batch: Batch, order: Sequence[int]) -> pa.Table:
 
 
 class TestStore(Store.TestCase):
-    settings = settings(max_examples=8, stateful_step_count=20, deadline=None)
+    settings = settings(max_examples=4, stateful_step_count=20, deadline=None)
 
 
 @pytest.mark.stress

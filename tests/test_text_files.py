@@ -53,7 +53,7 @@ def test_strings_of_json_stay_strings_and_numbers_stay_numbers() -> None:
     assert (types["id"], types["n"], types["big"], types["at"]) == ("string", "double", "int64", "string")
 
 
-@pytest.mark.parametrize("block", [1, 40, 10_000])
+@pytest.mark.parametrize("block", [1, pytest.param(40, marks=pytest.mark.stress), 10_000])
 @pytest.mark.parametrize("name", ["in.jsonl", "in.ndjson", "in.csv"])
 def test_files_are_read_in_blocks(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_files, "BLOCK_BYTES", max(block, 40) if name.endswith(".csv") else block)

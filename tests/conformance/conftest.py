@@ -26,20 +26,21 @@ RUNS = {"run_job", "shout", "shout_in_mode"}
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Choose where cases that are runs are made; `--backend` makes all of them, on the engine it names.
 
-    Those marked `clusters` are made on every engine in both modes. All others are made on pandas in both modes, and on
-    the other engines in native mode, where the frames are the engine's own: the rest of these is stress. Engines that
-    share their code with pandas, and clusters, are left to stress and to `--backend`.
+    All are made on pandas in both modes. Those marked `clusters` are made on every engine, all others on engines that
+    neither share their code with pandas nor start processes. Modes other than native, whose frames are the engine's
+    own, are stress. So are the others on engines like pandas; on clusters these are left to `--backend`.
     """
     if config.getoption("--backend"):
         return
     left_out = set()
     for item in items:
         where = _of_a_run(item)
-        if where is None or where["backend"] == "pandas" or item.get_closest_marker("clusters"):
+        if where is None or where["backend"] == "pandas":
             continue
-        if where["backend"] in CLUSTERS:
+        everywhere = item.get_closest_marker("clusters")
+        if where["backend"] in CLUSTERS and not everywhere:
             left_out.add(item)
-        elif where["backend"] in LIKE_PANDAS or where.get("mode") == "compatibility":
+        elif where.get("mode") == "compatibility" or (where["backend"] in LIKE_PANDAS and not everywhere):
             item.add_marker("stress")
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
