@@ -293,7 +293,7 @@ def test_a_run_on_an_object_store_has_its_log_here_and_everything_else_there(
 def test_names_are_nearly_known_completed_and_found_again_without_an_index(command: Command) -> None:
     texts(1)
     for output in ("out/answers.parquet", "other/answers.parquet"):
-        command("job", "submit", job("Upper"), "--input", "in.parquet", "--output", str(Path(output).absolute()))
+        command("job", "submit", job("Upper"), "--input", "in.parquet", "--output", output, "--detach")
     assert said("job", "wait", "answers-2")["output"] == str(Path("other/answers.parquet").absolute())
     for line in ("job status answrs", "job row answrs 1", "job diff answers answrs", "checkpoint inspect answrs"):
         assert refusal(*line.split()).startswith("No run is named 'answrs'.\nDid you mean: answers, answers-2?")
