@@ -24,7 +24,7 @@ def test_an_engine_that_is_missing_is_refused_with_the_command_that_installs_it(
     done = command("job", "submit", job("Upper"), *arguments)
     assert done.returncode == 2
     assert done.stderr == (
-        f"Error: --data-backend {engine}: the package '{engine}' is not installed.\n"
+        f"Error: --data-backend: the package '{engine}' is not installed.\n"
         f"Install it: pip install 'domyn-swarm[{engine}]'\n"
     )
 
@@ -35,7 +35,7 @@ def test_a_run_for_a_ray_cluster_is_refused_with_the_command_that_installs_what_
     done = command("job", "submit", job("Upper"), *arguments, "--ray-address", "http://127.0.0.1:1")
     assert done.returncode == 2
     assert done.stderr == (
-        "Error: --run-on ray: the package 'ray' is not installed.\nInstall it: pip install 'domyn-swarm[ray]'\n"
+        "Error: --run-on: the package 'ray' is not installed.\nInstall it: pip install 'domyn-swarm[ray]'\n"
     )
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from playwright.sync_api import Page, sync_playwright
 
 from domyn_swarm import SwarmJob, plan
-from domyn_swarm.report.diagram import dot_of, draw
+from domyn_swarm.report.diagram import dot_of
+from domyn_swarm.report.graphviz import draw
 from tests.browser import ARGUMENTS, NAMES
 
 ROOT = Path(__file__).parents[1]

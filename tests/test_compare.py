@@ -249,7 +249,8 @@ def test_generated_ids_over_different_inputs_are_refused_with_the_way_out() -> N
         compare(A, B)
     assert "Generated ids are row numbers, and the inputs differ (A: " in refused.value.message
     assert all(path in refused.value.message for path in ("in.parquet", "other.parquet"))
-    assert "--on COLUMN (on= in Python)" in refused.value.hint
+    assert refused.value.code == "match.ids"
+    assert "unique in both outputs: on=." in refused.value.hint
     assert "Columns in both: name, out, text." in refused.value.hint
     with pytest.raises(ConfigurationError, match="the inputs differ"):
         compare(A, B, on="_row_id")
@@ -334,7 +335,8 @@ def test_duplicates_in_the_column_are_refused_with_the_first_offenders() -> None
         submit(name, input_columns=["text"])
     with pytest.raises(DataError) as refused:
         compare(A, B, on="name")
-    assert "--on: 'name' has 2 duplicate values in A: 'x' (2 times), 'y' (2 times)" in refused.value.message
+    assert (refused.value.code, refused.value.option, refused.value.column) == ("id.duplicate", "on", "name")
+    assert "2 duplicate values in A: 'x' (2 times), 'y' (2 times)" in refused.value.message
 
 
 def test_duplicates_in_the_second_run_are_refused_too() -> None:
@@ -350,17 +352,19 @@ def test_nulls_in_the_column_are_refused() -> None:
     write("in.parquet", {"name": ["x", None], "text": texts("ab")})
     for name in "ab":
         submit(name, input_columns=["text"])
-    with pytest.raises(DataError, match="--on: 'name' is null in row 1 of A"):
+    with pytest.raises(DataError, match=" of A ") as refused:
         compare(A, B, on="name")
+    error = refused.value
+    assert (error.code, error.option, error.column, error.row) == ("id.null", "on", "name", 1)
 
 
 def test_a_column_that_an_output_has_not_is_refused_with_those_that_there_are() -> None:
     two_inputs()
     with pytest.raises(ConfigurationError) as refused:
         compare(A, B, on="nmae")
-    assert (refused.value.message, refused.value.hint) == (
-        "--on: the output of A has no column 'nmae'.", "Columns: name, text, out.",
-    )  # fmt: skip
+    error = refused.value
+    assert (error.code, error.option, error.column) == ("column.missing", "on", "nmae")
+    assert error.choices == ("name", "text", "out")
 
 
 def test_an_output_that_is_gone_or_another_runs_is_refused() -> None:

@@ -190,7 +190,8 @@ def test_a_port_that_is_taken_is_refused_and_leaves_no_thread_behind() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError) as refused, demo_server(port=port):
             pass
-    assert str(refused.value) == f"--port: {port} cannot be used: Address already in use.\nChoose another."
+    assert (refused.value.code, refused.value.option) == ("port.unusable", "port")
+    assert f"{port} cannot be used: Address already in use" in refused.value.message
     assert set(threading.enumerate()) == before
 
 

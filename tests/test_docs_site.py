@@ -109,7 +109,7 @@ def test_the_table_of_options_has_each_field_of_the_spec_with_its_flags(site: Pa
     cells = [row.find_all("td") for row in table.find_all("tr")[1:]]
     found = {row[1].get_text(strip=True): [code.get_text() for code in row[0].find_all("code")] for row in cells}
     assert found == {
-        field: [part for flag in option_of(field).extra["flags"] for part in flag.split("/")] or ["JOB"]
+        field: [part for flag in option_of(field).flags for part in flag.split("/")] or ["JOB"]
         for field in JobSpec.__struct_fields__
     }
     assert [row for row in cells if not all(cell.get_text(strip=True) for cell in row)] == []

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.endpoint.client import MOST_REDIRECTS, EndpointClient, normalised
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import read_key
@@ -480,20 +481,20 @@ def test_the_key_may_stand_in_a_file(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "code"),
     [
-        (None, "--api-key-file: key cannot be read: No such file or directory."),
-        (b" \n", "--api-key-file: key is empty."),
-        (b"\xff\xfe", "--api-key-file: key cannot be read: it is no text."),
-        (b"one\ntwo", "--api-key-file: key holds what is no key: a line of plain characters is needed."),
+        (None, "key.unreadable"),
+        (b" \n", "key.invalid"),
+        (b"\xff\xfe", "key.unreadable"),
+        (b"one\ntwo", "key.invalid"),
     ],
 )
-def test_a_file_without_a_key_is_refused(folder: Path, content: bytes | None, message: str) -> None:
+def test_a_file_without_a_key_is_refused(folder: Path, content: bytes | None, code: str) -> None:
     if content is not None:
         (folder / "key").write_bytes(content)
     with pytest.raises(ConfigurationError) as refused:
         read_key("key")
-    assert refused.value.message == message
+    assert (refused.value.code, refused.value.option) == (code, "api_key_file")
 
 
 # The check before a run.
@@ -539,12 +540,15 @@ def test_the_check_refuses_an_endpoint_that_does_not_list_models(
     models = lambda: web.Response(status=status, text=text)  # noqa: E731
     with serving(answering(web.Response), models) as server, pytest.raises(ConfigurationError) as refused:
         check_endpoint(server.url)
-    assert str(refused.value) == f"--endpoint: {server.url} cannot be used: {message}\n{hint}"
+    error = refused.value
+    assert (error.code, error.option, error.path) == ("endpoint.unusable", "endpoints", server.url)
+    assert message in error.message
+    assert on_command_line(error).endswith(f"\n{hint}")
 
 
 def test_the_check_refuses_an_endpoint_that_is_not_there() -> None:
     url = closed_port()
-    with pytest.raises(ConfigurationError, match=f"--endpoint: {url} cannot be used: GET models: ClientConnectorError"):
+    with pytest.raises(ConfigurationError, match=f"{url} cannot be used: GET models: ClientConnectorError"):
         check_endpoint(url)
 
 
@@ -609,16 +613,11 @@ def test_an_address_without_a_path_gets_the_usual_one(url: str, base: str) -> No
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         normalised(url)
-    assert str(refused.value) == (
-        f"--endpoint: {url!r} is not a URL of an endpoint.\n"
-        "Write http://host:port/v1, or `demo` for the bundled endpoint."
-    )
+    assert (refused.value.code, refused.value.option) == ("endpoint.url", "endpoints")
 
 
 def test_an_address_with_a_password_is_refused_without_repeating_it() -> None:
     with pytest.raises(ConfigurationError) as refused:
         normalised(f"https://me:{KEY}@host/v1")
-    assert str(refused.value) == (
-        "--endpoint: the URL holds a user name or a password, which would be written down with the run.\n"
-        "Leave them out; a key is read from DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file."
-    )
+    assert (refused.value.code, refused.value.option) == ("option.secret", "endpoints")
+    assert KEY not in str(refused.value)

@@ -420,7 +420,7 @@ def test_a_request_that_is_wrong_in_itself_is_its_rows_failure_and_sent_once(com
 
 def told_of_failures(err: str) -> tuple[int, int]:
     """How many rows failed, and of how many, as the error says it."""
-    found = re.search(r"Error: ([\d,]+) of ([\d,]+) rows have failed; --max-errors allows ", err)
+    found = re.search(r"Error: ([\d,]+) of ([\d,]+) rows have failed, more than --max-errors ", err)
     assert found, err
     failed, finished = (int(number.replace(",", "")) for number in found.groups())
     return failed, finished
@@ -441,7 +441,7 @@ def test_a_run_stops_when_more_rows_have_failed_than_may(budget: str, least: int
         counts = Counter(line["did"] for line in server.requests())
     assert stopped.returncode == 1
     failed, finished = told_of_failures(stopped.stderr)
-    assert f"--max-errors allows {budget}.\n" in stopped.stderr
+    assert f"--max-errors {budget} allows.\n" in stopped.stderr
     assert least <= failed <= most  # a share is looked at from 100 rows on
     assert failed == counts["400"] == record()["failed"]
     assert finished == counts.total() == record()["rows"]

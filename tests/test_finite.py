@@ -18,9 +18,9 @@ NAN, INFINITY = float("nan"), float("inf")
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("job_kwargs", {"request": {"temperature": NAN}}, "--job-kwargs: nan at request.temperature"),
+        ("job_kwargs", {"request": {"temperature": NAN}}, "job_kwargs: nan at request.temperature"),
         ("job_kwargs", {"request": {"extra_body": {"a": [1, -INFINITY]}}}, "-inf at request.extra_body.a[1]"),
-        ("job_kwargs", {"threshold": INFINITY}, "--job-kwargs: inf at threshold"),
+        ("job_kwargs", {"threshold": INFINITY}, "job_kwargs: inf at threshold"),
         ("backend_read_kwargs", {"fill": NAN}, "nan at fill"),
     ],
 )

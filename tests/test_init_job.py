@@ -69,7 +69,7 @@ def test_what_is_there_is_replaced_only_on_request(there: str) -> None:
     Path(there).write_text("mine")
     with pytest.raises(ConfigurationError) as refused:
         init.job("my_job.py")
-    assert str(refused.value) == f"FILE: {there} exists.\nGive another path, or --overwrite to replace it."
+    assert (refused.value.code, refused.value.option, refused.value.path) == ("output.exists", "FILE", there)
     assert {path: Path(path).read_text() for path in tree()} == {there: "mine"}
 
     init.job("my_job.py", overwrite=True)

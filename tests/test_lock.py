@@ -205,7 +205,7 @@ def test_the_second_is_refused_at_once_with_process_host_and_since(
     with pytest.raises(CheckpointError, match=RUNNING) as refused:
         taken(run_folder, monkeypatch, {1: lambda: pytest.fail("nothing is waited for")})
     assert f"process {process.pid} on {socket.gethostname()}, since 2" in str(refused.value)
-    assert "--checkpoint-tag" in refused.value.hint
+    assert (refused.value.code, refused.value.path) == ("run.active", run_folder.path)
     assert process.ask("check") == "ok"
     assert process.ask("release") == "ok"
     assert taken(run_folder, monkeypatch) == 0
@@ -431,7 +431,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(path: str) -> None:
         locked(RunFolder(path)),
     ):
         pass
-    assert refused.value.hint == "Give another --output or --checkpoint-dir, in a directory to write in."
+    assert refused.value.code == "storage.unwritable"
 
 
 # A whole run.

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from domyn_swarm import JobSpec, make_spec
 from domyn_swarm.checkpoint.folder import RunFolder
+from domyn_swarm.checkpoint.submission import LaunchOptions
 from domyn_swarm.cli.main import app
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.engine.recording.command_line import options_with_defaults
 from domyn_swarm.errors import ConfigurationError, SwarmError
-from domyn_swarm.options.read_file import PLACEMENT, read_options
+from domyn_swarm.options.read_file import read_options
 from domyn_swarm.options.resolve import spec_for
 from domyn_swarm.options.write_file import Format, options_of, written
 from tests.conftest import Command, job, rows, tree, write
@@ -106,7 +107,7 @@ def test_a_table_may_be_json_as_on_the_command_line() -> None:
 def test_a_file_may_hold_every_option_of_job_submit() -> None:
     submit = dict(commands())["domyn-swarm job submit"]
     names = {parameter.name for parameter in submit.params} - {"dry_run", "as_json", "help"}
-    assert names == {*JobSpec.__struct_fields__, *PLACEMENT}
+    assert names == {*JobSpec.__struct_fields__, *LaunchOptions.__struct_fields__}
 
 
 # What is refused

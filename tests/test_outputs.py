@@ -121,7 +121,7 @@ def test_a_failure_or_an_exception_is_its_rows_failure() -> None:
         (
             [],
             {"fine": 1, "text": 1},
-            "the job returned a key 'text', which the input has; choose another, or --output-mode replace",
+            "the job returned a key 'text', which the input has; choose another, or the output mode replace",
         ),
     ],
 )
@@ -340,7 +340,7 @@ def test_select_keeps_types_that_python_has_not() -> None:
         (
             [],
             {"id": [1], "text": ["a"]},
-            "the returned frame has a column 'text', which the input has; choose another, or --output-mode replace",
+            "the returned frame has a column 'text', which the input has; choose another, or the output mode replace",
         ),
         (
             [],

@@ -104,7 +104,8 @@ def test_a_list_that_has_other_models_refuses_the_run_unless_nobody_asks_for_it(
     with serving(by_model, listing("other")) as server:
         with pytest.raises(ConfigurationError, match="has no model 'm'") as refused:
             asked(server, model="m")
-        assert "--no-preflight" in refused.value.hint
+        assert (refused.value.code, refused.value.option) == ("model.unknown", "model")
+        assert "preflight=False" in refused.value.hint
         assert not RUN.exists()
         assert asked(server, model="m", preflight=False).exit_status == 0
     assert answers() == ["m: one", "m: two"]
@@ -113,8 +114,9 @@ def test_a_list_that_has_other_models_refuses_the_run_unless_nobody_asks_for_it(
 def test_without_a_model_the_list_has_to_be_there() -> None:
     with serving(by_model, refusing(403)) as server, pytest.raises(ConfigurationError, match="cannot be used"):
         asked(server)
-    with serving(by_model) as server, pytest.raises(ConfigurationError, match="--no-preflight: no model is named"):
+    with serving(by_model) as server, pytest.raises(ConfigurationError) as refused:
         asked(server, preflight=False)
+    assert (refused.value.code, refused.value.option) == ("model.missing", "preflight")
     with pytest.raises(ConfigurationError, match="cannot be used"):
         asked(Server(closed_port()), model="m")
     assert not RUN.exists()
@@ -146,7 +148,8 @@ def test_a_server_that_changes_its_model_between_runs_is_refused_like_any_other_
     with serving(by_model, ["qwen"]) as server:
         with pytest.raises(CheckpointError, match="model: 'llama', now 'qwen'") as refused:
             asked(server)
-        assert "--allow-model-change" in refused.value.hint
+        assert refused.value.code == "job.changed"
+        assert "allow_model_change=True" in refused.value.hint
         assert server.bodies == []
     assert (RUN / "run.json").read_bytes() == before
     with serving(by_model, ["qwen"]) as server:

@@ -17,8 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.endpoint.demo import demo_server
+from tests import wording
 from tests.conftest import Command, job, rows, start_command, stop, tree, write
+from tests.refused import refusal
 
 JOB_FILES = {
     "abstract.py": """
@@ -71,7 +74,11 @@ JOB_FILES = {
 
 @pytest.fixture(autouse=True)
 def prepared() -> None:
-    """A folder with inputs and job files, good ones and bad ones."""
+    write_files()
+
+
+def write_files() -> None:
+    """Inputs and job files in the working directory, good ones and bad ones."""
     table = pa.table({
         "id": ["a", "b", "c", "d"],
         "text": ["one", "two", "three", "four"],
@@ -101,270 +108,325 @@ def prepared() -> None:
 
 @dataclass(frozen=True)
 class Refused:
-    """The flags of `domyn-swarm job submit JOB --input in.parquet --output out.parquet`, and what the message says."""
+    """The flags of `domyn-swarm job submit JOB --input in.parquet --output out.parquet`, and the error's data."""
 
     what: str
     flags: str
-    says: tuple[str, ...]
+    code: str
+    about: dict[str, Any]
     job: str = job("Upper")
+
+    @property
+    def arguments(self) -> list[str]:
+        return [self.job, "--input", "in.parquet", "--output", "out.parquet", *shlex.split(self.flags)]
 
 
 REFUSED = [
     # Input
-    Refused("input that is not there", "--input gone.parquet", ("--input", "'gone.parquet' does not exist", "path")),
-    Refused("input that is text", "--input notes.parquet", ("--input", "notes.parquet is not a readable parquet file")),
-    Refused("input that was cut off", "--input cut.parquet", ("--input", "cut.parquet is not a", "was cut off")),
-    Refused("input of zero bytes", "--input nothing.parquet", ("--input", "nothing.parquet is not a", "no parquet")),
-    Refused("input that lies to be CSV", "--input lines.csv", ("--input", "lines.csv is not readable as csv")),
-    Refused("empty directory", "--input empty", ("--input", "'empty' holds no .parquet file", "another directory")),
-    Refused("glob without a match", "--input 'x*.parquet'", ("--input", "no file matches 'x*.parquet'", "quote it")),
-    Refused("one of a range missing", "--input 'in{,_2}.parquet'", ("--input", "'in_2.parquet' does not exist")),
-    Refused("unbalanced braces", "--input 'in{.parquet'", ("--input", "braces of 'in{.parquet'", "{000..127}")),
-    Refused("files of two formats", "--input '{in.parquet,lines.csv}'", ("--input", "mixes formats", "of one kind")),
+    Refused("input that is not there", "--input gone.parquet", "input.missing", {"option": "input"}),
+    Refused("input that is text", "--input notes.parquet", "input.unreadable", {"option": "input"}),
+    Refused("input that was cut off", "--input cut.parquet", "input.unreadable", {"option": "input"}),
+    Refused("input of zero bytes", "--input nothing.parquet", "input.unreadable", {"option": "input"}),
+    Refused("input that lies to be CSV", "--input lines.csv", "input.unreadable", {"option": "input"}),
+    Refused("empty directory", "--input empty", "input.empty", {"option": "input"}),
+    Refused("glob without a match", "--input 'x*.parquet'", "input.missing", {"option": "input"}),
+    Refused("one of a range missing", "--input 'in{,_2}.parquet'", "input.missing", {"option": "input"}),
+    Refused("unbalanced braces", "--input 'in{.parquet'", "input.braces", {"option": "input"}),
+    Refused("files of two formats", "--input '{in.parquet,lines.csv}'", "input.format", {"option": "input"}),
     Refused(
         "files of two schemas",
         "--input parts",
-        ("--input", "column 'text' is int64 in", "b.parquet but string in", "a.parquet", "No type holds"),
+        "input.schemas",
+        {"option": "input", "column": "text"},
     ),
-    Refused("column name that occurs twice", "--input twice.parquet", ("twice.parquet has two columns 'text'", "name")),
-    Refused("protocol of no filesystem", "--input nosuch://x/in.parquet", ("nosuch://x/in.parquet", "s3://")),
+    Refused(
+        "column name that occurs twice",
+        "--input twice.parquet",
+        "column.duplicate",
+        {"option": "input", "column": "text"},
+    ),
+    Refused("protocol of no filesystem", "--input nosuch://x/in.parquet", "storage.unknown", {}),
     Refused(
         "storage options that are no object",
         """--backend-read-kwargs '{"storage_options": 5}'""",
-        ("in.parquet", "storage_options", "object"),
+        "storage.options",
+        {},
     ),
     # Columns
     Refused(
         "input column that is not there",
         "--input-column txt",
-        ("--input-column", "no column 'txt'", "id, text, number, fraction, holes, twins"),
+        "column.missing",
+        {"option": "input_columns", "column": "txt"},
     ),
-    Refused("ambiguous input column", "", ("--input-column is missing", "id, text, number"), job("Same")),
+    Refused("ambiguous input column", "", "column.unnamed", {"option": "input_columns"}, job("Same")),
     Refused(
         "bare text as the class's input columns",
         "",
-        ("classes.py:Bare", "input_columns = 'text'", "('text',)"),
+        "job.columns",
+        {},
         "classes.py:Bare",
     ),
-    Refused("id column that is not there", "--id-column key", ("--id-column", "no column 'key'", "id, text, number")),
-    Refused("null among the ids", "--id-column holes", ("--id-column", "'holes' is null in row 2", "non-null")),
     Refused(
-        "duplicate ids", "--id-column twins", ("--id-column", "'twins' has 1 duplicate ids: 'a' (3 times)", "unique")
+        "id column that is not there", "--id-column key", "column.missing", {"option": "id_column", "column": "key"}
     ),
-    Refused("fractions as ids", "--id-column fraction", ("--id-column", "'fraction' is double", "integers, strings")),
-    Refused("input with a column _row_id", "--input counted.parquet", ("--input", "'_row_id'", "--id-column _row_id")),
-    Refused("input with a column of ours", "--input ours.parquet", ("--input", "'__position__'", "Rename")),
-    Refused("output column of the input", "--output-column number", ("--output-column", "'number'", "replace")),
+    Refused("null among the ids", "--id-column holes", "id.null", {"option": "id_column", "column": "holes", "row": 2}),
+    Refused("duplicate ids", "--id-column twins", "id.duplicate", {"option": "id_column", "column": "twins"}),
+    Refused("fractions as ids", "--id-column fraction", "id.type", {"option": "id_column", "column": "fraction"}),
+    Refused(
+        "input with a column _row_id",
+        "--input counted.parquet",
+        "column.reserved",
+        {"option": "input", "column": "_row_id"},
+    ),
+    Refused(
+        "input with a column of ours",
+        "--input ours.parquet",
+        "column.reserved",
+        {"option": "input", "column": "__position__"},
+    ),
+    Refused(
+        "output column of the input",
+        "--output-column number",
+        "column.clash",
+        {"option": "output_columns", "column": "number"},
+    ),
     Refused(
         "output column with the name of generated ids",
         "--output-column _row_id",
-        ("--output-column", "'_row_id'", "another name"),
+        "column.clash",
+        {"option": "output_columns", "column": "_row_id"},
     ),
     Refused(
         "output column given twice",
         "--output-column a --output-column a",
-        ("--output-column", "'a' is given twice", "its own name"),
+        "column.duplicate",
+        {"option": "output_columns", "column": "a"},
     ),
     # JSON
+    Refused("job kwargs that are no JSON", "--job-kwargs '{plus: 1}'", "option.invalid", {"option": "job_kwargs"}),
+    Refused("job kwargs that are no object", "--job-kwargs '[1]'", "option.invalid", {"option": "job_kwargs"}),
     Refused(
-        "job kwargs that are no JSON", "--job-kwargs '{plus: 1}'", ("--job-kwargs", "{plus: 1}", '{"key": "value"}')
+        "read kwargs that are no JSON", "--backend-read-kwargs x", "option.invalid", {"option": "backend_read_kwargs"}
     ),
-    Refused("job kwargs that are no object", "--job-kwargs '[1]'", ("--job-kwargs", "not a JSON object", '{"key"')),
-    Refused("read kwargs that are no JSON", "--backend-read-kwargs x", ("--backend-read-kwargs", "'x'", '{"key"')),
     Refused(
-        "read kwargs that are no object", "--backend-read-kwargs 1", ("--backend-read-kwargs", "not a JSON object")
+        "read kwargs that are no object", "--backend-read-kwargs 1", "option.invalid", {"option": "backend_read_kwargs"}
     ),
-    Refused("write kwargs that are no JSON", "--backend-write-kwargs x", ("--backend-write-kwargs", "'x'", '{"key"')),
     Refused(
-        "write kwargs that are no object", "--backend-write-kwargs 1", ("--backend-write-kwargs", "not a JSON obj")
+        "write kwargs that are no JSON",
+        "--backend-write-kwargs x",
+        "option.invalid",
+        {"option": "backend_write_kwargs"},
+    ),
+    Refused(
+        "write kwargs that are no object",
+        "--backend-write-kwargs 1",
+        "option.invalid",
+        {"option": "backend_write_kwargs"},
     ),
     Refused(
         "unknown read kwarg",
         """--backend-read-kwargs '{"colums": ["text"]}'""",
-        ("--backend-read-kwargs", "'colums'", "Known: columns, dtype_backend, filters"),
+        "option.unknown_key",
+        {"option": "backend_read_kwargs"},
     ),
     Refused(
         "read kwarg that names a column that is not there",
         """--backend-read-kwargs '{"columns": ["txt"]}'""",
-        ("--backend-read-kwargs", "no column 'txt'", "id, text, number"),
+        "column.missing",
+        {"option": "backend_read_kwargs", "column": "txt"},
     ),
     Refused(
         "read kwarg of the wrong type",
         """--backend-read-kwargs '{"columns": 5}'""",
-        ("--backend-read-kwargs", "columns"),
+        "option.invalid",
+        {"option": "backend_read_kwargs"},
     ),
     Refused(
         "filters of the wrong type",
         """--backend-read-kwargs '{"filters": {"number": 1}}'""",
-        ("--backend-read-kwargs", "filters", '[["column", "op", value], ...]'),
+        "filter.invalid",
+        {"option": "backend_read_kwargs"},
     ),
     Refused(
         "filter on a column that is not there",
         """--backend-read-kwargs '{"filters": [["nmber", ">", 1]]}'""",
-        ("--backend-read-kwargs", "nmber"),
+        "column.missing",
+        {"option": "backend_read_kwargs", "column": "nmber"},
     ),
     Refused(
         "filter that compares a text with a number",
         """--backend-read-kwargs '{"filters": [["text", ">", 1]]}'""",
-        ("--backend-read-kwargs", "filters"),
+        "filter.type",
+        {"option": "backend_read_kwargs", "column": "text"},
     ),
     Refused(
         "unknown write kwarg",
         """--backend-write-kwargs '{"compresion": "zstd"}'""",
-        ("--backend-write-kwargs", "'compresion'", "ParquetWriter"),
+        "option.invalid",
+        {"option": "backend_write_kwargs"},
     ),
     Refused(
         "unknown compression",
         """--backend-write-kwargs '{"compression": "zip"}'""",
-        ("--backend-write-kwargs", "zip", "ParquetWriter"),
+        "option.invalid",
+        {"option": "backend_write_kwargs"},
     ),
     Refused(
         "row groups of no number of rows",
         """--backend-write-kwargs '{"row_group_size": "many"}'""",
-        ("--backend-write-kwargs", "row_group_size"),
+        "option.invalid",
+        {"option": "backend_write_kwargs"},
     ),
     # Job
     Refused(
         "unknown job kwarg",
         """--job-kwargs '{"pluss": 1}'""",
-        ("--job-kwargs", "Length has no field 'pluss'", "Did you mean 'plus'?", "Fields: plus"),
+        "job.unknown_field",
+        {"option": "job_kwargs"},
         job("Length"),
     ),
     Refused(
         "job kwarg of the wrong type",
         """--job-kwargs '{"plus": "many"}'""",
-        ("--job-kwargs", "Length", "Expected `int`, got `str`", "$.plus"),
+        "job.fields",
+        {"option": "job_kwargs"},
         job("Length"),
     ),
-    Refused("job kwarg that is missing", "", ("--job-kwargs", "Required", "level"), "classes.py:Required"),
+    Refused("job kwarg that is missing", "", "job.fields", {"option": "job_kwargs"}, "classes.py:Required"),
     Refused(
         "default that is no option",
         "",
-        ("classes.py:Defaulted", "'max_concurency', which is not an option", "max_concurrency"),
+        "job.defaults",
+        {},
         "classes.py:Defaulted",
     ),
-    Refused("constructor that refuses", "", ("Choosy", "RuntimeError: no level suits"), "classes.py:Choosy"),
-    Refused("job without a class", "", ("classes.py", "names no class", "module:Class"), "classes.py"),
-    Refused("job of an unknown module", "", ("there is no module 'nosuch'", "file.py:Class"), "nosuch:Job"),
-    Refused("job of an unknown file", "", ("there is no file nosuch.py", "Check the path"), "nosuch.py:Job"),
-    Refused("job of an unknown class", "", ("no class 'Up'", "Jobs there:", "Upper, Length, Pair"), job("Up")),
+    Refused("constructor that refuses", "", "job.fields", {"option": "job_kwargs"}, "classes.py:Choosy"),
+    Refused("job without a class", "", "job.reference", {}, "classes.py"),
+    Refused("job of an unknown module", "", "job.missing", {}, "nosuch:Job"),
+    Refused("job of an unknown file", "", "job.missing", {}, "nosuch.py:Job"),
+    Refused("job of an unknown class", "", "job.missing", {}, job("Up")),
     Refused(
         "job of an unknown class of the package",
         "",
-        ("no class 'ChatJob'", "Jobs there: ", "ChatCompletionJob, CompletionJob"),
+        "job.missing",
+        {},
         "domyn_swarm.jobs:ChatJob",
     ),
-    Refused(
-        "class that is no job", "", ("Elsewhere is not a SwarmJob", "domyn_swarm.SwarmJob"), "classes.py:Elsewhere"
-    ),
-    Refused("abstract job", "", ("Abstract is abstract", "Write its transform_item"), "abstract.py:Abstract"),
-    Refused("SwarmJob itself", "", ("SwarmJob is abstract", "transform_item"), "domyn_swarm:SwarmJob"),
-    Refused("file that raises", "", ("RuntimeError: no licence", "broken.py, line 2"), "broken.py:Shout"),
-    Refused("module that raises", "", ("RuntimeError: no licence", "broken.py, line 2"), "broken:Shout"),
-    Refused("file with a syntax error", "", ("SyntaxError", "unparsable.py, line 2"), "unparsable.py:Shout"),
-    Refused("file that exits", "", ("SystemExit: usage", "leaving.py, line 2"), "leaving.py:Shout"),
-    Refused("file whose import is missing", "", ("nosuchlibrary", "lacking.py, line 1"), "lacking.py:Shout"),
-    Refused("module whose import is missing", "", ("nosuchlibrary", "lacking.py, line 1"), "lacking:Shout"),
-    Refused("job without a method", "", ("Nothing has neither transform_item nor", "Write"), "classes.py:Nothing"),
+    Refused("class that is no job", "", "job.not_a_job", {}, "classes.py:Elsewhere"),
+    Refused("abstract job", "", "job.abstract", {}, "abstract.py:Abstract"),
+    Refused("SwarmJob itself", "", "job.abstract", {}, "domyn_swarm:SwarmJob"),
+    Refused("file that raises", "", "job.import", {}, "broken.py:Shout"),
+    Refused("module that raises", "", "job.import", {}, "broken:Shout"),
+    Refused("file with a syntax error", "", "job.import", {}, "unparsable.py:Shout"),
+    Refused("file that exits", "", "job.import", {}, "leaving.py:Shout"),
+    Refused("file whose import is missing", "", "job.import", {}, "lacking.py:Shout"),
+    Refused("module whose import is missing", "", "job.import", {}, "lacking:Shout"),
+    Refused("job without a method", "", "job.no_method", {}, "classes.py:Nothing"),
     Refused(
         "native mode for a job that has none",
         "--native-backend",
-        ("--native-backend", "Length has no method transform_items_native", "leave the flag out"),
+        "job.no_method",
+        {"option": "native_backend", "step": "transform_items_native"},
         job("Length"),
     ),
     Refused(
         "timeout for a plain def",
         "--timeout 5",
-        ("--timeout", "Length.transform_item is a plain def", "async def"),
+        "job.not_async",
+        {"option": "timeout", "step": "transform_item"},
         job("Length"),
     ),
     # Output
-    Refused("output that is CSV", "--output out.csv", ("--output", "'out.csv' ends in '.csv'", ".parquet")),
-    Refused("output that is JSON", "--output out.json", ("--output", "'out.json' ends in '.json'", ".parquet")),
-    Refused("output without a name", "--output ''", ("--output: '' does not name a file", ".parquet")),
-    Refused("output that is this folder", "--output .", ("--output: '.' does not name a file", ".parquet")),
-    Refused(
-        "output of another program", "--output taken.parquet", ("--output", "'taken.parquet' exists", "--overwrite")
-    ),
-    Refused("output that is the input", "--output in.parquet", ("--output", "'in.parquet' is the input", "else")),
+    Refused("output that is CSV", "--output out.csv", "output.suffix", {"option": "output"}),
+    Refused("output that is JSON", "--output out.json", "output.suffix", {"option": "output"}),
+    Refused("output without a name", "--output ''", "output.invalid", {"option": "output"}),
+    Refused("output that is this folder", "--output .", "output.invalid", {"option": "output"}),
+    Refused("output of another program", "--output taken.parquet", "output.exists", {"option": "output"}),
+    Refused("output that is the input", "--output in.parquet", "output.overlap", {"option": "output"}),
     Refused(
         "output in the input's directory",
         "--input good --output good/out.parquet",
-        ("--output", "'good/out.parquet' is the input, or among its files ('good')", "somewhere else"),
+        "output.overlap",
+        {"option": "output"},
     ),
     Refused(
         "output that the input's glob matches",
         "--input 'i*.parquet' --output into.parquet",
-        ("--output", "'into.parquet' is the input, or among its files ('i*.parquet')", "somewhere else"),
+        "output.overlap",
+        {"option": "output"},
     ),
     Refused(
         "output that a glob with braces matches",
         "--input '{in,i*}.parquet' --output into.parquet",
-        ("--output", "'into.parquet' is the input, or among its files ('{in,i*}.parquet')", "somewhere else"),
+        "output.overlap",
+        {"option": "output"},
     ),
     Refused(
         "output directory whose files the input's glob matches",
         "--input 'good*/*.parquet' --output goods",
-        ("--output", "'goods' is the input, or among its files ('good*/*.parquet')", "somewhere else"),
+        "output.overlap",
+        {"option": "output"},
     ),
     Refused(
         "output whose errors file the input's glob matches",
         "--input 'i*.parquet' --output into",
-        ("--output", "into.errors.parquet", "'i*.parquet'", "somewhere else"),
+        "output.overlap",
+        {"option": "output"},
     ),
-    Refused("output around the input", "--input good/a.parquet --output good", ("--output", "'good' is the input")),
-    Refused("output below a file", "--output notes.parquet/out.parquet", ("notes.parquet", "directory")),
-    Refused("output of no filesystem", "--output nosuch://x/out.parquet", ("nosuch://x", "s3://")),
+    Refused("output around the input", "--input good/a.parquet --output good", "output.overlap", {"option": "output"}),
+    Refused("output below a file", "--output notes.parquet/out.parquet", "output.invalid", {"option": "output"}),
+    Refused("output of no filesystem", "--output nosuch://x/out.parquet", "storage.unknown", {}),
     # Options
-    Refused("limit of zero", "--limit 0", ("--limit: 0 is not valid", "It takes: int >= 1")),
-    Refused("limit below zero", "--limit -1", ("--limit: -1 is not valid", "It takes: int >= 1")),
-    Refused("limit that is no number", "--limit x", ("'--limit'", "integer", "See domyn-swarm job submit --help")),
-    Refused("no concurrency", "--max-concurrency 0", ("--max-concurrency: 0 is not valid", "It takes: N|auto")),
+    Refused("limit of zero", "--limit 0", "option.invalid", {"option": "limit"}),
+    Refused("limit below zero", "--limit -1", "option.invalid", {"option": "limit"}),
+    Refused("no concurrency", "--max-concurrency 0", "option.invalid", {"option": "max_concurrency"}),
     Refused(
         "native batches of nothing",
         "--native-batch-size 0",
-        ("--native-batch-size: 0 is not valid", "It takes: int >= 1"),
+        "option.invalid",
+        {"option": "native_batch_size"},
     ),
-    Refused("batches of nothing", "--batch-size 0", ("--batch-size: 0 is not valid", "It takes: int >= 1")),
-    Refused("fewer than no retries", "--retries -1", ("--retries: -1 is not valid", "It takes: int >= 0")),
-    Refused("no time at all", "--timeout 0", ("--timeout: 0.0 is not valid", "It takes: float > 0")),
-    Refused(
-        "no interval", "--checkpoint-interval 0", ("--checkpoint-interval: 0.0 is not valid", "It takes: float > 0")
-    ),
+    Refused("batches of nothing", "--batch-size 0", "option.invalid", {"option": "batch_size"}),
+    Refused("fewer than no retries", "--retries -1", "option.invalid", {"option": "retries"}),
+    Refused("no time at all", "--timeout 0", "option.invalid", {"option": "timeout"}),
+    Refused("no interval", "--checkpoint-interval 0", "option.invalid", {"option": "checkpoint_interval"}),
     Refused(
         "option of the wrong type among job kwargs",
         """--job-kwargs '{"max_concurrency": "many"}'""",
-        ("--max-concurrency: 'many' is not valid", "It takes: N|auto"),
+        "option.invalid",
+        {"option": "max_concurrency"},
     ),
-    Refused("unknown --on-error", "--on-error ignore", ("--on-error: 'ignore' is not valid", "It takes: record, fail")),
+    Refused("unknown --on-error", "--on-error ignore", "option.invalid", {"option": "on_error"}),
     Refused(
         "unknown --output-mode",
         "--output-mode merge",
-        ("--output-mode: 'merge' is not valid", "It takes: append, replace, io_only"),
+        "option.invalid",
+        {"option": "output_mode"},
     ),
-    Refused("unknown backend", "--data-backend dask", ("--data-backend", "unknown backend 'dask'", "Known:", "pandas")),
-    Refused("tag with a slash", "--checkpoint-tag a/b", ("--checkpoint-tag", "'a/b' is not a plain name", "letters")),
-    Refused("tag that leaves the folder", "--checkpoint-tag ..", ("--checkpoint-tag", "'..' is not a plain name")),
+    Refused("unknown backend", "--data-backend dask", "backend.unknown", {"option": "data_backend"}),
+    Refused("tag with a slash", "--checkpoint-tag a/b", "option.invalid", {"option": "checkpoint_tag"}),
+    Refused("tag that leaves the folder", "--checkpoint-tag ..", "option.invalid", {"option": "checkpoint_tag"}),
     Refused(
         "neither resuming nor keeping",
         "--no-resume --no-checkpointing",
-        ("--no-resume and --no-checkpointing exclude each other", "Drop one"),
+        "option.conflict",
+        {"option": "resume"},
     ),
-    Refused("unknown flag", "--rows 5", ("No such option: --rows", "See domyn-swarm job submit --help")),
-    Refused("flag without its value", "--limit", ("--limit", "requires an argument", "--help")),
-    Refused("second job", "other.py:Job", ("extra argument", "other.py:Job", "--help")),
     # Endpoint
     Refused(
         "no endpoint for a job that needs one",
         "--input-column text",
-        ("--endpoint is missing", "ChatCompletionJob", "--endpoint demo"),
+        "endpoint.missing",
+        {"option": "endpoints"},
         "domyn_swarm.jobs:ChatCompletionJob",
     ),
     *(
         Refused(
             f"endpoint {url}",
             f"--input-column text --endpoint '{url}'",
-            ("--endpoint", f"'{url}' is not a URL", "http://host:port/v1"),
+            "endpoint.url",
+            {"option": "endpoints"},
             "domyn_swarm.jobs:ChatCompletionJob",
         )
         for url in ("localhost:8000", "ftp://localhost/v1", "http://", "http://[::1/v1")
@@ -372,24 +434,69 @@ REFUSED = [
     Refused(
         "request parameter that the job sets itself",
         """--input-column text --endpoint demo --job-kwargs '{"request": {"model": "x"}}'""",
-        ("--job-kwargs", "`request` holds model", "--model"),
+        "request.reserved",
+        {"option": "job_kwargs"},
         "domyn_swarm.jobs:ChatCompletionJob",
     ),
 ]
 
 
+SHOWN = (
+    "input that is not there",
+    "null among the ids",
+    "job kwargs that are no JSON",
+    "file that exits",
+    "file with a syntax error",
+    "output of another program",
+    "limit of zero",
+    "no endpoint for a job that needs one",
+)
+"""Cases that a real command shows. All others are refused in this process, by the same command line."""
+
+MISUSED = [
+    ("--limit x", ("'--limit'", "integer", "See domyn-swarm job submit --help")),
+    ("--rows 5", ("No such option: --rows", "See domyn-swarm job submit --help")),
+    ("--limit", ("--limit", "requires an argument", "--help")),
+    ("other.py:Job", ("extra argument", "other.py:Job", "--help")),
+]
+
+
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case.what)
-def test_what_cannot_work_is_refused_before_anything_is_written(case: Refused, command: Command) -> None:
+def test_what_cannot_work_is_refused_before_anything_is_written(case: Refused) -> None:
     before = contents()
-    arguments = [case.job, "--input", "in.parquet", "--output", "out.parquet", *shlex.split(case.flags)]
-    assert_refused(command("job", "submit", *arguments), *case.says)
+    error = refusal(*case.arguments)
+    about = {name: getattr(error, name) for name in case.about}
+    assert (error.exit_status, error.code, about) == (2, case.code, case.about), on_command_line(error)
     assert contents() == before
+    if wording.is_recorded(case):  # `python -m tests.wording` updates the record
+        assert wording.entry(case, error) in wording.recorded()
+
+
+@pytest.mark.parametrize("case", [case for case in REFUSED if case.what in SHOWN], ids=lambda case: case.what)
+def test_a_command_shows_a_refusal_as_one_message(case: Refused, command: Command) -> None:
+    before = contents()
+    ran = command("job", "submit", *case.arguments)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert ran.stderr == f"Error: {on_command_line(refusal(*case.arguments))}\n"
+    assert contents() == before
+
+
+@pytest.mark.parametrize(("flags", "says"), MISUSED, ids=[flags for flags, _ in MISUSED])
+def test_a_command_line_that_cannot_be_read_is_refused(flags: str, says: tuple[str, ...], command: Command) -> None:
+    assert_refused(submit(command, "Upper", *shlex.split(flags)), *says)
+
+
+def test_no_other_wording_is_recorded() -> None:
+    headings = {f"# {case.what} [{case.code}]" for case in REFUSED if wording.is_recorded(case)}
+    assert {entry.partition("\n")[0] for entry in wording.recorded()} == headings
 
 
 @pytest.mark.parametrize(("left_out", "flag"), [("--output", "--input"), ("--input", "--output")])
 def test_without_an_input_or_an_output_there_is_no_run(left_out: str, flag: str, command: Command) -> None:
     before = contents()
-    assert_refused(command("job", "submit", job("Upper"), flag, "in.parquet"), f"{left_out} is missing", "command line")
+    assert_refused(
+        command("job", "submit", job("Upper"), flag, "in.parquet"), f"{left_out} is missing", f"Add {left_out}"
+    )
     assert contents() == before
 
 

@@ -429,7 +429,7 @@ def test_too_many_failures_are_told() -> None:
     told = report()
     assert told.broken is not None
     assert (told.state, told.broken.node) == ("failed", None)
-    assert "--max-errors allows 3" in told.broken.message
+    assert "--max-errors 3 allows" in told.broken.message
     assert told.failed == sum(kind.count for kind in told.failures) > 3
     assert sum(count for count, _ in lost(told)["transformed"]) == 40
 

@@ -186,16 +186,17 @@ def test_what_sbatch_refuses_is_refused_and_leaves_nothing_behind(command: Comma
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ("--array=1-10", "--slurm-args: --array=1-10 is not allowed: a run is a single job"),
-        ("--outp=x", "--slurm-args: --outp=x is not allowed: the log is managed by the run"),
-        ("-o elsewhere", "--slurm-args: -o is not allowed: the log is managed by the run"),
+        ("--array=1-10", "--array=1-10 is not allowed: a run is a single job"),
+        ("--outp=x", "--outp=x is not allowed: the log is managed by the run"),
+        ("-o elsewhere", "-o is not allowed: the log is managed by the run"),
         ("--signal=USR1@600", "--signal=USR1@600 does not signal the run, which is the batch script itself"),
-        ("--comment 'two", '--slurm-args: "--comment \'two" cannot be parsed: No closing quotation'),
+        ("--comment 'two", '"--comment \'two" cannot be parsed: No closing quotation'),
     ],
 )
 def test_what_a_run_cannot_take_is_refused(arguments: str, says: str) -> None:
-    with pytest.raises(ConfigurationError, match=re.escape(says)):
+    with pytest.raises(ConfigurationError, match=re.escape(says)) as refused:
         load_launcher("slurm").check(Placement(run_on="slurm", slurm_args=arguments))
+    assert (refused.value.code, refused.value.option) == ("slurm.arguments", "slurm_args")
 
 
 def test_a_machine_without_slurm_says_so(command: Command) -> None:
@@ -203,7 +204,7 @@ def test_a_machine_without_slurm_says_so(command: Command) -> None:
     before = tree()
     refused = submit(command, env={"PATH": str(Path(sys.executable).parent)})
     assert refused.returncode == 2
-    assert "--run-on slurm: sbatch is not on PATH.\nRun the command on a machine" in refused.stderr
+    assert "--run-on: sbatch is not on PATH.\nRun the command on a machine" in refused.stderr
     assert tree() == before
 
 

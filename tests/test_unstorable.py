@@ -91,7 +91,7 @@ def test_what_cannot_be_stored_is_its_rows_failure() -> None:
 
 
 @pytest.mark.parametrize(("options", "told"), [
-    ({"max_errors": "1"}, "2 of 4 rows have failed; --max-errors allows 1"),
+    ({"max_errors": "1"}, "2 of 4 rows have failed, more than max_errors="),
     ({"on_error": "fail"}, "The row with _row_id = 1 failed: OutputError: column 'made'"),
 ])  # fmt: skip
 def test_it_counts_as_any_failed_row(options: dict[str, Any], told: str) -> None:

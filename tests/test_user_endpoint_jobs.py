@@ -410,10 +410,8 @@ def test_a_concurrency_that_is_found_out_is_refused_for_a_plain_def() -> None:
     before = tree()
     with serving(echo) as server, pytest.raises(ConfigurationError) as refused:
         start(Blocking, server.url, max_concurrency="auto")
-    assert str(refused.value) == (
-        "--max-concurrency auto: Blocking.transform_item is a plain def, which runs in threads, "
-        "whose number is for you to choose.\nMake it async def, or leave the flag out."
-    )
+    error = refused.value
+    assert (error.code, error.option, error.step) == ("job.not_async", "max_concurrency", "transform_item")
     assert tree() == before
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from sphinx.application import Sphinx
 
+    from domyn_swarm.declared import Option
+
 PLACE = re.compile(r"^```\{generated\} (\w+)\n```$", re.MULTILINE)
 SUBMIT = "domyn-swarm job submit"
 MADE_BY_OTHERS = ("Comparison", "Counts", "JobSpec", "Plan")
@@ -40,14 +42,14 @@ def options() -> str:
         flags = "<br>".join(f"`{flag}`" for flag in _flags(option)) or "`JOB`"
         named = f"[]{{#option-{field.name}}}{flags}"
         rows.append(
-            [named, f"`{field.name}`", option.extra["takes"] or _type(hints[field.name]), _default(field),
-             _prose(option.description or "")]
+            [named, f"`{field.name}`", option.takes or _type(hints[field.name]), _default(field),
+             _prose(option.help)]
         )  # fmt: skip
     return _table(rows, "options")
 
 
-def _flags(option: msgspec.Meta) -> Iterator[str]:
-    for flag in (option.extra or {})["flags"]:
+def _flags(option: Option) -> Iterator[str]:
+    for flag in option.flags:
         yield from flag.split("/")
 
 
@@ -162,7 +164,7 @@ def jobs() -> str:
 def errors() -> str:
     """All errors, the base first."""
     module = importlib.import_module("domyn_swarm.errors")
-    classes = filter(inspect.isclass, vars(module).values())
+    classes = (one for one in vars(module).values() if inspect.isclass(one) and issubclass(one, Exception))
     return _rst(_directive(module.__name__, one.__name__) for one in classes if one.__module__ == module.__name__)
 
 

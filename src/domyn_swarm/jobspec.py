@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
-from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from domyn_swarm import declared
 from domyn_swarm.data.backends.registry import canonical
 from domyn_swarm.data.finite import check_finite
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.declared import converted, option
+from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.redaction import public_options
 from domyn_swarm.storage.paths import is_text, names_directory, split
 
@@ -31,64 +32,60 @@ Rate = Annotated[float, msgspec.Meta(gt=0, le=1e300)]
 ErrorBudget = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%$|^\d+$")]
 
 
-def _option(*flags: str, help: str, takes: str = "") -> msgspec.Meta:  # noqa: A002 - msgspec's term
-    return msgspec.Meta(description=help, extra={"flags": flags, "takes": takes})
-
-
 class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
     """One run of one job as plain data, without secrets; it converts to and from JSON.
 
     Build one with `make_spec`, which validates it; `JobSpec(...)` itself validates nothing.
     """
 
-    job: Annotated[str, _option(help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB
+    job: Annotated[str, option(help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB
     job_kwargs: Annotated[
-        dict[str, Any], _option("--job-kwargs", help="JSON object: the job's fields, or options that flags override")
+        dict[str, Any], option("--job-kwargs", help="JSON object: the job's fields, or options that flags override")
     ] = {}
     input: Annotated[
-        str, _option("--input", "-i", help="Parquet file, directory, glob, brace range (in_{000..127}.parquet) or URL")
+        str, option("--input", "-i", help="Parquet file, directory, glob, brace range (in_{000..127}.parquet) or URL")
     ]
-    output: Annotated[str, _option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")]
+    output: Annotated[str, option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")]
     input_columns: Annotated[
-        list[str], _option("--input-column", help="Input column passed to the job; repeat for several")
+        list[str], option("--input-column", help="Input column passed to the job; repeat for several")
     ] = []
     output_columns: Annotated[
-        list[str], _option("--output-column", help="Name of an output column; repeat for several")
+        list[str], option("--output-column", help="Name of an output column; repeat for several")
     ] = []
     id_column: Annotated[
-        str | None, _option("--id-column", help="Column that identifies a row: not null, unique (default: a counter)")
+        str | None, option("--id-column", help="Column that identifies a row: not null, unique (default: a counter)")
     ] = None
-    limit: Annotated[Positive | None, _option("--limit", help="Process only the first N rows of the input")] = None
+    limit: Annotated[Positive | None, option("--limit", help="Process only the first N rows of the input")] = None
     output_mode: Annotated[
         Literal["append", "replace", "io_only"],
-        _option(
+        option(
             "--output-mode",
             help="append: all input columns + outputs; replace: id + outputs; io_only: id + inputs + outputs",
         ),
     ] = "append"
     overwrite: Annotated[
-        bool, _option("--overwrite/--no-overwrite", help="Replace an existing output that this run did not write")
+        bool, option("--overwrite/--no-overwrite", help="Replace an existing output that this run did not write")
     ] = False
 
-    data_backend: Annotated[
-        str, _option("--data-backend", help="Engine that reads the input and writes the output")
-    ] = "pandas"
+    data_backend: Annotated[str, option("--data-backend", help="Engine that reads the input and writes the output")] = (
+        "pandas"
+    )
     native_backend: Annotated[
         bool,
-        _option("--native-backend/--no-native-backend", help="Pass the engine's own frames to transform_items_native"),
+        option("--native-backend/--no-native-backend", help="Pass the engine's own frames to transform_items_native"),
     ] = False
-    native_batch_size: Annotated[Positive, _option("--native-batch-size", help="Maximum rows per native batch")] = 8192
-    batch_size: Annotated[Positive, _option("--batch-size", help="Maximum rows per call of transform_items")] = 64
+    native_batch_size: Annotated[Positive, option("--native-batch-size", help="Maximum rows per native batch")] = 8192
+    batch_size: Annotated[Positive, option("--batch-size", help="Maximum rows per call of transform_items")] = 64
     backend_read_kwargs: Annotated[
-        dict[str, Any], _option("--backend-read-kwargs", help="JSON object for the engine's reader")
+        dict[str, Any], option("--backend-read-kwargs", help="JSON object for the engine's reader")
     ] = {}
     backend_write_kwargs: Annotated[
-        dict[str, Any], _option("--backend-write-kwargs", help="JSON object for the engine's parquet writer")
+        dict[str, Any], option("--backend-write-kwargs", help="JSON object for the engine's parquet writer")
     ] = {}
 
     ray_address: Annotated[
         str | None,
-        _option(
+        option(
             "--ray-address",
             help="Ray cluster: auto, host:6379 or ray://host:10001, or $RAY_ADDRESS; with --run-on ray the URL of its "
             "dashboard, http://host:8265 (default: local)",
@@ -97,7 +94,7 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     endpoints: Annotated[
         list[str],
-        _option(
+        option(
             "--endpoint",
             help="URL of an OpenAI-compatible server, or $ENDPOINT; repeat for several servers with the same model; "
             "`demo` starts the bundled one",
@@ -105,68 +102,68 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = []
     api_key_file: Annotated[
         str | None,
-        _option(
+        option(
             "--api-key-file", help="File that contains the API key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"
         ),
     ] = None
-    model: Annotated[str | None, _option("--model", help="Model name (default: the first that the endpoint lists)")] = (
+    model: Annotated[str | None, option("--model", help="Model name (default: the first that the endpoint lists)")] = (
         None
     )
     allow_model_change: Annotated[
         bool,
-        _option(
+        option(
             "--allow-model-change/--no-allow-model-change",
             help="Resume even if finished rows were made by another model or another revision of it",
         ),
     ] = False
     preflight: Annotated[
         bool,
-        _option("--preflight/--no-preflight", help="Query the endpoints' model lists before the run"),
+        option("--preflight/--no-preflight", help="Query the endpoints' model lists before the run"),
     ] = True
     preflight_timeout: Annotated[
-        Seconds, _option("--preflight-timeout", help="Seconds to wait for an endpoint's model list before the run")
+        Seconds, option("--preflight-timeout", help="Seconds to wait for an endpoint's model list before the run")
     ] = 5.0
     max_concurrency: Annotated[
         Positive | Literal["auto"] | None,
-        _option(
+        option(
             "--max-concurrency",
             help="Maximum concurrent calls, or `auto` to find the limit that the server sustains "
             "(default: 32 for async methods, else one per core)",
             takes="N|auto",
         ),
     ] = None
-    max_rpm: Annotated[Rate | None, _option("--max-rpm", help="Maximum requests per minute")] = None
+    max_rpm: Annotated[Rate | None, option("--max-rpm", help="Maximum requests per minute")] = None
     max_tpm: Annotated[
-        Rate | None, _option("--max-tpm", help="Maximum tokens per minute, prompt and completion together")
+        Rate | None, option("--max-tpm", help="Maximum tokens per minute, prompt and completion together")
     ] = None
     retries: Annotated[
         Count,
-        _option("--retries", help="Retries per failed call; jobs that call an endpoint have 5 for each request"),
+        option("--retries", help="Retries per failed call; jobs that call an endpoint have 5 for each request"),
     ] = 2
     retry_timeout: Annotated[
-        Seconds, _option("--retry-timeout", help="Seconds for which a failed request is retried, waits included")
+        Seconds, option("--retry-timeout", help="Seconds for which a failed request is retried, waits included")
     ] = 600.0
     timeout: Annotated[
         Seconds | None,
-        _option("--timeout", help="Seconds for one call or one request (default: none; 600 for requests)"),
+        option("--timeout", help="Seconds for one call or one request (default: none; 600 for requests)"),
     ] = None
-    connect_timeout: Annotated[Seconds, _option("--connect-timeout", help="Seconds to connect to an endpoint")] = 10.0
+    connect_timeout: Annotated[Seconds, option("--connect-timeout", help="Seconds to connect to an endpoint")] = 10.0
     grace: Annotated[
         Grace,
-        _option(
+        option(
             "--grace",
             help="Seconds for calls in flight to finish when the run has to stop (Ctrl-C, SIGTERM, an error); 30 for "
             "jobs that call an endpoint",
         ),
     ] = 5.0
-    dedupe: Annotated[bool, _option("--dedupe/--no-dedupe", help="Deduplicate identical requests")] = False
+    dedupe: Annotated[bool, option("--dedupe/--no-dedupe", help="Deduplicate identical requests")] = False
     on_error: Annotated[
         Literal["record", "fail"],
-        _option("--on-error", help="record: store failed rows and continue; fail: stop at the first one"),
+        option("--on-error", help="record: store failed rows and continue; fail: stop at the first one"),
     ] = "record"
     max_errors: Annotated[
         ErrorBudget | None,
-        _option(
+        option(
             "--max-errors",
             help="Stop when more than N rows, or more than N% of the finished rows, have failed",
             takes="N|N%",
@@ -174,35 +171,35 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
 
     checkpoint_dir: Annotated[
-        str | None, _option("--checkpoint-dir", help="Folder for runs (default: .domyn-swarm next to the output)")
+        str | None, option("--checkpoint-dir", help="Folder for runs (default: .domyn-swarm next to the output)")
     ] = None
     checkpoint_tag: Annotated[
-        str | None, _option("--checkpoint-tag", help="Name of the run's folder (default: the output's name)")
+        str | None, option("--checkpoint-tag", help="Name of the run's folder (default: the output's name)")
     ] = None
     checkpoint_interval: Annotated[
-        Seconds, _option("--checkpoint-interval", help="Maximum seconds of finished work that a crash may lose")
+        Seconds, option("--checkpoint-interval", help="Maximum seconds of finished work that a crash may lose")
     ] = 10.0
-    resume: Annotated[bool, _option("--resume/--no-resume", help="Resume from the checkpoint in the run's folder")] = (
+    resume: Annotated[bool, option("--resume/--no-resume", help="Resume from the checkpoint in the run's folder")] = (
         True
     )
     keep_changed: Annotated[
         bool,
-        _option(
+        option(
             "--keep-changed/--no-keep-changed",
             help="Keep the output of a row whose inputs changed under the same id; by default it is computed again",
         ),
     ] = False
     checkpointing: Annotated[
-        bool, _option("--checkpointing/--no-checkpointing", help="Write checkpoints so that the run can resume")
+        bool, option("--checkpointing/--no-checkpointing", help="Write checkpoints so that the run can resume")
     ] = True
 
     trace: Annotated[
-        bool, _option("--trace/--no-trace", help="Store each row's requests, attempts and responses for `job row`")
+        bool, option("--trace/--no-trace", help="Store each row's requests, attempts and responses for `job row`")
     ] = True
 
     adapters: Annotated[
         list[str],
-        _option("--adapter", help="Hamilton lifecycle adapter, as module:factory; repeat for several"),
+        option("--adapter", help="Hamilton lifecycle adapter, as module:factory; repeat for several"),
     ] = []
 
     @property
@@ -259,35 +256,43 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
         ConfigurationError: an option is unknown, of the wrong type, out of bounds, or contradicts another one.
     """
     public_options(options)  # secrets that it finds are masked from here on, in error messages too
-    try:
-        spec = msgspec.convert(dict(options), JobSpec)
-    except msgspec.ValidationError as error:
-        raise _refusal(error, options) from None
+    spec = converted(JobSpec, options)
     spec = msgspec.structs.replace(spec, data_backend=canonical(spec.data_backend))
     _check_texts(spec)
     for name in spec.__struct_fields__:
-        check_finite(flag_of(name), getattr(spec, name))
+        check_finite(name, getattr(spec, name))
     if not spec.checkpointing and not spec.resume:
         raise ConfigurationError(
-            "--no-resume and --no-checkpointing exclude each other: without checkpoints there is nothing to resume.",
+            f"{opt('resume', False)} and {opt('checkpointing', False)} exclude each other: without checkpoints there "
+            "is nothing to resume.",
             "Drop one of the two.",
+            code="option.conflict",
+            option="resume",
         )
     name = split(spec.output)[1]
     if name in ("", ".", ".."):
         raise ConfigurationError(
-            f"--output: {spec.output!r} does not name a file or a folder.",
+            f"{spec.output!r} does not name a file or a folder.",
             "Name a file that ends in .parquet, or a directory to create.",
+            code="output.invalid",
+            option="output",
+            path=spec.output,
         )
     suffix = PurePosixPath(name).suffix
     if not spec.output_is_directory and suffix != ".parquet":
         raise ConfigurationError(
-            f"--output: {spec.output!r} ends in {suffix!r}, but outputs are always parquet.",
+            f"{spec.output!r} ends in {suffix!r}, but outputs are always parquet.",
             "Name a file that ends in .parquet, or a directory (no suffix, or a trailing /).",
+            code="output.suffix",
+            option="output",
+            path=spec.output,
         )
     if spec.checkpoint_tag is not None and not re.fullmatch(r"(?!\.+$)[\w.@+=-]+", spec.checkpoint_tag):
         raise ConfigurationError(
-            f"--checkpoint-tag: {spec.checkpoint_tag!r} is not a plain name.",
+            f"{spec.checkpoint_tag!r} is not a plain name.",
             "Use only letters, digits and . _ - @ + =; it names a folder.",
+            code="option.invalid",
+            option="checkpoint_tag",
         )
     return spec
 
@@ -298,7 +303,7 @@ def _check_texts(spec: JobSpec) -> None:
         value = getattr(spec, name)
         texts = value if isinstance(value, list) else [value]
         if invalid := next((text for text in texts if isinstance(text, str) and not is_text(text)), None):
-            raise ConfigurationError(f"{flag_of(name)}: {invalid!r} is not UTF-8.", "Rename it.")
+            raise ConfigurationError(f"{invalid!r} is not UTF-8.", "Rename it.", code="option.not_text", option=name)
 
 
 def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job_fields: frozenset[str]) -> JobSpec:
@@ -313,6 +318,8 @@ def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job
         raise ConfigurationError(
             f"Job {job!r}: its defaults hold {unknown[0]!r}, which is not an option.",
             f"Options: {', '.join(sorted(option_names()))}.",
+            code="job.defaults",
+            path=job,
         )
     kwargs = dict(flags.get("job_kwargs") or {})
     options = option_names() - job_fields
@@ -328,49 +335,9 @@ def option_names() -> frozenset[str]:
 
 def flag_of(field: str) -> str:
     """The flag that sets `field` on the command line, or the field's own name."""
-    flags = option_of(field).extra["flags"] or (field,)
-    return str(flags[0].partition("/")[0])
+    return declared.flag_of(JobSpec, field)
 
 
-@cache
-def option_of(field: str) -> Any:
-    """The description of `field`; `extra` has its flags and accepted values (empty: see its type)."""
-    parts = get_args(_hints().get(field))
-    found = (part for part in parts if isinstance(part, msgspec.Meta) and part.extra)
-    return next(found, None) or _option(help="")
-
-
-@cache
-def _hints() -> dict[str, Any]:
-    """The fields' annotations; evaluating them takes milliseconds."""
-    return get_type_hints(JobSpec, include_extras=True)
-
-
-def _refusal(error: msgspec.ValidationError, options: Mapping[str, Any]) -> ConfigurationError:
-    """Turn `Expected int >= 1 - at $.limit` into an error that names the flag."""
-    reason, _, where = str(error).partition(" - at ")
-    if unknown := re.search(r"unknown field `(\w+)`", reason):
-        return ConfigurationError(
-            f"Unknown option {unknown.group(1)!r}.", "Known options: " + ", ".join(sorted(JobSpec.__struct_fields__))
-        )
-    if missing := re.search(r"required field `(\w+)`", reason):
-        return ConfigurationError(f"{flag_of(missing.group(1))} is missing.", "Give it on the command line.")
-    field = re.match(r"`?\$\.(\w+)", where.strip("`"))
-    if field is None:
-        return ConfigurationError(reason)
-    name = field.group(1)
-    return ConfigurationError(
-        f"{flag_of(name)}: {options.get(name)!r} is not valid.", f"It takes: {what_it_takes(name, error)}."
-    )
-
-
-def what_it_takes(name: str, error: msgspec.ValidationError) -> str:
-    """The values that the field `name` accepts, given the validation `error`."""
-    hint = get_type_hints(JobSpec).get(name)
-    takes = ", ".join(get_args(hint)) if get_origin(hint) is Literal else option_of(name).extra["takes"]
-    return takes or _expected(str(error).partition(" - at ")[0])
-
-
-def _expected(reason: str) -> str:
-    """``Expected `int | null`, got `str` `` as `int`."""
-    return reason.removeprefix("Expected ").partition(", got")[0].replace("`", "").replace(" | null", "")
+def option_of(field: str) -> declared.Option:
+    """How `field` is declared."""
+    return declared.option_of(JobSpec, field)

@@ -255,7 +255,9 @@ def resolved(value: Any) -> Any:
         return value
     name = value.removeprefix("env:")
     if name not in os.environ:
-        raise ConfigurationError(f"{value}: there is no environment variable {name}.", f"Set {name}, and run again.")
+        raise ConfigurationError(
+            f"{value}: there is no environment variable {name}.", f"Set {name}, and run again.", code="secret.missing"
+        )
     _hide(os.environ[name])
     return os.environ[name]
 

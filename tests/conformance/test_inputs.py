@@ -168,6 +168,10 @@ def test_an_id_column_that_is_an_input_too(run_job: Run) -> None:
 @pytest.mark.parametrize("ids", [["x", None, "z"], ["x", "y", "x"]], ids=["null", "duplicate"])
 def test_ids_that_do_not_identify_are_refused_before_anything_is_written(run_job: Run, ids: list[str | None]) -> None:
     write("in.parquet", {"id": ids, "text": ["a", "b", "c"]})
-    with pytest.raises(DataError, match="--id-column: 'id'"):
+    with pytest.raises(DataError) as refused:
         run_job("Upper", input="in.parquet", id_column="id")
+    error = refused.value
+    assert (error.code, error.option, error.column) == (
+        "id.null" if None in ids else "id.duplicate", "id_column", "id",
+    )  # fmt: skip
     assert [path.name for path in Path().iterdir()] == ["in.parquet"]

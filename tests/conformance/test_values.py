@@ -51,8 +51,10 @@ def test_such_values_may_stand_in_columns_that_nobody_reads(run_job: Run) -> Non
 
 def test_an_id_that_is_no_text_is_refused(run_job: Run) -> None:
     write("in.parquet", pa.table({"id": LATIN_1, "text": ["a", "b", "c", "d"]}))
-    with pytest.raises(DataError, match="--id-column: 'id' is not valid UTF-8 in row 1 "):
+    with pytest.raises(DataError) as refused:
         run_job("Upper", input="in.parquet", id_column="id")
+    error = refused.value
+    assert (error.code, error.option, error.column, error.row) == ("id.not_text", "id_column", "id", 1)
 
 
 def test_an_output_that_no_column_holds_fails_its_row_alone(run_job: Run) -> None:

@@ -17,13 +17,13 @@ from domyn_swarm.checkpoint.merge import in_order
 from domyn_swarm.checkpoint.named_files import check_plain, storage_of
 from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, united
 from domyn_swarm.checkpoint.records import UnreadableRecordError
-from domyn_swarm.checkpoint.run_record import FILE, RunRecord
+from domyn_swarm.checkpoint.run_record import FILE, RunRecord, SpecRecord
 from domyn_swarm.data.arrow import Tables
 from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.data.listing import list_paths, would_name
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.data.parquet_writer import write_parquet
-from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError, opt
 from domyn_swarm.storage.files import filesystem, translating_io_errors
 from domyn_swarm.storage.locations import Location
 from domyn_swarm.storage.paths import names_directory
@@ -74,7 +74,7 @@ def open_run(path: str, storage_options: Mapping[str, Any] | None = None) -> Run
             return folder
         below = [name for name in _folders(folder) if RunFolder(f"{path.rstrip('/')}/{name}").run_id()]
     runs = f"Runs there: {', '.join(below)}." if below else "It is <checkpoint-dir>/<tag>."
-    raise ConfigurationError(f"{path!r} is not the folder of a run.", runs)
+    raise ConfigurationError(f"{path!r} is not the folder of a run.", runs, code="run.unknown", path=path)
 
 
 def _folders(folder: RunFolder) -> list[str]:
@@ -103,7 +103,12 @@ def consistent_read(folder: RunFolder, look: Callable[[], T]) -> T:
             continue
         if before.items() <= _sizes(folder).items():
             return found
-    raise CheckpointError(f"A run changes {folder.path} faster than it can be read.", "Wait for it, or stop it.")
+    raise CheckpointError(
+        f"A run changes {folder.path} faster than it can be read.",
+        "Wait for it, or stop it.",
+        code="checkpoint.busy",
+        path=folder.path,
+    )
 
 
 def _sizes(folder: RunFolder) -> dict[str, int]:
@@ -148,7 +153,7 @@ def _record_of(folder: RunFolder) -> tuple[RunRecord, str | None]:
     try:
         record = RunRecord.read(folder) or RunRecord()
     except UnreadableRecordError as error:
-        return RunRecord(), error.message
+        return RunRecord(), error.text
     return record, record.error
 
 
@@ -195,6 +200,8 @@ def aligned(folder: RunFolder) -> list[Part]:
         raise CheckpointError(
             f"The parts in {folder.path} count in different versions of the input.",
             "Run the job again first: it puts them in order.",
+            code="checkpoint.unaligned",
+            path=folder.path,
         )
     return parts
 
@@ -249,39 +256,61 @@ def _may_replace(folder: RunFolder, output: str, overwrite: bool) -> bool:
     _check_apart(folder, output)
     fs, path = filesystem(output)
     if (there := bool(fs.exists(path))) and not overwrite:
-        raise ConfigurationError(f"OUTPUT: {output!r} exists.", "Give another path, or --overwrite to replace it.")
+        raise ConfigurationError(
+            f"{output!r} exists.",
+            f"Give another path, or {opt('overwrite', True)} to replace it.",
+            code="output.exists",
+            option="OUTPUT",
+            path=output,
+        )
     return there
 
 
 def _check_apart(folder: RunFolder, output: str) -> None:
     if not names_directory(output) and not output.endswith(".parquet"):
         raise ConfigurationError(
-            f"OUTPUT: {output!r} is no parquet file.", "Name one, or a directory (no suffix, or /)."
+            f"{output!r} is no parquet file.",
+            "Name one, or a directory (no suffix, or /).",
+            code="output.invalid",
+            option="OUTPUT",
+            path=output,
         )
     fs, path = filesystem(output)
     path, there, home = path.rstrip("/"), Location.on(fs, path), Location.on(folder.fs, folder.root)
     if there.lies_in(home) or home.lies_in(there):
-        raise ConfigurationError(f"OUTPUT: {output!r} holds the run's folder, or lies in it.", "Write somewhere else.")
+        raise ConfigurationError(
+            f"{output!r} holds the run's folder, or lies in it.",
+            "Write somewhere else.",
+            code="output.overlap",
+            option="OUTPUT",
+            path=output,
+        )
     if _is_input(folder, there, Location.on(fs, f"{path}/part-00000.parquet") if names_directory(output) else there):
         raise ConfigurationError(
-            f"OUTPUT: {output!r} is the run's input, or among its files.", "Write somewhere else; it is never changed."
+            f"{output!r} is the run's input, or among its files.",
+            "Write somewhere else; it is never changed.",
+            code="output.overlap",
+            option="OUTPUT",
+            path=output,
         )
     if names_directory(output) and (
         other := next((file for file in fs.find(path) if not file.endswith(".parquet")), None)
     ):
         raise ConfigurationError(
-            f"OUTPUT: {output!r} holds {other.removeprefix(path).lstrip('/')!r}, which is no part of an output.",
+            f"{output!r} holds {other.removeprefix(path).lstrip('/')!r}, which is no part of an output.",
             "Name a file that ends in .parquet, or a directory for this alone: it is replaced as a whole.",
+            code="output.exists",
+            option="OUTPUT",
+            path=output,
         )
 
 
 def _is_input(folder: RunFolder, there: Location, file: Location) -> bool:
     """Whether files of the run's input are or lie `there`, or `file` would be one, as far as the run's record tells."""
-    pattern = (folder.load("run.json") or {}).get("input")
-    if not isinstance(pattern, str) or pattern.startswith(IN_MEMORY):
+    pattern = (RunRecord.load(folder) or RunRecord()).input
+    if not pattern or pattern.startswith(IN_MEMORY):
         return False
-    read = (folder.load("spec.json") or {}).get("backend_read_kwargs")
-    options = storage_of(folder, read if isinstance(read, dict) else {})
+    options = storage_of(folder, (SpecRecord.load(folder) or SpecRecord()).backend_read_kwargs)
     with contextlib.suppress(SwarmError, OSError):  # it is gone, or cannot be reached
         check_plain(pattern)
         listing = list_paths(pattern, options)
@@ -293,7 +322,12 @@ def _export(folder: RunFolder, output: str, overwrite: bool) -> tuple[int, int]:
     sizes = _sizes(folder)
     parts = aligned(folder)
     if not parts:
-        raise CheckpointError(f"{folder.path} holds no part that can be read.", "There is nothing to export.")
+        raise CheckpointError(
+            f"{folder.path} holds no part that can be read.",
+            "There is nothing to export.",
+            code="checkpoint.empty",
+            path=folder.path,
+        )
     id_col = parts[-1].origin.id_col
     types = united([part.types for part in parts])
     names = [POSITION, id_col, *types.names, FAILURE]

@@ -20,7 +20,7 @@ import msgspec
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.folder import name_of
 from domyn_swarm.checkpoint.process import LockOwner, this_process
-from domyn_swarm.errors import CheckpointError, DataError, JobError
+from domyn_swarm.errors import CheckpointError, DataError, JobError, opt
 from domyn_swarm.storage.atomic import atomic_write, create_file
 from domyn_swarm.storage.files import translating_io_errors
 
@@ -41,6 +41,8 @@ logger = logging.getLogger("domyn_swarm")
 
 class LockLostError(JobError):
     """Another process has taken over the folder. What finished here is kept."""
+
+    default_code = "lock.lost"
 
 
 class FencingToken(NamedTuple):
@@ -64,15 +66,21 @@ class FencingToken(NamedTuple):
                 "Another process has taken over this job, as this one gave no sign of life: "
                 f"{read(folder, last, self.kind) or 'unknown'} ({folder.path}).",
                 "What finished here is kept. Nothing has to be done; the other process continues the run.",
+                code="lock.taken",
+                path=folder.path,
             )
         if not folder.fs.exists(folder.root):
             raise LockLostError(
                 f"The run's folder is gone: {folder.path} was moved or deleted while the run was running.",
                 "What finished is in the folder, wherever it is now. Move it back, and run the same command to resume.",
+                code="run.gone",
+                path=folder.path,
             )
         raise LockLostError(
             f"The run's lock was removed: {folder.root}/{_name(self.number, self.kind)}. Another run may start.",
             "What finished is kept. Run the same command to resume, and leave the locks of running runs alone.",
+            code="lock.removed",
+            path=folder.root,
         )
 
     def renew(self, folder: RunFolder) -> None:
@@ -184,7 +192,9 @@ def locked(folder: RunFolder, lost: threading.Event | None = None, kind: str = R
             lock.acquire()
     except DataError as error:
         raise CheckpointError(
-            error.message, "Give another --output or --checkpoint-dir, in a directory to write in."
+            error.text,
+            f"Give another {opt('output')} or {opt('checkpoint_dir')}, in a directory to write in.",
+            code="storage.unwritable",
         ) from error
     try:
         yield lock
@@ -263,7 +273,9 @@ def _held(folder: RunFolder, holder: LockOwner, kind: str) -> CheckpointError:
     doing = "sending" if kind == SENDING else "running"
     return CheckpointError(
         f"Another process is {doing} this job: {holder} ({folder.path}).",
-        "Wait for it or stop it. For a second run of its own give another --output or --checkpoint-tag.",
+        f"Wait for it or stop it. For a second run of its own give another {opt('output')} or {opt('checkpoint_tag')}.",
+        code="run.active",
+        path=folder.path,
     )
 
 

@@ -31,7 +31,12 @@ def check_plain(pattern: str) -> None:
     for path in expanded(pattern):
         protocol, found, _ = path.partition("://")
         if "::" in path or (found and protocol not in PROTOCOLS):
-            raise DataError(f"{pattern!r} is not on plain storage, and is not opened to be shown.", "")
+            raise DataError(
+                f"{pattern!r} is not on plain storage, and is not opened to be shown.",
+                "",
+                code="input.untrusted",
+                path=pattern,
+            )
 
 
 def storage_of(folder: RunFolder, kwargs: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -45,9 +45,11 @@ _FAILED = f"{FAILURE}.type"
 class DamagedPartError(JobError):
     """`part` cannot be read as a part of its run. Its rows have to be computed again."""
 
+    default_code = "part.damaged"
+
     def __init__(self, message: str, hint: str = "", part: str = "", reason: str = "") -> None:
-        super().__init__(message, hint)
-        self.args = (self.message, self.hint, part, reason)
+        super().__init__(message, hint, path=part)
+        self.args = (self.text, self.advice, part, reason)
         self.part, self.reason = part, reason
 
     @classmethod
@@ -306,7 +308,10 @@ def reading(part: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, *_NONSENSE) as error:
         if getattr(error, "errno", None) is not None:  # what Arrow finds wrong with the bytes has no errno
             raise CheckpointError(
-                f"{part} cannot be read: {error}", "The part stays as it is. Remove the cause, and run again."
+                f"{part} cannot be read: {error}",
+                "The part stays as it is. Remove the cause, and run again.",
+                code="part.unreadable",
+                path=part,
             ) from error
         raise DamagedPartError.of(part, str(error)) from error
 

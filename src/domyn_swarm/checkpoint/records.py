@@ -47,9 +47,11 @@ T = TypeVar("T")
 class UnreadableRecordError(CheckpointError):
     """A record that is there, and is not what it should be. `reason` says why, without the path."""
 
+    default_code = "record.unreadable"
+
     def __init__(self, message: str, hint: str = "", reason: str = "") -> None:
         super().__init__(message, hint)
-        self.args = (self.message, self.hint, reason)
+        self.args = (self.text, self.advice, reason)
         self.reason = reason
 
     @classmethod

@@ -28,7 +28,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run's record. Earlier versions wrote down less, so each entry has a default: `state` is None without one.
 
     Times are ISO 8601 with a time zone, or empty. `total` rows are in the input, `done_before` of them from earlier
-    runs, `rows` finished in this one, `failed` of those without an output.
+    runs, `rows` finished in this one, `failed` of those without an output. `input_files` has name, rows and digest of
+    each file, `ids` says which ids were checked, `content` what the output was made of.
     """
 
     run_id: RunId = ""
@@ -52,6 +53,9 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     input: Text = ""
     input_columns: list[Text] = []
     input_digest: Text | None = None
+    input_files: list[tuple[str, int | None, str]] | None = None
+    ids: Text | None = None
+    content: Text | None = None
     identity: dict[str, Any] = {}
 
     def __post_init__(self) -> None:

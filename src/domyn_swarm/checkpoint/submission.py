@@ -8,6 +8,7 @@ import msgspec
 
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.records import PlainName, Text, check_moment
+from domyn_swarm.declared import option
 from domyn_swarm.redaction import public_text, public_words
 
 if TYPE_CHECKING:
@@ -15,6 +16,32 @@ if TYPE_CHECKING:
 
 FILE = "submission.json"
 LOG = "log.txt"
+
+
+class LaunchOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Options that say where a run executes, rather than what it does. Declared like those of the JobSpec."""
+
+    detach: Annotated[
+        bool,
+        option("--detach/--no-detach", help="Run in the background and return; the log is in the run's folder"),
+    ] = False
+    run_on: Annotated[
+        str,
+        option("--run-on", help="Where to run: local, slurm or ray; slurm and ray imply --detach", takes="LAUNCHER"),
+    ] = "local"
+    job_name: Annotated[
+        str | None, option("--job-name", help="Name of the run (default: the output's name)", takes="NAME")
+    ] = None
+    slurm_args: Annotated[
+        str,
+        option(
+            "--slurm-args", help="Options for sbatch, as one string: '--time=2:00:00 --partition=cpu'", takes="ARGS"
+        ),
+    ] = ""
+    requeue: Annotated[
+        bool,
+        option("--requeue/--no-requeue", help="On Slurm, requeue the run at its time limit until it is done"),
+    ] = False
 
 
 class Placement(msgspec.Struct, frozen=True, kw_only=True):

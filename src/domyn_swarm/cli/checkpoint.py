@@ -113,7 +113,12 @@ def _with_repair_hint(folder: str) -> Iterator[None]:
     try:
         yield
     except DamagedPartError as error:
-        raise JobError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {quote(folder)}") from None
+        raise JobError(
+            error.text,
+            f"Run: domyn-swarm checkpoint verify --set-aside {quote(folder)}",
+            code="part.damaged",
+            path=folder,
+        ) from None
 
 
 def _shown(found: CheckpointSummary) -> str:

@@ -40,6 +40,6 @@ def diff(
     if html is not None:
         from domyn_swarm.report.comparison.html import page  # noqa: PLC0415
 
-        write_whole("--html", html, page(found).encode())
+        write_whole("html", html, page(found).encode())
     typer.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else str(found))
     raise typer.Exit(0 if found.same else 1)

@@ -16,8 +16,8 @@ def print_json(value: Any) -> None:
     typer.echo(msgspec.json.encode(value).decode())
 
 
-def write_whole(flag: str, path: str, content: bytes) -> None:
-    """Write `content` to `path` atomically. `flag` is named in error messages.
+def write_whole(option: str, path: str, content: bytes) -> None:
+    """Write `content` to `path` atomically. `option` is named in error messages.
 
     Raises:
         ConfigurationError: it cannot be written.
@@ -32,6 +32,9 @@ def write_whole(flag: str, path: str, content: bytes) -> None:
                 file.write(content)
         except OSError as error:
             raise ConfigurationError(
-                f"{flag}: {path} cannot be written: {error.strerror or error}.",
+                f"{path} cannot be written: {error.strerror or error}.",
                 "Name a file in an existing folder.",
+                code="storage.unwritable",
+                option=option,
+                path=str(path),
             ) from None

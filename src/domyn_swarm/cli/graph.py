@@ -9,7 +9,7 @@ import typer
 
 from domyn_swarm.cli.files import print_json, write_whole
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
-from domyn_swarm.errors import ConfigurationError, MissingDependencyError
+from domyn_swarm.errors import ConfigurationError, MissingDependencyError, opt
 from domyn_swarm.jobspec import DEFAULT_JOB
 
 if TYPE_CHECKING:
@@ -46,22 +46,37 @@ def graph(
     Exit status: 0, or 2 when the graph cannot be drawn; then nothing is written.
     """
     suffix = PurePosixPath(output).suffix.lower() if output else ".mmd"
-    if suffix not in SUFFIXES:
-        raise ConfigurationError(
-            f"--output: {output!r} does not have a supported suffix.", f"Use one of: {', '.join(SUFFIXES)}."
-        )
-    if upstream_of is not None and path is not None:
-        raise ConfigurationError("--upstream-of and --path exclude each other.", "Drop one of the two.")
+    _check(output, suffix, upstream_of, path, as_json=as_json)
     if as_json:
-        if output:
-            raise ConfigurationError("--json and --output exclude each other.", "Drop one of the two.")
         print_json(_selected(job, options, upstream_of, path))
         return
     picture = _drawn(_selected(job, options, upstream_of, path), suffix)
     if output:
-        write_whole("--output", output, picture)
+        write_whole("output", output, picture)
     else:
         typer.echo(picture.decode(), nl=False)
+
+
+def _check(output: str | None, suffix: str, upstream_of: str | None, path: object, *, as_json: bool) -> None:
+    if suffix not in SUFFIXES:
+        raise ConfigurationError(
+            f"{output!r} does not have a supported suffix.",
+            f"Use one of: {', '.join(SUFFIXES)}.",
+            code="option.invalid",
+            option="output",
+            choices=SUFFIXES,
+        )
+    for first, second, both in (
+        ("upstream_of", opt("path"), upstream_of is not None and path is not None),
+        ("output", opt("json", True), as_json and output is not None),
+    ):
+        if both:
+            raise ConfigurationError(
+                f"{opt(first)} and {second} exclude each other.",
+                "Drop one of the two.",
+                code="option.conflict",
+                option=first,
+            )
 
 
 def _selected(job: str, options: dict[str, Any], upstream_of: str | None, path: tuple[str, str] | None) -> Graph:
@@ -75,7 +90,8 @@ def _selected(job: str, options: dict[str, Any], upstream_of: str | None, path: 
 
 
 def _drawn(graph: Graph, suffix: str) -> bytes:
-    from domyn_swarm.report.diagram import dot_of, draw, mermaid_of, page_of  # noqa: PLC0415
+    from domyn_swarm.report.diagram import dot_of, mermaid_of, page_of  # noqa: PLC0415
+    from domyn_swarm.report.graphviz import draw  # noqa: PLC0415
 
     if suffix == ".mmd":
         return mermaid_of(graph).encode()

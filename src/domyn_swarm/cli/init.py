@@ -14,7 +14,7 @@ import typer
 
 from domyn_swarm.cli.files import print_json, write_whole
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.errors import ConfigurationError, opt
 
 app = typer.Typer(help="Write create starter files.", rich_markup_mode=None)
 
@@ -47,11 +47,23 @@ def job(
 ) -> None:
     """Create a small, commented, working job and a sample input, and print the command that runs it."""
     if not re.fullmatch(r'[^"\\\n]*[\w-]\.py', path) or "://" in path:
-        raise ConfigurationError(f"FILE: {path!r} is not the path of a Python file.", "Use a path such as my_job.py.")
+        raise ConfigurationError(
+            f"{path!r} is not the path of a Python file.",
+            "Use a path such as my_job.py.",
+            code="option.invalid",
+            option="FILE",
+            path=path,
+        )
     sample = path.removesuffix(".py") + ".parquet"
     for file in (path, sample):
         if Path(file).exists() and not overwrite:
-            raise ConfigurationError(f"FILE: {file} exists.", "Give another path, or --overwrite to replace it.")
+            raise ConfigurationError(
+                f"{file} exists.",
+                f"Give another path, or {opt('overwrite', True)} to replace it.",
+                code="output.exists",
+                option="FILE",
+                path=str(file),
+            )
     reference, output = f"{path}:{_class_name(path)}", f"out/{Path(sample).name}"
     write_whole("FILE", path, _filled(kind, reference, sample, output).encode())
     write_whole("FILE", sample, _rows())

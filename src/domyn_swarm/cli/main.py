@@ -13,6 +13,7 @@ import typer
 from domyn_swarm import __version__
 from domyn_swarm.cli import checkpoint, endpoint, init, job
 from domyn_swarm.cli.doctor import doctor
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.endpoint.keys import hide_keys
 from domyn_swarm.errors import Interrupted, SwarmError
 from domyn_swarm.report import terminal
@@ -80,7 +81,7 @@ def _status() -> int:
     except SwarmError as error:
         if logging.getLogger("domyn_swarm").level == logging.DEBUG and error.__cause__ is not None:
             logging.getLogger("domyn_swarm").debug("caused by", exc_info=error.__cause__)
-        typer.echo(f"{'Error: ' if error.exit_status in (1, 2) else ''}{error}", err=True)
+        typer.echo(f"{'Error: ' if error.exit_status in (1, 2) else ''}{on_command_line(error)}", err=True)
         sys.stdout.flush()
         sys.stderr.flush()
         # Not sys.exit: a call that hangs in a thread must not keep the process alive.

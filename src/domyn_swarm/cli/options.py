@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import msgspec
 import typer
 
+from domyn_swarm.declared import option_of
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec, flag_of, option_of
+from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -24,7 +25,7 @@ def with_spec_options(command: Callable[..., None], without: Collection[str] = (
     job's defaults can set them. A job `@FILE` names an option file; flags on the command line override it.
     """
     hints = get_type_hints(JobSpec, include_extras=True)
-    fields = {name: hint for name, hint in hints.items() if option_of(name).extra["flags"] and name not in without}
+    fields = {name: hint for name, hint in hints.items() if option_of(JobSpec, name).flags and name not in without}
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
 
     def called(context: typer.Context, **values: Any) -> None:
@@ -65,7 +66,7 @@ def _parsed(given: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if get_origin(hints[name]) is dict:
             options[name] = _json_object(name, value)
-        elif option_of(name).extra["takes"]:
+        elif option_of(JobSpec, name).takes:
             with contextlib.suppress(msgspec.ValidationError):  # reported when the JobSpec is built
                 options[name] = msgspec.convert(value, hints[name], strict=False)
     return options
@@ -76,26 +77,36 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
         value = msgspec.json.decode(text)
     except msgspec.DecodeError as error:
         raise ConfigurationError(
-            f"{flag_of(name)}: {text!r} is not valid JSON: {error}.", """Write an object: '{"key": "value"}'."""
+            f"{text!r} is not valid JSON: {error}.",
+            """Write an object: '{"key": "value"}'.""",
+            code="option.invalid",
+            option=name,
         ) from None
     if not isinstance(value, dict):
         raise ConfigurationError(
-            f"{flag_of(name)}: {text!r} is not a JSON object.", """Write an object: '{"key": "value"}'."""
+            f"{text!r} is not a JSON object.",
+            """Write an object: '{"key": "value"}'.""",
+            code="option.invalid",
+            option=name,
         )
     return value
 
 
 def _annotation(name: str, hint: Any) -> Any:
-    meta = option_of(name)
-    kind, metavar = (str, meta.extra["takes"]) if meta.extra["takes"] else _typer_type(get_args(hint)[0])
-    default = next(field.default for field in msgspec.structs.fields(JobSpec) if field.name == name)
-    help_text = meta.description or ""
+    takes = option_of(JobSpec, name).takes
+    kind, metavar = (str, takes) if takes else _typer_type(get_args(hint)[0])
+    return Annotated[kind | None, typer_option(JobSpec, name, metavar=metavar)]
+
+
+def typer_option(kind: type[msgspec.Struct], name: str, **more: Any) -> Any:
+    """The option declared as the field `name` of `kind`, with its default in the help."""
+    declared = option_of(kind, name)
+    default = next(field.default for field in msgspec.structs.fields(kind) if field.name == name)
     if isinstance(default, bool):
-        default = meta.extra["flags"][0].split("/")[0 if default else 1]
-    if isinstance(default, (str, int, float)):
-        help_text += f" (default: {default})"
-    option = typer.Option(*meta.extra["flags"], help=help_text, metavar=metavar, show_default=False)
-    return Annotated[kind | None, option]
+        default = declared.flags[0].split("/")[0 if default else 1]
+    shown = f" (default: {default})" if isinstance(default, (str, int, float)) and default != "" else ""
+    options = {"metavar": declared.takes or None, **more}
+    return typer.Option(*declared.flags, help=f"{declared.help}{shown}", show_default=False, **options)
 
 
 def _typer_type(hint: Any) -> tuple[Any, str | None]:

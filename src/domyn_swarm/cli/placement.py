@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from domyn_swarm.checkpoint.submission import Placement
+from domyn_swarm.checkpoint.submission import LaunchOptions, Placement
 from domyn_swarm.cli.files import print_json
+from domyn_swarm.cli.options import typer_option
 
 if TYPE_CHECKING:
     from domyn_swarm.jobspec import JobSpec
@@ -22,39 +23,11 @@ def _launchers(incomplete: str) -> list[str]:
     return [name for name in launcher_names() if name.startswith(incomplete)]
 
 
-RunOn = Annotated[
-    str | None,
-    typer.Option(
-        "--run-on", metavar="LAUNCHER", autocompletion=_launchers, show_default=False,
-        help="Where to run: local (default), slurm or ray. slurm and ray imply --detach.",
-    ),
-]  # fmt: skip
-Detach = Annotated[
-    bool,
-    typer.Option(
-        "--detach/--no-detach",
-        show_default=False,
-        help="Run in the background and return. The log is in the run's folder. (default: --no-detach)",
-    ),
-]
-JobName = Annotated[
-    str | None,
-    typer.Option("--job-name", metavar="NAME", show_default=False, help="Name of the run (default: the output's name)"),
-]
-SlurmArgs = Annotated[
-    str | None,
-    typer.Option(
-        "--slurm-args", metavar="ARGS", show_default=False,
-        help="Options for sbatch, as one string: '--time=2:00:00 --partition=cpu'",
-    ),
-]  # fmt: skip
-Requeue = Annotated[
-    bool | None,
-    typer.Option(
-        "--requeue/--no-requeue", show_default=False,
-        help="On Slurm, requeue the run at its time limit until it is done (default: --no-requeue)",
-    ),
-]  # fmt: skip
+RunOn = Annotated[str | None, typer_option(LaunchOptions, "run_on", autocompletion=_launchers)]
+Detach = Annotated[bool, typer_option(LaunchOptions, "detach")]
+JobName = Annotated[str | None, typer_option(LaunchOptions, "job_name")]
+SlurmArgs = Annotated[str | None, typer_option(LaunchOptions, "slurm_args")]
+Requeue = Annotated[bool | None, typer_option(LaunchOptions, "requeue")]
 RayAddress = Annotated[
     str | None,
     typer.Option("--ray-address", metavar="URL", show_default=False, help="Ray cluster to resume on"),

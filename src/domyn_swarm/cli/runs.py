@@ -17,7 +17,7 @@ from domyn_swarm.cli.placement import (
     print_submission,
     state_shown,
 )  # fmt: skip
-from domyn_swarm.errors import ConfigurationError, JobError
+from domyn_swarm.errors import AGAIN, ConfigurationError, JobError, opt
 from domyn_swarm.report.terminal import one_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,13 @@ def list_(
     from domyn_swarm.runs.state import State, newest_first, statuses  # noqa: PLC0415
 
     if state is not None and state not in get_args(State):
-        raise ConfigurationError(f"--state: {state!r} is not valid.", f"It takes: {', '.join(get_args(State))}.")
+        raise ConfigurationError(
+            f"{state!r} is not valid.",
+            f"It takes: {', '.join(get_args(State))}.",
+            code="option.invalid",
+            option="state",
+            choices=get_args(State),
+        )
     found = newest_first(statuses(all_runs(checkpoint_dir or ())))
     found = [status for status in found if state in (None, status.state)]
     if as_json:
@@ -87,7 +93,12 @@ def logs(
     shown = text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
     if as_json:
         if follow:
-            raise ConfigurationError("--follow and --json exclude each other.", "Drop one of the two.")
+            raise ConfigurationError(
+                f"{opt('follow', True)} and {opt('json', True)} exclude each other.",
+                "Drop one of the two.",
+                code="option.conflict",
+                option="follow",
+            )
         print_json({"name": found.name, "lines": shown.splitlines()})
         return
     typer.echo(shown, nl=False)
@@ -155,7 +166,7 @@ def cancel(
     for one in ended:
         _print_status(one, as_json=as_json)
     if left := [one.name for one in ended if one.state in ACTIVE]:
-        raise JobError(f"{', '.join(left)} could not be cancelled.", "Run the same command again.")
+        raise JobError(f"{', '.join(left)} could not be cancelled.", f"{AGAIN}.", code="run.not_cancelled")
 
 
 def resume(
@@ -193,7 +204,9 @@ def rm(
         ensure_not_running(run)
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigurationError("Cannot confirm: not a terminal.", "Use --yes.")
+            raise ConfigurationError(
+                "Cannot confirm: not a terminal.", f"Use {opt('yes', True)}.", code="confirm.impossible", option="yes"
+            )
         typer.echo("\n".join(map(_deletion_line, found)), err=True)
         if not typer.confirm("Delete?", err=True):
             typer.echo("Nothing was deleted.", err=True)

@@ -34,7 +34,13 @@ def show(
     from domyn_swarm.storage.files import translating_io_errors  # noqa: PLC0415 - keeps --help light
 
     if kind not in (kinds := get_args(write_file.Format)):
-        raise ConfigurationError(f"--format: {kind!r} is not valid.", f"It takes: {', '.join(kinds)}.")
+        raise ConfigurationError(
+            f"{kind!r} is not valid.",
+            f"It takes: {', '.join(kinds)}.",
+            code="option.invalid",
+            option="format",
+            choices=tuple(kinds),
+        )
     with translating_io_errors(run):
         name, folder = find(run)
         options = write_file.options_of_run(folder)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Self
 import psutil
 
 from domyn_swarm.concurrency.adaptive import MOST
-from domyn_swarm.errors import ConditionError
+from domyn_swarm.errors import ConditionError, opt
 from domyn_swarm.storage.atomic import LEFTOVER
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ SHARE_OF_DISK = 8
 _NO_THREAD = "can't start new thread"
 
 _HINTS = {
-    errno.EMFILE: "Raise the limit (ulimit -n), or lower --max-concurrency.",
-    errno.ENFILE: "The whole machine has too many files open: lower --max-concurrency, or end other programs.",
-    errno.ENOMEM: "Lower --max-concurrency, or give the process more memory.",
-    errno.EAGAIN: "Raise the limit of threads and processes (ulimit -u), or lower --max-concurrency.",
+    errno.EMFILE: f"Raise the limit (ulimit -n), or lower {opt('max_concurrency')}.",
+    errno.ENFILE: f"The whole machine has too many files open: lower {opt('max_concurrency')}, or end other programs.",
+    errno.ENOMEM: f"Lower {opt('max_concurrency')}, or give the process more memory.",
+    errno.EAGAIN: f"Raise the limit of threads and processes (ulimit -u), or lower {opt('max_concurrency')}.",
     errno.ENOSPC: "Free some space.",
     errno.EDQUOT: "Free some space, or raise the quota.",
 }
@@ -53,6 +53,8 @@ logger = logging.getLogger("domyn_swarm")
 
 class ExhaustedError(ConditionError):
     """This process, or its machine, has run out of something. The run ends, and can be resumed."""
+
+    default_code = "resources.exhausted"
 
 
 def exhausted(error: BaseException) -> ExhaustedError | None:
@@ -121,7 +123,7 @@ def calls_that_fit(wanted: int | None, sockets: int = 1) -> int:
 def _tell_cap(wanted: int, fit: int, limit: int) -> None:
     """Say it once, however many jobs the process runs."""
     logger.warning(
-        "--max-concurrency: %s calls at once instead of %s: this process may open %s files (ulimit -n)",
+        "at most %s calls at once instead of %s: this process may open %s files (ulimit -n)",
         f"{fit:,}", f"{wanted:,}", f"{limit:,}",
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from domyn_swarm.data.hive import with_hive_values
 from domyn_swarm.data.int96 import int96_columns, within_reach
 from domyn_swarm.data.types import conformed, converted, empty_table, working_schema
 from domyn_swarm.data.values import python_row
-from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, opt
 from domyn_swarm.storage.files import open_parquet
 
 if TYPE_CHECKING:
@@ -52,8 +52,10 @@ def check_parquet(backend: str, files: InputFiles) -> pa.Schema:
     """The schema of parquet files; raises ConfigurationError for files of another format."""
     if files.schema is None:
         raise ConfigurationError(
-            f"--input: the {backend} backend reads parquet only, not {files.format}.",
-            f"Leave --data-backend out, or convert the files first: {conversion(files)}",
+            f"the {backend} backend reads parquet only, not {files.format}.",
+            f"Leave {opt('data_backend')} out, or convert the files first: {conversion(files)}",
+            code="input.format",
+            option="input",
         )
     return files.schema
 
@@ -63,8 +65,11 @@ def check_read_kwargs(backend: str, read_kwargs: Mapping[str, Any], known: Itera
     known = {*known, *OWN_READ_KWARGS}
     if unknown := sorted(read_kwargs.keys() - known):
         raise ConfigurationError(
-            f"--backend-read-kwargs: the {backend} backend does not know {', '.join(map(repr, unknown))}.",
+            f"the {backend} backend does not know {', '.join(map(repr, unknown))}.",
             f"Known: {', '.join(sorted(known))}.",
+            code="option.unknown_key",
+            option="backend_read_kwargs",
+            choices=tuple(sorted(known)),
         )
 
 
@@ -76,12 +81,21 @@ def projected(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
     """
     if columns is not None and not isinstance(columns, list):
         raise ConfigurationError(
-            f"--backend-read-kwargs: columns is {columns!r}, no list of names.", f"Columns: {', '.join(schema.names)}."
+            f"columns is {columns!r}, no list of names.",
+            f"Columns: {', '.join(schema.names)}.",
+            code="option.invalid",
+            option="backend_read_kwargs",
+            choices=tuple(schema.names),
         )
     known = {field.name: field for field in schema}
     if missing := [column for column in columns or () if column not in known]:
         raise ConfigurationError(
-            f"--backend-read-kwargs: the input has no column {missing[0]!r}.", f"Columns: {', '.join(known)}."
+            f"the input has no column {missing[0]!r}.",
+            f"Columns: {', '.join(known)}.",
+            code="column.missing",
+            option="backend_read_kwargs",
+            column=missing[0],
+            choices=tuple(known),
         )
     return pa.schema([known[column] for column in columns or known])
 
@@ -238,7 +252,11 @@ def _check_aligned(batch: pa.RecordBatch, table: pa.Table, id_col: str) -> None:
     if not same:
         raise CheckpointError(
             f"The checkpoint does not fit the input at row {positions[0].as_py():,} ({id_col} = {ids[0].as_py()!r}).",
-            "The input changed under the run. Run again with --no-resume, or with another --checkpoint-tag.",
+            f"The input changed under the run. Run again with {opt('resume', False)}, or with another "
+            f"{opt('checkpoint_tag')}.",
+            code="checkpoint.mismatch",
+            row=positions[0].as_py(),
+            column=id_col,
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from domyn_swarm.errors import DataError
+from domyn_swarm.errors import DataError, opt
 from domyn_swarm.storage.files import open_parquet
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 SCAN_ROWS = 65_536
 _HINT = (
-    "Restore the file, or leave it out of --input. "
-    "A column that the job does not need can be left out of the output: --output-mode io_only."
+    f"Restore the file, or leave it out of {opt('input')}. "
+    f"A column that the job does not need can be left out of the output: {opt('output_mode', 'io_only')}."
 )
-_NO_KEYS = "No keys are taken. Write a copy that is not encrypted, or leave the file out of --input."
+_NO_KEYS = f"No keys are taken. Write a copy that is not encrypted, or leave the file out of {opt('input')}."
 
 
 @contextlib.contextmanager
@@ -44,9 +44,25 @@ def damaged(files: InputFiles, file: InputFile, columns: Sequence[str], error: B
     for column in columns:
         if found := _trouble(files, file, column):
             if "decrypt" in found.lower():
-                return DataError(f"--input: column {column!r} of {file.path} is encrypted: {found}", _NO_KEYS)
-            return DataError(f"--input: column {column!r} of {file.path} cannot be read: {found}", _HINT)
-    return DataError(f"--input: {file.path} cannot be read: {reason}", _HINT)
+                return DataError(
+                    f"column {column!r} of {file.path} is encrypted: {found}",
+                    _NO_KEYS,
+                    code="input.encrypted",
+                    option="input",
+                    path=file.path,
+                    column=column,
+                )
+            return DataError(
+                f"column {column!r} of {file.path} cannot be read: {found}",
+                _HINT,
+                code="input.damaged",
+                option="input",
+                path=file.path,
+                column=column,
+            )
+    return DataError(
+        f"{file.path} cannot be read: {reason}", _HINT, code="input.damaged", option="input", path=file.path
+    )
 
 
 def _trouble(files: InputFiles, file: InputFile, column: str) -> str:
@@ -72,4 +88,10 @@ def check_rows(file: InputFile, expected: int, found: int) -> None:
         DataError: the numbers differ.
     """
     if found != expected:
-        raise DataError(f"--input: {file.path} holds {found:,} rows where its footer says {expected:,}.", _HINT)
+        raise DataError(
+            f"{file.path} holds {found:,} rows where its footer says {expected:,}.",
+            _HINT,
+            code="input.damaged",
+            option="input",
+            path=file.path,
+        )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFile, InputFiles
 
 OPERATORS = ("==", "!=", "<", ">", "<=", ">=", "in", "not in")
-_FLAG = "--backend-read-kwargs: filters"
+_OPTION = "backend_read_kwargs"
 _HINT = f'Write [["column", "op", value], ...] with op one of {", ".join(OPERATORS)}; a list of such lists means "or".'
 SKIPPABLE = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string)
 """Types whose statistics in parquet files tell which row groups hold nothing that passes."""
@@ -145,7 +145,7 @@ def parse_filters(filters: Any, schema: pa.Schema) -> Filters:
         ConfigurationError: they are of another form, name what does not exist, or compare what does not compare.
     """
     if not isinstance(filters, list) or not filters or not all(isinstance(one, list) and one for one in filters):
-        raise ConfigurationError(f"{_FLAG} are not valid: {filters!r}.", _HINT)
+        raise ConfigurationError(f"filters are not valid: {filters!r}.", _HINT, code="filter.invalid", option=_OPTION)
     alternatives = filters if isinstance(filters[0][0], (list, tuple)) else [filters]
     return Filters(tuple(tuple(_condition(one, schema) for one in alternative) for alternative in alternatives))
 
@@ -166,21 +166,35 @@ def _condition(value: Any, schema: pa.Schema) -> Condition:
         case [str() as column, str() as operator, operand] if operator in OPERATORS:
             if column not in schema.names:
                 raise ConfigurationError(
-                    f"{_FLAG}: the input has no column {column!r}.", f"Its columns are: {', '.join(schema.names)}."
+                    f"filters: the input has no column {column!r}.",
+                    f"Its columns are: {', '.join(schema.names)}.",
+                    code="column.missing",
+                    option=_OPTION,
+                    column=column,
+                    choices=tuple(schema.names),
                 )
             several = operator in ("in", "not in")
             if several and not isinstance(operand, (list, tuple)):
-                raise ConfigurationError(f"{_FLAG}: {value!r} needs a list of values.", _HINT)
+                raise ConfigurationError(
+                    f"filters: {value!r} needs a list of values.",
+                    _HINT,
+                    code="filter.invalid",
+                    option=_OPTION,
+                    column=column,
+                )
             return _typed(column, operator, operand if several else [operand], schema.field(column).type)
-    raise ConfigurationError(f"{_FLAG}: {value!r} is no condition.", _HINT)
+    raise ConfigurationError(f"filters: {value!r} is no condition.", _HINT, code="filter.invalid", option=_OPTION)
 
 
 def _typed(column: str, operator: str, operands: Sequence[Any], dtype: pa.DataType) -> Condition:
     given = [operand for operand in operands if operand is not None]
     if operator not in ("in", "not in") and not given:
         raise ConfigurationError(
-            f"{_FLAG}: {column!r} {operator} null holds for no row.",
+            f"filters: {column!r} {operator} null holds for no row.",
             f'Use ["{column}", "in", [null]] for the rows without a value, or "not in" for those with one.',
+            code="filter.null",
+            option=_OPTION,
+            column=column,
         )
     bounds = []
     for operand in given:
@@ -188,9 +202,12 @@ def _typed(column: str, operator: str, operands: Sequence[Any], dtype: pa.DataTy
             bounds.append(bounds_of(operand, dtype))
         except Incomparable as wrong:
             raise ConfigurationError(
-                f"{_FLAG}: column {column!r} is {dtype}, which is not compared with {operand!r} "
+                f"filters: column {column!r} is {dtype}, which is not compared with {operand!r} "
                 f"({type(operand).__name__}).",
                 wrong.hint,
+                code="filter.type",
+                option=_OPTION,
+                column=column,
             ) from None
     return Condition(column, operator, tuple(bounds), len(given) < len(operands), dtype)
 

@@ -18,8 +18,10 @@ def check_finite(option: str, value: Any) -> None:
         path, number = found
         where = f" at {path.removeprefix('.')}" if path else ""
         raise ConfigurationError(
-            f"{option}: {number!r}{where} is no number that JSON can hold; it would become null.",
+            f"{number!r}{where} is no number that JSON can hold; it would become null.",
             "Give a finite number, or leave it out.",
+            code="option.not_finite",
+            option=option,
         )
 
 

@@ -95,7 +95,9 @@ def find_input(pattern: str, read_kwargs: Mapping[str, Any]) -> InputFiles:
         DataError: as `list_files`, and when the filesystem cannot be reached.
     """
     if not isinstance(hive := read_kwargs.get("hive", True), bool):
-        raise ConfigurationError(f"--backend-read-kwargs: hive is {hive!r}.", "Write true or false.")
+        raise ConfigurationError(
+            f"hive is {hive!r}.", "Write true or false.", code="option.invalid", option="backend_read_kwargs"
+        )
     with translating_io_errors(pattern):
         return list_files(pattern, read_kwargs.get("storage_options"), hive=hive)
 
@@ -112,11 +114,18 @@ def list_files(pattern: str, storage_options: Mapping[str, Any] | None = None, *
     fs, found = listing.fs, listing.sizes
     paths = sorted(found)
     if odd := next((path for path in paths if not is_text(path)), None):
-        raise DataError(f"--input: the name of {odd!r} is not UTF-8.", "Rename the file.")
+        raise DataError(
+            f"the name of {odd!r} is not UTF-8.", "Rename the file.", code="input.name", option="input", path=odd
+        )
     formats: set[Format] = {DEBUG_FORMATS.get(PurePosixPath(path).suffix.lower(), "parquet") for path in paths}
     if len(formats) > 1:
         raise DataError(
-            f"--input: {pattern!r} mixes formats ({', '.join(sorted(formats))}).", "Name files of one kind."
+            f"{pattern!r} mixes formats ({', '.join(sorted(formats))}).",
+            "Name files of one kind.",
+            code="input.format",
+            option="input",
+            path=pattern,
+            choices=tuple(sorted(formats)),
         )
     kind = formats.pop()
     skipped = tuple(listing.skipped)
@@ -145,8 +154,11 @@ def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
         rows = _checked_rows(metadata, groups)
     except (pa.ArrowException, OSError) as error:
         raise DataError(
-            f"--input: {path} is not a readable parquet file: {error}",
+            f"{path} is not a readable parquet file: {error}",
             "Inputs are parquet; the pandas backend alone also reads .csv, .jsonl and .ndjson, for debugging.",
+            code="input.unreadable",
+            option="input",
+            path=path,
         ) from None
     decoded = sum(group.total_byte_size for group in groups)
     encrypted = metadata.serialized_size != len(footer)  # a signature follows
@@ -217,9 +229,11 @@ def verify_unchanged(files: InputFiles) -> None:
         change = next(filter(None, changes), None)
     if change is not None:
         raise JobError(
-            f"--input: {change} while the run was reading it.",
+            f"{change} while the run was reading it.",
             "The output would put new inputs beside old answers, so it was not written. Keep inputs as they are while "
             "a run is going on.",
+            code="input.changed",
+            option="input",
         )
 
 

@@ -164,12 +164,13 @@ def _add_path(listing: Listing, path: str, pattern: str) -> None:
         if listing.hits == before:
             there = summary(listing.skipped)
             raise DataError(
-                f"--input: the directory {pattern!r} holds no .parquet file.",
+                f"the directory {pattern!r} holds no .parquet file.",
                 f"Name another directory, or its files by a pattern (it has {there})." if there
-                else "Name another directory.",
-            )  # fmt: skip
+                else "Name another directory.", code="input.empty", option="input", path=pattern)  # fmt: skip
     elif not fs.exists(path):
-        raise DataError(f"--input: {pattern!r} does not exist.", "Check the path.")
+        raise DataError(
+            f"{pattern!r} does not exist.", "Check the path.", code="input.missing", option="input", path=pattern
+        )
     else:
         _add_file(listing, path)
 
@@ -177,7 +178,13 @@ def _add_path(listing: Listing, path: str, pattern: str) -> None:
 def _add_file(listing: Listing, path: str) -> None:
     info = listing.fs.info(path)
     if is_local(listing.fs) and not stat.S_ISREG(info["mode"]) and not (info["islink"] and os.path.isfile(path)):  # noqa: PTH113
-        raise DataError(f"--input: {path} is not a regular file.", "Write what it holds to a file first.")
+        raise DataError(
+            f"{path} is not a regular file.",
+            "Write what it holds to a file first.",
+            code="input.not_a_file",
+            option="input",
+            path=path,
+        )
     listing.sizes[path] = info["size"]
     listing.hits += 1
 
@@ -228,7 +235,13 @@ def _local_files_below(listing: Listing, folder: str) -> Iterator[str]:
 
 
 def _unreadable(error: OSError) -> None:
-    raise DataError(f"--input: {error.filename} cannot be listed: {error.strerror}.", "Check its rights.") from None
+    raise DataError(
+        f"{error.filename} cannot be listed: {error.strerror}.",
+        "Check its rights.",
+        code="input.unlisted",
+        option="input",
+        path=str(error.filename),
+    ) from None
 
 
 def _add_matches(listing: Listing, path: str, pattern: str) -> None:
@@ -245,7 +258,13 @@ def _add_matches(listing: Listing, path: str, pattern: str) -> None:
         else:
             _add_file(listing, match)
     if listing.hits == before:
-        raise DataError(f"--input: no file matches {pattern!r}.", "Check the pattern, and quote it in the shell.")
+        raise DataError(
+            f"no file matches {pattern!r}.",
+            "Check the pattern, and quote it in the shell.",
+            code="input.missing",
+            option="input",
+            path=pattern,
+        )
 
 
 def _globbed(listing: Listing, path: str) -> Iterable[str]:

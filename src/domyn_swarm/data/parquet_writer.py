@@ -33,14 +33,19 @@ def check_writer_kwargs(write_kwargs: Mapping[str, Any]) -> None:
     rows = write_kwargs.get("row_group_size")
     if rows is not None and (type(rows) is not int or rows < 1):
         raise ConfigurationError(
-            f"--backend-write-kwargs: row_group_size is {rows!r}.", "Give a number of rows, 1 or more."
+            f"row_group_size is {rows!r}.",
+            "Give a number of rows, 1 or more.",
+            code="option.invalid",
+            option="backend_write_kwargs",
         )
     try:
         _open_writer(pa.BufferOutputStream(), pa.schema([("x", pa.int64())]), write_kwargs).close()
     except (TypeError, ValueError, OSError, pa.ArrowException) as error:
         raise ConfigurationError(
-            f"--backend-write-kwargs: {error}.",
+            f"{error}.",
             "Use keywords of pyarrow.parquet.ParquetWriter (compression, compression_level, row_group_size, ...).",
+            code="option.invalid",
+            option="backend_write_kwargs",
         ) from None
 
 

@@ -71,7 +71,13 @@ def sample_of(files: InputFiles, columns: Sequence[str]) -> Sample:
             tables = list(pool.map(partial(_beginning, files, schema, rows), there))
             extremes = list(pool.map(partial(_extremes, files, schema), there))
     except (pa.ArrowException, OSError) as error:
-        raise DataError(f"--input: {there[0].path} cannot be read: {error}", "Replace the file.") from None
+        raise DataError(
+            f"{there[0].path} cannot be read: {error}",
+            "Replace the file.",
+            code="input.damaged",
+            option="input",
+            path=there[0].path,
+        ) from None
     stated = {field.name: list(chain.from_iterable(one.get(field.name, ()) for one in extremes)) for field in schema}
     ends = {name: (min(values), max(values)) for name, values in stated.items() if values}
     return Sample.of(tables[0], {name: _as(*two, schema.field(name).type) for name, two in ends.items()})

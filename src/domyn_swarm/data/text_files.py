@@ -18,7 +18,7 @@ from domyn_swarm.data.arrow import check_read_kwargs, projected
 from domyn_swarm.data.hive import with_hive_values
 from domyn_swarm.data.stream import Stream
 from domyn_swarm.data.types import conformed, working_schema
-from domyn_swarm.errors import ConfigurationError, DataError
+from domyn_swarm.errors import ConfigurationError, DataError, opt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -70,7 +70,11 @@ def _scan(
 
 def _unreadable(files: InputFiles, file: InputFile, error: Exception | str) -> DataError:
     return DataError(
-        f"--input: {file.path} is not readable as {files.format}: {error}", "Fix the file, or leave it out of --input."
+        f"{file.path} is not readable as {files.format}: {error}",
+        f"Fix the file, or leave it out of {opt('input')}.",
+        code="input.unreadable",
+        option="input",
+        path=file.path,
     )
 
 
@@ -86,8 +90,12 @@ def _open_csv(files: InputFiles, read_kwargs: Mapping[str, Any]) -> tuple[pa.Sch
         if sorted(here := _csv_names(files, file, options)) != sorted(names):
             other = min(set(here) ^ set(names), default=here[0])
             raise DataError(
-                f"--input: {file.path} and {files.files[0].path} differ in column {other!r}.",
+                f"{file.path} and {files.files[0].path} differ in column {other!r}.",
                 "All files of an input need the same columns.",
+                code="input.schemas",
+                option="input",
+                path=file.path,
+                column=other,
             )
         rows += sum(batch.num_rows for batch in _csv_batches(files, options, types, file, names))
     return pa.schema(types), rows, partial(_csv_batches, files, options, types)
@@ -102,15 +110,21 @@ def _csv_options(read_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         }
     except (TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"--backend-read-kwargs: {error}.", 'Write for example {"delimiter": ";", "encoding": "latin-1"}.'
+            f"{error}.",
+            'Write for example {"delimiter": ";", "encoding": "latin-1"}.',
+            code="option.invalid",
+            option="backend_read_kwargs",
         ) from None
 
 
 def _csv_types(names: Sequence[str], given: Any) -> dict[str, pa.DataType]:
     if not isinstance(given, dict) or not given.keys() <= set(names):
         raise ConfigurationError(
-            f"--backend-read-kwargs: types is {given!r}, which names no types of columns that there are.",
+            f"types is {given!r}, which names no types of columns that there are.",
             f'Write {{"types": {{"column": "int64"}}}}. Columns: {", ".join(names)}.',
+            code="option.invalid",
+            option="backend_read_kwargs",
+            choices=tuple(names),
         )
     types: dict[str, pa.DataType] = dict.fromkeys(names, pa.string())
     for name, alias in given.items():
@@ -118,8 +132,10 @@ def _csv_types(names: Sequence[str], given: Any) -> dict[str, pa.DataType]:
             types[name] = pa.type_for_alias(alias)
         except (ValueError, TypeError):
             raise ConfigurationError(
-                f"--backend-read-kwargs: types: {alias!r} is not a type.",
+                f"types: {alias!r} is not a type.",
                 "Write int64, float64, bool, date32, timestamp[ms], string, ...",
+                code="option.invalid",
+                option="backend_read_kwargs",
             ) from None
     return types
 
@@ -131,7 +147,14 @@ def _csv_names(files: InputFiles, file: InputFile, options: Mapping[str, Any]) -
     except (pa.ArrowException, UnicodeError, LookupError) as error:
         raise _unreadable(files, file, error) from None
     if twice := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"--input: {file.path} has two columns {twice[0]!r}.", "Each column needs a name of its own.")
+        raise DataError(
+            f"{file.path} has two columns {twice[0]!r}.",
+            "Each column needs a name of its own.",
+            code="column.duplicate",
+            option="input",
+            path=file.path,
+            column=twice[0],
+        )
     return names
 
 
@@ -171,7 +194,13 @@ def _open_json(files: InputFiles) -> tuple[pa.Schema, int, Any]:
             promoted = promoted or (rows > 0 and merged != schema)
             schema, rows = merged, rows + len(records)
     if not schema.names:
-        raise DataError(f"--input: {files.pattern!r} holds no rows.", "Name a file that has some.")
+        raise DataError(
+            f"{files.pattern!r} holds no rows.",
+            "Name a file that has some.",
+            code="input.empty",
+            option="input",
+            path=files.pattern,
+        )
     if promoted:  # an integer may not be exact as a float, which is what later blocks made of its column
         for file in files.files:
             for at, records in _json_records(files, file):

@@ -48,10 +48,14 @@ def united(paths: Sequence[str], schemas: Sequence[pa.Schema]) -> pa.Schema:
                 )
             except _Different:
                 raise DataError(
-                    f"--input: column {field.name!r} is {field.type} in {path} but {before and before.type} in "
+                    f"column {field.name!r} is {field.type} in {path} but {before and before.type} in "
                     f"{first_in[field.name]}.",
                     "No type holds the values of both exactly. Convert one of the files, or read them in runs of "
                     "their own.",
+                    code="input.schemas",
+                    option="input",
+                    path=path,
+                    column=field.name,
                 ) from None
             first_in.setdefault(field.name, path)
         here = set(schema.names)
@@ -64,7 +68,14 @@ def _check_names(path: str, schema: pa.Schema) -> None:
     names = schema.names
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"--input: {path} has two columns {twice!r}.", "Each column needs a name of its own.")
+        raise DataError(
+            f"{path} has two columns {twice!r}.",
+            "Each column needs a name of its own.",
+            code="column.duplicate",
+            option="input",
+            path=path,
+            column=twice,
+        )
 
 
 def _field(one: pa.Field[Any], other: pa.Field[Any]) -> pa.Field[Any]:

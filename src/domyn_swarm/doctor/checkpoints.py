@@ -15,6 +15,7 @@ import msgspec
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import locked
 from domyn_swarm.doctor.finding import PROBES, Finding, ProbeError, probed
+from domyn_swarm.edges import COMMAND_LINE
 from domyn_swarm.errors import CheckpointError, SwarmError
 from domyn_swarm.storage.atomic import atomic_write, create_file
 from domyn_swarm.storage.files import is_local, make_folder, translating_io_errors
@@ -45,7 +46,7 @@ def check_in_process(directory: str) -> Iterator[Finding]:
     try:
         folder = RunFolder(f"{directory.rstrip('/')}/.doctor-{uuid.uuid4().hex[:12]}")
     except SwarmError as error:
-        yield Finding(NAME, "failed", error.message, error.hint)
+        yield Finding(NAME, "failed", *error.rendered(COMMAND_LINE))
         return
     made = _missing_above(folder)
     try:
@@ -65,7 +66,7 @@ def check_in_process(directory: str) -> Iterator[Finding]:
 def _refused(directory: str, error: SwarmError) -> Finding:
     reason = getattr(error.__cause__, "strerror", None)
     if reason is None:
-        return Finding(NAME, "failed", error.message, error.hint)
+        return Finding(NAME, "failed", *error.rendered(COMMAND_LINE))
     fix = "Give this user write permission there, or use another --checkpoint-dir."
     return Finding(NAME, "failed", f"{directory} is not writable: {reason}", fix)
 

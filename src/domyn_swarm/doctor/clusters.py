@@ -22,8 +22,8 @@ def check_ray(address: str) -> Iterator[Finding]:
     try:
         result = probed(RAY_PROBE, address, seconds=RAY_SECONDS)
     except ProbeError as error:
-        fix = error.fix.removeprefix("Install it: ") or "Check that the cluster is up and that this is its address."
-        yield Finding("ray cluster", "failed", str(error).removeprefix("--ray-address: "), fix)
+        fix = error.fix or "Check that the cluster is up and that this is its address."
+        yield Finding("ray cluster", "failed", str(error), fix)
         return
     here, there = result["here"], result.get("there", result["here"])
     if "there" not in result:

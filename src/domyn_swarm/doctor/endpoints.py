@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from domyn_swarm.doctor.finding import Finding
+from domyn_swarm.edges import COMMAND_LINE
 from domyn_swarm.endpoint.client import CONNECT_SECONDS, EndpointClient
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import VARIABLES, read_key
@@ -43,7 +44,7 @@ def check_endpoint(url: str, model: str | None, api_key_file: str | None) -> Ite
         key = read_key(api_key_file)
         yield from asyncio.run(_check(url, model, key))
     except ConfigurationError as error:
-        yield Finding("endpoint", "failed", error.message, error.hint)
+        yield Finding("endpoint", "failed", *error.rendered(COMMAND_LINE))
 
 
 async def _check(url: str, model: str | None, key: str | None) -> list[Finding]:
@@ -54,7 +55,7 @@ async def _check(url: str, model: str | None, key: str | None) -> list[Finding]:
         except EndpointError as error:
             if is_absent(error) or model is None:
                 return [_refused("endpoint", url, error)]
-            why = "" if error.status in UNLISTED else f": {error.message}"
+            why = "" if error.status in UNLISTED else f": {error.text}"
             text = f"{url} responds, but lists no models{why}"
             found = Finding("endpoint", "warning", text, "No action is needed if the next check succeeds.")
         else:
@@ -109,15 +110,15 @@ def _asked(model: str, **more: Any) -> bytes:
 
 def _refused(name: str, what: str, error: EndpointError) -> Finding:
     if error.status in (401, 403):
-        return Finding(name, "failed", f"{what}: the API key was rejected: {error.message}", KEY)
+        return Finding(name, "failed", f"{what}: the API key was rejected: {error.text}", KEY)
     if error.status == 0:
         fix = f"Check that the server is up and that this is its address. The timeout is {CONNECT_SECONDS:.0f} s."
-        return Finding(name, "failed", f"{what} does not respond: {error.message}", fix)
+        return Finding(name, "failed", f"{what} does not respond: {error.text}", fix)
     hints = {
         404: "The URL of an OpenAI-compatible server usually ends in /v1.",
         429: "The server limits the request rate.",
     }
-    return Finding(name, "failed", f"{what}: {error.message}", hints.get(error.status, "Check the server's log."))
+    return Finding(name, "failed", f"{what}: {error.text}", hints.get(error.status, "Check the server's log."))
 
 
 def _took(seconds: float) -> str:

@@ -12,6 +12,9 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 import psutil
 
+from domyn_swarm.edges import COMMAND_LINE
+from domyn_swarm.errors import render
+
 State = Literal["ok", "warning", "failed", "skipped"]
 
 PROBES = "domyn_swarm.doctor.probes"
@@ -35,11 +38,11 @@ Check: TypeAlias = Callable[[], Iterable[Finding]]
 
 
 class ProbeError(Exception):
-    """A probe failed. `fix` says what to do; empty when that is unknown."""
+    """A probe failed. `fix` says what to do; empty when that is unknown. `code` is that of the error, if it had one."""
 
-    def __init__(self, message: str, fix: str = "") -> None:
+    def __init__(self, message: str, fix: str = "", code: str = "") -> None:
         super().__init__(message)
-        self.fix = fix
+        self.fix, self.code = fix, code
 
 
 def probed(module: str, *arguments: str, seconds: float = PATIENCE) -> dict[str, Any]:
@@ -66,7 +69,8 @@ def probed(module: str, *arguments: str, seconds: float = PATIENCE) -> dict[str,
         last = complaints.strip().splitlines()[-1:] or ["no output"]
         raise ProbeError(f"{_ending(process.returncode)}: {last[0]}") from None
     if "error" in result:
-        raise ProbeError(result["error"], result.get("fix", ""))
+        error, fix = (render(result.get(name, ""), COMMAND_LINE) for name in ("error", "fix"))
+        raise ProbeError(error, fix, result.get("code", ""))
     return result
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from domyn_swarm.data.backends.registry import backend_names
 from domyn_swarm.doctor.finding import PROBES, Finding, ProbeError, probed
 from domyn_swarm.errors import MissingDependencyError
-from domyn_swarm.report import diagram
+from domyn_swarm.report import graphviz
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,11 +72,10 @@ def check_backend(name: str) -> Iterator[Finding]:
     try:
         rows = probed(PROBES, "backend", name)["rows"]
     except ProbeError as error:
-        found = str(error).removeprefix(f"--data-backend {name}: ")
-        if error.fix:  # an engine that is not installed
-            yield Finding(title, "warning", found, error.fix.removeprefix("Install it: "))
+        if error.code == MissingDependencyError.default_code:
+            yield Finding(title, "warning", str(error), error.fix)
         else:
-            yield Finding(title, "failed", found, f"pip install --force-reinstall '{PACKAGE}[{name}]'")
+            yield Finding(title, "failed", str(error), f"pip install --force-reinstall '{PACKAGE}[{name}]'")
         return
     yield Finding(title, "ok", ", ".join(filter(None, [_installed(name), f"{rows} rows processed"])))
 
@@ -107,12 +106,12 @@ def check_extra(extra: str, packages: list[str]) -> Iterator[Finding]:
 def check_graphviz() -> Iterator[Finding]:
     """Check Graphviz by drawing a graph."""
     try:
-        diagram.draw("digraph { a -> b }", "svg")
+        graphviz.draw("digraph { a -> b }", "svg")
     except MissingDependencyError as error:
-        found = error.message.rstrip(".") + "; report pages draw graphs themselves"
-        yield Finding("graphviz", "warning", found, "pip install graphviz-pure, or your system's graphviz")
+        found = error.text.rstrip(".") + "; report pages draw graphs themselves"
+        yield Finding("graphviz", "warning", found, error.command)
         return
-    yield Finding("graphviz", "ok", f"{next(diagram.programs())} works")
+    yield Finding("graphviz", "ok", f"{next(graphviz.programs())} works")
 
 
 def _installed(package: str) -> str | None:

@@ -66,7 +66,7 @@ def print_result(probe: Callable[..., dict[str, Any]], *arguments: str) -> None:
     try:
         result = probe(*arguments)
     except SwarmError as error:
-        result = {"error": error.message, "fix": error.hint}
+        result = {"error": error.text, "fix": getattr(error, "command", "") or error.advice, "code": error.code}
     except Exception as error:  # noqa: BLE001 - any error of a library is a result
         result = {"error": f"{type(error).__name__}: {error}"}
     print(msgspec.json.encode(result).decode(), flush=True)  # noqa: T201 - what a probe is for

@@ -20,7 +20,7 @@ from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
 from domyn_swarm.endpoint.connecting import Way, certificates, way_to
 from domyn_swarm.endpoint.json_reader import NOT_JSON, read_json
 from domyn_swarm.endpoint.models import models_in
-from domyn_swarm.errors import ConfigurationError, EndpointError
+from domyn_swarm.errors import ConfigurationError, EndpointError, opt
 from domyn_swarm.masking import hide
 from domyn_swarm.redaction import resolved
 
@@ -130,6 +130,7 @@ class EndpointClient:
             raise EndpointError(
                 f"{what}: the answer has no list of models ({_described(reply)}): {_beginning(reply.content)}",
                 status=reply.status,
+                code="reply.no_models",
             )
         return listed
 
@@ -150,13 +151,17 @@ class EndpointClient:
         try:
             reply = await self._follow(method, f"{self.base_url}/{path}", body, timeout)
         except aiohttp.ConnectionTimeoutError:
-            raise EndpointError(f"{what}: no connection within {timeout.sock_connect:g} s.") from None
+            raise EndpointError(
+                f"{what}: no connection within {timeout.sock_connect:g} s.", code="request.no_connection"
+            ) from None
         except TimeoutError:
-            raise EndpointError(f"{what}: no answer within {timeout.total:g} s.", overload=True) from None
+            raise EndpointError(
+                f"{what}: no answer within {timeout.total:g} s.", overload=True, code="request.no_answer"
+            ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: a key that no header can carry
             if (ran_out := exhausted(error)) is not None:
                 raise ran_out from error
-            raise EndpointError(f"{what}: {type(error).__name__}: {error}") from None
+            raise EndpointError(f"{what}: {type(error).__name__}: {error}", code=_code_of(error)) from None
         if reply.status >= 300:
             raise _refusal(what, reply)
         return reply
@@ -228,13 +233,17 @@ def normalised(url: str) -> str:
         parts = urlsplit("")
     if "@" in parts.netloc:
         raise ConfigurationError(
-            "--endpoint: the URL holds a user name or a password, which would be written down with the run.",
-            "Leave them out; a key is read from DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file.",
+            "the URL holds a user name or a password, which would be written down with the run.",
+            f"Leave them out; a key is read from DOMYN_SWARM_API_KEY, OPENAI_API_KEY or {opt('api_key_file')}.",
+            code="option.secret",
+            option="endpoints",
         )
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigurationError(
-            f"--endpoint: {url!r} is not a URL of an endpoint.",
+            f"{url!r} is not a URL of an endpoint.",
             "Write http://host:port/v1, or `demo` for the bundled endpoint.",
+            code="endpoint.url",
+            option="endpoints",
         )
     url = url.rstrip("/")
     if path := next((path for path in REQUEST_PATHS if url.endswith(path)), None):
@@ -258,6 +267,7 @@ def _object_in(what: str, reply: _Reply) -> dict[str, Any]:
     raise EndpointError(
         f"{what}: the answer is not a JSON object: {reason} ({_described(reply)}): {_beginning(reply.content)}",
         status=reply.status,
+        code="reply.not_json",
     )
 
 
@@ -286,7 +296,17 @@ def _refusal(what: str, reply: _Reply) -> EndpointError:
         retryable=status_is_retryable(reply.status),
         retry_after=retry_after,
         condition=condition_of(reply.status, error, text, retry_after),
+        code="request.refused",
     )
+
+
+def _code_of(error: Exception) -> str:
+    """The code of a request that failed without a reply."""
+    if isinstance(error, aiohttp.ClientSSLError | aiohttp.ClientConnectorCertificateError):
+        return "request.certificate"
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return "request.proxy"
+    return "request.failed"
 
 
 def _described(reply: _Reply) -> str:

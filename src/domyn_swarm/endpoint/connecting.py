@@ -79,6 +79,7 @@ def _proxy_for(url: str) -> str | None:
         raise ConfigurationError(
             f"{name.upper()}_PROXY: a {found.scheme or 'nameless'} proxy cannot be used, only http and https ones can.",
             f"Change it, or exempt the endpoint: NO_PROXY={parts.hostname}",
+            code="endpoint.proxy",
         )
     return proxy
 
@@ -102,7 +103,12 @@ def _tls(file: str, folder: str) -> ssl.SSLContext:
     """The system's certificates, or those that the variables name. OpenSSL itself passes over a path that is wrong."""
     for name, path in zip(_CERTIFICATES, (file, folder), strict=True):
         if path and not any(Path(one).exists() for one in path.split(os.pathsep)):
-            raise ConfigurationError(f"{name}: {path} does not exist.", "Name the CA's certificate, in PEM.")
+            raise ConfigurationError(
+                f"{name}: {path} does not exist.",
+                "Name the CA's certificate, in PEM.",
+                code="endpoint.certificate",
+                path=path,
+            )
     context = ssl.create_default_context()
     if file:
         try:
@@ -110,6 +116,9 @@ def _tls(file: str, folder: str) -> ssl.SSLContext:
         except (OSError, ssl.SSLError) as error:
             reason = getattr(error, "strerror", None) or error
             raise ConfigurationError(
-                f"SSL_CERT_FILE: {file} cannot be read: {reason}.", "Name the CA's certificate, in PEM."
+                f"SSL_CERT_FILE: {file} cannot be read: {reason}.",
+                "Name the CA's certificate, in PEM.",
+                code="endpoint.certificate",
+                path=file,
             ) from None
     return context

@@ -91,7 +91,9 @@ async def _started(settings: DemoSettings, port: int) -> tuple[web.AppRunner, st
         await site.start()
     except OSError as error:
         await runner.cleanup()
-        raise ConfigurationError(f"--port: {port} cannot be used: {_reason(error)}.", "Choose another.") from None
+        raise ConfigurationError(
+            f"{port} cannot be used: {_reason(error)}.", "Choose another.", code="port.unusable", option="port"
+        ) from None
     return runner, f"http://{HOST}:{runner.addresses[0][1]}/v1"
 
 

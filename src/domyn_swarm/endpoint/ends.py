@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from domyn_swarm.errors import ConditionError, JobError
+from domyn_swarm.errors import ConditionError, JobError, opt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -75,7 +75,9 @@ class Ends:
         is_known, replica.spent = replica.spent is not None, error
         if all(one.spent for one in self._replicas):
             if error.condition == "spent":
-                raise ConditionError(f"{self._urls} has no credit left: {error.message}", RESUME)
+                raise ConditionError(
+                    f"{self._urls} has no credit left: {error.text}", RESUME, code="condition.no_credit"
+                )
             raise _refuses_all(replica, error)
         if not is_known:
             logger.warning("%s is asked no more in this run: %s", replica.client.base_url, error.message)
@@ -87,9 +89,10 @@ class Ends:
             return
         soonest = min(left, key=lambda one: one.pace.held)
         raise ConditionError(
-            f"{soonest.client.base_url} asks to wait for {soonest.pace.held:,.0f} s, and --retry-timeout is "
-            f"{self._patience:g} s: {_words(soonest.busy_with)}",
+            f"{soonest.client.base_url} asks to wait for {soonest.pace.held:,.0f} s, more than "
+            f"{opt('retry_timeout', self._patience)} allows: {_words(soonest.busy_with)}",
             RESUME,
+            code="condition.busy",
         )
 
     def check_dry(self) -> None:
@@ -98,7 +101,9 @@ class Ends:
         if all(at is not None and self._clock() - at > self._patience for at in since):
             said = next((one.busy_with for one in self._replicas if one.busy_with), None)
             raise ConditionError(
-                f"{self._urls} has refused every request for {self._patience:g} s: {_words(said)}", RESUME
+                f"{self._urls} has refused every request for {self._patience:g} s: {_words(said)}",
+                RESUME,
+                code="condition.busy",
             )
 
     def check_silence(self, since: float) -> None:
@@ -118,7 +123,9 @@ class Ends:
 
     def _nobody(self) -> ConditionError:
         return ConditionError(
-            f"No endpoint has answered for {self._patience:g} s: {self._urls}.", f"Bring it back. {RESUME}"
+            f"No endpoint has answered for {self._patience:g} s: {self._urls}.",
+            f"Bring it back. {RESUME}",
+            code="condition.no_endpoint",
         )
 
     @property
@@ -127,11 +134,12 @@ class Ends:
 
 
 def _words(error: EndpointError | None) -> str:
-    return error.message if error else ""
+    return error.text if error else ""
 
 
 def _refuses_all(replica: Replica, error: EndpointError) -> JobError:
     return JobError(
-        f"{replica.client.base_url} refuses every request: {error.message}",
+        f"{replica.client.base_url} refuses every request: {error.text}",
         "Check the key, the model and the address: every request would fail the same way.",
+        code="endpoint.refusing",
     )

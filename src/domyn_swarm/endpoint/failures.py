@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from domyn_swarm.concurrency import slots
 from domyn_swarm.concurrency.retry import backoff, is_overload
 from domyn_swarm.endpoint.replica import GONE_STATUS
-from domyn_swarm.errors import EndpointError
+from domyn_swarm.errors import EndpointError, opt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,6 +110,8 @@ class Failures:
 
 def _too_late(error: EndpointError, wait: float, most: float) -> EndpointError:
     return EndpointError(
-        f"{error.message.rstrip('.')}. Another try would come in {wait:,.0f} s, and --retry-timeout is {most:g} s.",
+        f"{error.text.rstrip('.')}. Another try would come in {wait:,.0f} s, more than "
+        f"{opt('retry_timeout', most)} allows.",
         status=error.status,
+        code="request.refused",
     )

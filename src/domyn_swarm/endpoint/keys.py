@@ -25,21 +25,30 @@ def read_key(path: str | None = None) -> str | None:
     Raises:
         ConfigurationError: the file cannot be read or is empty, or the key cannot stand in a header.
     """
-    where, key = f"--api-key-file: {path}", ""
+    where, key, option = path or "", "", "api_key_file" if path else ""
     if path is not None:
         try:
             with Path(path).expanduser().open(encoding="utf-8") as file:
                 key = file.read(MOST_CHARACTERS).strip()
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
-            raise ConfigurationError(f"{where} cannot be read: {reason}.", "Name a file that holds the key.") from None
+            raise ConfigurationError(
+                f"{where} cannot be read: {reason}.",
+                "Name a file that holds the key.",
+                code="key.unreadable",
+                option=option,
+            ) from None
         if not key:
-            raise ConfigurationError(f"{where} is empty.", "Name a file that holds the key.")
+            raise ConfigurationError(
+                f"{where} is empty.", "Name a file that holds the key.", code="key.invalid", option=option
+            )
     for name in VARIABLES if path is None else ():
         where, key = name, os.environ.get(name, "").strip()
         if key:
             break
     if not (key.isascii() and key.isprintable()):
-        raise ConfigurationError(f"{where} holds what is no key: a line of plain characters is needed.")
+        raise ConfigurationError(
+            f"{where} holds what is no key: a line of plain characters is needed.", code="key.invalid", option=option
+        )
     masking.hide(key)
     return key or None

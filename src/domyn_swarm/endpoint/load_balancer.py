@@ -168,7 +168,11 @@ class LoadBalancer:
             error = error_in(reply.body)
             asked = retry_after_of(reply.headers, fault, error) if error else None
             raise EndpointError(
-                fault, status=200, retry_after=asked, condition=condition_of(200, error, fault, asked) if error else ""
+                fault,
+                status=200,
+                retry_after=asked,
+                condition=condition_of(200, error, fault, asked) if error else "",
+                code="request.refused",
             )
         return reply
 

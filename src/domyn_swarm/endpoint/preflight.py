@@ -17,7 +17,7 @@ import msgspec
 from domyn_swarm.concurrency.retry import OVERLOADED_STATUS, backoff
 from domyn_swarm.endpoint.client import PROBE_SECONDS, EndpointClient
 from domyn_swarm.endpoint.models import named
-from domyn_swarm.errors import ConfigurationError, EndpointError
+from domyn_swarm.errors import ConfigurationError, EndpointError, opt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from domyn_swarm.endpoint.models import Model
 
 LISTED_MODELS = 10
-_WITHOUT = "Name another, or add --no-preflight if the server has models that it does not list."
+_WITHOUT = f"Name another, or add {opt('preflight', False)} if the server has models that it does not list."
 
-_WITHOUT_KEY = "Set DOMYN_SWARM_API_KEY or OPENAI_API_KEY, or name an --api-key-file, with a key that it takes."
+_WITHOUT_KEY = f"Set DOMYN_SWARM_API_KEY or OPENAI_API_KEY, or name an {opt('api_key_file')}, with a key that it takes."
 _WITH_KEY = (
     "The key that is set was sent: it is not accepted, or may not list models. Set another, or name the model with "
-    "--model, which needs no list."
+    f"{opt('model')}, which needs no list."
 )
 _CONNECTING = {
-    "CERTIFICATE_VERIFY_FAILED": "Name the CA that signed its certificate: SSL_CERT_FILE=/path/to/ca.pem.",
-    "Proxy": "HTTP_PROXY or HTTPS_PROXY names a proxy; list the endpoint's host in NO_PROXY if it needs none.",
+    "request.certificate": "Name the CA that signed its certificate: SSL_CERT_FILE=/path/to/ca.pem.",
+    "request.proxy": "HTTP_PROXY or HTTPS_PROXY names a proxy; list the endpoint's host in NO_PROXY if it needs none.",
 }
-"""What to do where no connection came about, by a part of the error's message."""
+"""What to do where no connection came about, by the error's code."""
 
 logger = logging.getLogger("domyn_swarm")
 
@@ -62,7 +62,7 @@ def look(urls: Sequence[str], wanted: str | None, key: str | None, seconds: floa
     if len(absent) == len(listings):
         raise _unusable(*next(iter(absent.items())), key)
     for url, error in absent.items():
-        logger.warning("--endpoint: %s cannot be used: %s", url, error.message)
+        logger.warning("endpoint %s cannot be used: %s", url, error.message)
     there = {url: said for url, said in listings.items() if url not in absent}
     model = wanted or _first(there, key)
     revisions = [_checked(url, said, model, key, is_named=wanted is not None) for url, said in there.items()]
@@ -76,7 +76,12 @@ def _first(listings: dict[str, Listing], key: str | None) -> str:
             raise _unusable(url, said, key) from said
         if said:
             return said[0].name
-    raise ConfigurationError(f"--model is missing: {next(iter(listings))} lists none.", "Name one with --model.")
+    raise ConfigurationError(
+        f"{opt('model')} is missing: {next(iter(listings))} lists none.",
+        f"Name one with {opt('model')}.",
+        code="model.missing",
+        option="model",
+    )
 
 
 def _checked(url: str, said: Listing, model: str, key: str | None, *, is_named: bool) -> str:
@@ -87,7 +92,7 @@ def _checked(url: str, said: Listing, model: str, key: str | None, *, is_named: 
     """
     if isinstance(said, EndpointError):
         logger.warning(
-            "--endpoint: %s does not show its models, so the run starts without having seen %r: %s %s",
+            "endpoint %s does not show its models, so the run starts without having seen %r: %s %s",
             url, model, said.message, advice(said, has_key=key is not None),
         )  # fmt: skip
         return ""
@@ -96,9 +101,15 @@ def _checked(url: str, said: Listing, model: str, key: str | None, *, is_named: 
         hint = _WITHOUT if is_named else "The endpoints of a run serve the same model: name one that all have."
         shown = ", ".join(one.name for one in said[:LISTED_MODELS])
         more = ", …" if len(said) > LISTED_MODELS else ""
-        raise ConfigurationError(f"--model: {url} has no model {model!r}.", f"It lists: {shown}{more}.\n{hint}")
+        raise ConfigurationError(
+            f"{url} has no model {model!r}.",
+            f"It lists: {shown}{more}.\n{hint}",
+            code="model.unknown",
+            option="model",
+            path=url,
+        )
     if found is not None and found.name != model:
-        logger.info("--model: %s lists %r, which is taken for %r", url, found.name, model)
+        logger.info("endpoint %s lists the model %r, which is taken for %r", url, found.name, model)
     return found.revision if found else ""
 
 
@@ -117,7 +128,9 @@ def check_endpoint(url: str, api_key: str | None = None, seconds: float = PROBE_
 
 def _unusable(url: str, error: EndpointError, key: str | None) -> ConfigurationError:
     hint = advice(error, has_key=key is not None)
-    return ConfigurationError(f"--endpoint: {url} cannot be used: {error.message}", hint)
+    return ConfigurationError(
+        f"{url} cannot be used: {error.text}", hint, code="endpoint.unusable", option="endpoints", path=url
+    )
 
 
 def advice(error: EndpointError, *, has_key: bool) -> str:
@@ -129,9 +142,8 @@ def advice(error: EndpointError, *, has_key: bool) -> str:
     if error.status == 404:
         return "The address of an OpenAI-compatible server mostly ends in /v1."
     if error.status == 0 and error.overload:
-        return "It is there, and slow: give it more time with --preflight-timeout."
-    found = (hint for part, hint in _CONNECTING.items() if part in error.message)
-    return next(found, "Is the server up, and is this its address?")
+        return f"It is there, and slow: give it more time with {opt('preflight_timeout')}."
+    return _CONNECTING.get(error.code, "Is the server up, and is this its address?")
 
 
 def is_absent(error: EndpointError) -> bool:

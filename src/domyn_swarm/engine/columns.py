@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from domyn_swarm.data.columns import DEFAULT_COLUMN, MADE, POSITION, ROW_ID
-from domyn_swarm.errors import ConfigurationError, DataError
+from domyn_swarm.errors import ConfigurationError, DataError, opt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +50,9 @@ def choose_columns(schema: Mapping[str, str], spec: JobSpec, folders: Sequence[s
         ConfigurationError: output columns clash with one another or with the input's.
     """
     if not schema:
-        raise DataError("--input has no columns.", "Name files whose rows have some.")
+        raise DataError(
+            "the input has no columns.", "Name files whose rows have some.", code="input.empty", option="input"
+        )
     check_names(schema)
     id_col = check_id_column(schema, spec.id_column)
     inputs = check_input_columns(schema, spec.input_columns, spec.id_column, folders)
@@ -64,10 +66,16 @@ def check_names(schema: Mapping[str, str]) -> None:
     Raises:
         DataError: a column has such a name.
     """
-    way_out = "Rename it, or leave it out: --backend-read-kwargs '{\"columns\": [...]}' names those to read."
+    way_out = f"Rename it, or leave it out: `columns` in {opt('backend_read_kwargs')} names those to read."
     for name in schema:
         if wrong := wrong_with(name):
-            raise DataError(f"--input has a column {name!r}, {wrong}.", way_out)
+            raise DataError(
+                f"{opt('input')} has a column {name!r}, {wrong}.",
+                way_out,
+                code="column.reserved",
+                option="input",
+                column=name,
+            )
 
 
 def wrong_with(name: str) -> str:
@@ -86,16 +94,22 @@ def check_id_column(schema: Mapping[str, str], id_column: str | None) -> str:
     if id_column is None:
         if ROW_ID in schema:
             raise DataError(
-                f"--input has a column {ROW_ID!r} already, the name of generated ids.",
-                f"Use it with --id-column {ROW_ID}, or rename it.",
+                f"{opt('input')} has a column {ROW_ID!r} already, the name of generated ids.",
+                f"Use it with {opt('id_column', ROW_ID)}, or rename it.",
+                code="column.reserved",
+                option="input",
+                column=ROW_ID,
             )
         return ROW_ID
-    _check_exists("--id-column", id_column, schema)
+    _check_exists("id_column", id_column, schema)
     kind = schema[id_column]
     if not kind.startswith(("int", "uint", "string", "binary", "fixed_size_binary", "extension<arrow.uuid")):
         raise DataError(
-            f"--id-column: {id_column!r} is {kind}, which does not identify rows exactly.",
+            f"{id_column!r} is {kind}, which does not identify rows exactly.",
             "Use a column of integers, strings, bytes or UUIDs.",
+            code="id.type",
+            option="id_column",
+            column=id_column,
         )
     return id_column
 
@@ -109,13 +123,17 @@ def check_input_columns(
         DataError: a column does not exist, or it is not clear which to use.
     """
     for name in input_columns:
-        _check_exists("--input-column", name, schema)
+        _check_exists("input_columns", name, schema)
     if input_columns:
         return list(dict.fromkeys(input_columns))
     others = [name for name in schema if name != id_column and name not in folders]
     if len(others) != 1:
         raise DataError(
-            "--input-column is missing: the input has several columns.", f"Name one or more of: {', '.join(schema)}."
+            f"{opt('input_columns')} is missing: the input has several columns.",
+            f"Name one or more of: {', '.join(schema)}.",
+            code="column.unnamed",
+            option="input_columns",
+            choices=tuple(schema),
         )
     return others
 
@@ -131,18 +149,35 @@ def check_kept_columns(
     kept = {"append": [*schema], "replace": [id_col], "io_only": [id_col, *input_cols]}[output_mode]
     outputs = output_columns or (DEFAULT_COLUMN,)
     if twice := [name for name in outputs if list(outputs).count(name) > 1]:
-        raise ConfigurationError(f"--output-column: {twice[0]!r} is given twice.", "Give each column its own name.")
+        raise ConfigurationError(
+            f"{twice[0]!r} is given twice.",
+            "Give each column its own name.",
+            code="column.duplicate",
+            option="output_columns",
+            column=twice[0],
+        )
     if clash := [name for name in outputs if name in (*kept, id_col) or wrong_with(name)]:
         whose = wrong_with(clash[0]) or (
             "a column of the input already" if clash[0] in schema else "a name that this program uses"
         )
         raise ConfigurationError(
-            f"--output-column: {clash[0]!r} is {whose}.",
-            "Choose another name with --output-column, or leave the input's out with --output-mode replace.",
+            f"{clash[0]!r} is {whose}.",
+            f"Choose another name with {opt('output_columns')}, or leave the input's out with "
+            f"{opt('output_mode', 'replace')}.",
+            code="column.clash",
+            option="output_columns",
+            column=clash[0],
         )
     return list(dict.fromkeys(kept))
 
 
-def _check_exists(flag: str, name: str, schema: Mapping[str, str]) -> None:
+def _check_exists(option: str, name: str, schema: Mapping[str, str]) -> None:
     if name not in schema:
-        raise DataError(f"{flag}: the input has no column {name!r}.", f"Its columns are: {', '.join(schema)}.")
+        raise DataError(
+            f"the input has no column {name!r}.",
+            f"Its columns are: {', '.join(schema)}.",
+            code="column.missing",
+            option=option,
+            column=name,
+            choices=tuple(schema),
+        )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import PurePath, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import pyarrow as pa
 
 from domyn_swarm.checkpoint.part import JOB_FIELD, NODE, united
+from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.engine.graph.code_digest import code_digest
 from domyn_swarm.engine.graph.overrides import NOTHING
-from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError, opt
 from domyn_swarm.jobs.base import MODEL, RESOLVED, REVISION
 from domyn_swarm.jobs.loading import stands_in_no_file
 from domyn_swarm.redaction import holds_reference, public_fields
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobspec import JobSpec
 
+Listed: TypeAlias = "list[tuple[str, int | None, str]]"
+"""Name, rows and digest of each file of an input."""
 IDENTITY = ("input_columns", "output_columns", "id_column", "model")
 """Options that change what a row's output is: parts made under others of these do not belong to the job."""
 CODE = "code"
@@ -59,7 +62,10 @@ def identity_of(spec: JobSpec, job: SwarmJob, overrides: Overrides = NOTHING) ->
         raise
     except Exception as error:  # whatever a job's own `identity` does
         raise ConfigurationError(
-            f"Job {spec.job!r}: `identity()` raised {type(error).__name__}: {error}.", "Fix its `identity`."
+            f"Job {spec.job!r}: `identity()` raised {type(error).__name__}: {error}.",
+            "Fix its `identity`.",
+            code="job.identity",
+            step="identity",
         ) from error
 
 
@@ -82,25 +88,33 @@ def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore
     """
     if not store.folder.parts():
         return
-    record = store.folder.load("run.json") or _record_in_parts(store)
-    ways_out = "Run with --no-resume to compute every row again, or with another --checkpoint-tag to keep both."
-    before = _public(record.get("identity", {}))
+    record = RunRecord.load(store.folder) or _record_in_parts(store)
+    ways_out = (
+        f"Run with {opt('resume', False)} to compute every row again, or with another {opt('checkpoint_tag')} to "
+        "keep both."
+    )
+    before = _public(record.identity)
     if changed := _changed(before, now, spec):
         if set(changed) <= set(RESOLVED):
-            ways_out += " --allow-model-change resumes from the rows that are there."
+            ways_out += f" {opt('allow_model_change', True)} resumes from the rows that are there."
         lines = [_difference(name, before, now) for name in changed]
         raise CheckpointError(
-            f"The rows in {store.path} were made by a job that differs from this one:\n" + "\n".join(lines), ways_out
+            f"The rows in {store.path} were made by a job that differs from this one:\n" + "\n".join(lines),
+            ways_out,
+            code="job.changed",
+            path=store.path,
         )
-    same_input = record.get("input_digest", store.input_digest) == store.input_digest
+    same_input = record.input_digest in (None, store.input_digest)
     if spec.id_column is not None and not same_input:
         _check_id_type(store, files, ways_out)
     if spec.id_column is None and not same_input:
-        lines = _changed_files(record.get("input_files"), listed_files(files))
+        lines = _changed_files(record.input_files, listed_files(files))
         why = f"The input changed since the run in {store.path}, and generated ids only count its rows."
         raise CheckpointError(
             "\n".join([why, *lines]),
-            f"{ways_out} With --id-column, a run follows its rows through changes of the input.",
+            f"{ways_out} With {opt('id_column')}, a run follows its rows through changes of the input.",
+            code="input.changed",
+            path=store.path,
         )
 
 
@@ -121,7 +135,12 @@ def _check_id_type(store: CheckpointStore, files: InputFiles, ways_out: str) -> 
         united([pa.schema([before]), pa.schema([(before.name, now)])])
     except pa.ArrowException:
         raise CheckpointError(
-            f"--id-column: {before.name!r} is {now} in the input, and {before.type} in {store.path}.", ways_out
+            f"{before.name!r} is {now} in the input, and {before.type} in {store.path}.",
+            ways_out,
+            code="id.type",
+            option="id_column",
+            column=before.name,
+            path=store.path,
         ) from None
 
 
@@ -147,10 +166,10 @@ def _changed_model(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobS
     return [REVISION] if then and here and not set(here) <= set(then) else []
 
 
-def _record_in_parts(store: CheckpointStore) -> dict[str, Any]:
+def _record_in_parts(store: CheckpointStore) -> RunRecord:
     """What is known without run.json: the newest part says what it belongs to."""
     origin = store.newest_origin()
-    return msgspec.structs.asdict(origin) if origin else {}
+    return RunRecord(input_digest=origin.input_digest, identity=origin.identity) if origin else RunRecord()
 
 
 def _difference(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -167,7 +186,7 @@ def _shown(identity: Mapping[str, Any], name: str) -> str:
     return text if len(text) <= VALUE_CHARS else f"{text[:VALUE_CHARS]}… ({len(text):,} characters)"
 
 
-def _changed_files(before: list[list[Any]] | None, now: list[list[Any]] | None) -> list[str]:
+def _changed_files(before: Listed | None, now: Listed | None) -> list[str]:
     """A line for each of the first files that differ."""
     if before is None or now is None:
         return []
@@ -180,11 +199,11 @@ def _changed_files(before: list[list[Any]] | None, now: list[list[Any]] | None) 
     return sorted(lines)[:10] or ["  the same files in another order"]
 
 
-def listed_files(files: InputFiles) -> list[list[Any]] | None:
+def listed_files(files: InputFiles) -> Listed | None:
     """Name, rows and digest of each file; None when there are too many to list."""
     if len(files.files) > FILES_LISTED:
         return None
-    return [[PurePosixPath(file.path).name, file.rows, file.digest[:24]] for file in files.files]
+    return [(PurePosixPath(file.path).name, file.rows, file.digest[:24]) for file in files.files]
 
 
 def run_id_of(store: CheckpointStore) -> str | None:

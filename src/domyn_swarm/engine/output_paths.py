@@ -41,12 +41,19 @@ def check_locations(spec: JobSpec, files: InputFiles, run: RunFolder) -> None:
             _check_run_folder(spec, files, run, home)
     if home.lies_in(output):
         raise ConfigurationError(
-            f"--checkpoint-dir: the run's folder {run.path!r} lies in the output {spec.output!r}.",
+            f"the run's folder {run.path!r} lies in the output {spec.output!r}.",
             "Keep it somewhere else: an output is replaced as a whole.",
+            code="output.overlap",
+            option="checkpoint_dir",
+            path=run.path,
         )
     if output.lies_in(home) or errors.lies_in(home):
         raise ConfigurationError(
-            f"--output: {spec.output!r} lies in the run's folder {run.path!r}.", "Write somewhere else."
+            f"{spec.output!r} lies in the run's folder {run.path!r}.",
+            "Write somewhere else.",
+            code="output.overlap",
+            option="output",
+            path=spec.output,
         )
     _check_writable(spec.output, storage, directory=spec.output_is_directory)
     _check_writable(spec.errors_path, storage, directory=False)
@@ -58,11 +65,14 @@ def check_outlives(spec: JobSpec) -> None:
     Raises:
         ConfigurationError: the message names the flag.
     """
-    for flag, path in (("--output", spec.output), ("--checkpoint-dir", spec.checkpoint_dir or "")):
+    for option, path in (("output", spec.output), ("checkpoint_dir", spec.checkpoint_dir or "")):
         if "memory" in path.partition("://")[0].split("::"):
             raise ConfigurationError(
-                f"{flag}: {path!r} is in the memory of this process, and would be gone when it ends.",
+                f"{path!r} is in the memory of this process, and would be gone when it ends.",
                 "Name a file or a folder, or the URL of an object store.",
+                code="output.in_memory",
+                option=option,
+                path=path,
             )
 
 
@@ -72,12 +82,19 @@ def _check_inputs(spec: JobSpec, files: InputFiles, output: Location, errors: Lo
     written = f"{spec.output.rstrip('/')}/part-00000.parquet" if spec.output_is_directory else spec.output
     if output.first_in(files.fs, paths) or would_name(spec.input, Location.of(written, storage), read):
         raise ConfigurationError(
-            f"--output: {spec.output!r} is the input, or among its files ({spec.input!r}).", _ELSEWHERE
+            f"{spec.output!r} is the input, or among its files ({spec.input!r}).",
+            _ELSEWHERE,
+            code="output.overlap",
+            option="output",
+            path=spec.output,
         )
     if errors.first_in(files.fs, paths) or would_name(spec.input, errors, read):
         raise ConfigurationError(
-            f"--output: {spec.errors_path!r}, the file of failed rows, is among the input's files ({spec.input!r}).",
+            f"{spec.errors_path!r}, the file of failed rows, is among the input's files ({spec.input!r}).",
             _ELSEWHERE,
+            code="output.overlap",
+            option="output",
+            path=spec.errors_path,
         )
 
 
@@ -85,14 +102,20 @@ def _check_run_folder(spec: JobSpec, files: InputFiles, run: RunFolder, home: Lo
     """Its parts are deleted by --no-resume, and would be rows of the input in the next run."""
     if inside := home.first_in(files.fs, (file.path for file in files.files)):
         raise ConfigurationError(
-            f"--checkpoint-dir: {inside} of the input lies in the run's folder {run.path!r}.",
+            f"{inside} of the input lies in the run's folder {run.path!r}.",
             "Keep the run's folder somewhere else; an input is never changed.",
+            code="output.overlap",
+            option="checkpoint_dir",
+            path=run.path,
         )
     part = Location.on(run.fs, f"{run.root}/parts/0001-000001.parquet")
     if would_name(spec.input, part, spec.backend_read_kwargs.get("storage_options"), hidden=False):
         raise ConfigurationError(
-            f"--checkpoint-dir: parts in {run.path!r} would be among the input's files ({spec.input!r}).",
+            f"parts in {run.path!r} would be among the input's files ({spec.input!r}).",
             "Keep the run's folder somewhere else, or in a folder whose name begins with a dot.",
+            code="output.overlap",
+            option="checkpoint_dir",
+            path=run.path,
         )
 
 
@@ -101,7 +124,13 @@ def _check_writable(path: str, storage: Any, *, directory: bool) -> None:
     fs, on_fs = filesystem(path, storage)
     on_fs = on_fs.rstrip("/")
     if set(protocols(fs)) & set(READ_ONLY):
-        raise ConfigurationError(f"--output: nothing can be written to {path!r}.", "Name a local path, or s3://, ...")
+        raise ConfigurationError(
+            f"nothing can be written to {path!r}.",
+            "Name a local path, or s3://, ...",
+            code="storage.unwritable",
+            option="output",
+            path=path,
+        )
     if is_local(fs):
         wrong = _wrong_here(Path(on_fs), directory=directory)
     elif directory:
@@ -110,7 +139,9 @@ def _check_writable(path: str, storage: Any, *, directory: bool) -> None:
         wrong = "is a directory, not a file" if fs.isdir(on_fs) else ""
     if wrong:
         hint = "Name a directory that can be made" if directory else "Name a file that can be made"
-        raise ConfigurationError(f"--output: {path!r} {wrong}.", f"{hint}, or move what is there.")
+        raise ConfigurationError(
+            f"{path!r} {wrong}.", f"{hint}, or move what is there.", code="output.invalid", option="output", path=path
+        )
 
 
 def _wrong_here(path: Path, *, directory: bool) -> str:

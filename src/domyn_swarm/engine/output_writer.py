@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.part import DamagedPartError
+from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.data.arrow import Tables
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, RUN_KEY
 from domyn_swarm.data.file_metadata import carried
@@ -21,7 +22,7 @@ from domyn_swarm.data.input_files import verify_unchanged
 from domyn_swarm.data.parquet_writer import PART_FILE, write_parquet
 from domyn_swarm.engine.identity import run_id_of
 from domyn_swarm.engine.output_paths import check_locations
-from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, JobError, OutputConflictError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError, JobError, OutputConflictError, opt
 from domyn_swarm.redaction import public_options
 from domyn_swarm.storage.atomic import remove_leftovers
 from domyn_swarm.storage.files import filesystem, open_parquet
@@ -62,15 +63,21 @@ def check_output(spec: JobSpec, files: InputFiles, store: CheckpointStore, *, re
     if spec.output_is_directory:
         _check_directory(spec)
     if not spec.overwrite and (owner := owner_of(spec)) is not None and not _is_ours(owner, store):
-        hint = "Give another path, or --overwrite to replace it."
+        hint = f"Give another path, or {opt('overwrite', True)} to replace it."
         raise ConfigurationError(
-            f"--output: {spec.output!r} exists, and another run or program wrote it.",
+            f"{spec.output!r} exists, and another run or program wrote it.",
             "Give a run with replaced nodes an output of its own: with_options(output=...)." if replaced else hint,
+            code="output.exists",
+            option="output",
+            path=spec.output,
         )
     if _is_anothers(spec, store):
         raise ConfigurationError(
-            f"--output: {spec.errors_path!r}, the file of failed rows, exists, and another run wrote it.",
-            "Move it away, give another path, or --overwrite to replace it.",
+            f"{spec.errors_path!r}, the file of failed rows, exists, and another run wrote it.",
+            f"Move it away, give another path, or {opt('overwrite', True)} to replace it.",
+            code="output.exists",
+            option="output",
+            path=spec.errors_path,
         )
 
 
@@ -81,8 +88,11 @@ def _check_directory(spec: JobSpec) -> None:
     ours = re.compile(r".*\.parquet" if spec.overwrite else PART_FILE)
     if other := next((file for file in fs.find(path) if not ours.fullmatch(file.removeprefix(f"{path}/"))), None):
         raise ConfigurationError(
-            f"--output: {spec.output!r} holds {other.removeprefix(path).lstrip('/')!r}, which is no part of an output.",
+            f"{spec.output!r} holds {other.removeprefix(path).lstrip('/')!r}, which is no part of an output.",
             "Move it, or write somewhere else: an output directory is replaced as a whole.",
+            code="output.exists",
+            option="output",
+            path=spec.output,
         )
 
 
@@ -170,14 +180,16 @@ class LastCheck:
         """
         self._check_input()
         if written != self.rows:
-            raise CheckpointError(f"{written:,} rows were written for {self.rows:,} of the input.", "This is a bug.")
+            raise CheckpointError(
+                f"{written:,} rows were written for {self.rows:,} of the input.", "This is a bug.", code="internal.rows"
+            )
         self.check_lock()
         try:
             check_output(self.spec, self.files, self.store)
         except ConfigurationError as error:
             raise self._conflict(
-                f"{self.spec.output} was not written: {error.message.removeprefix('--output: ')}",
-                f"Move {self.spec.output} out of the way, or give another --output.",
+                f"{self.spec.output} was not written: {error.text}",
+                f"Move {self.spec.output} out of the way, or give another {opt('output')}.",
             ) from None
         fs, path = filesystem(self.spec.output, self.spec.backend_write_kwargs.get("storage_options"))
         return bool(fs.exists(path))
@@ -220,7 +232,7 @@ class LastCheck:
         try:
             verify_unchanged(self.files)
         except (DataError, JobError) as error:
-            raise self._conflict(f"{self.spec.output} was not written: {error.message}", error.hint) from None
+            raise self._conflict(f"{self.spec.output} was not written: {error.text}", error.advice) from None
 
     def _conflict(self, message: str, hint: str) -> OutputConflictError:
         run = (self.store.folder.run_id() or "run")[:RUN_CHARS]
@@ -289,5 +301,5 @@ def remove_half_written(spec: JobSpec, store: CheckpointStore) -> None:
 def is_current(store: CheckpointStore, spec: JobSpec) -> bool:
     """Whether the output holds just what the parts would make, and was finished."""
     key = content_key(store, spec)
-    recorded = (store.folder.load("run.json") or {}).get("content")
-    return recorded == key and (owner_of(spec) or {}).get(CONTENT_KEY) == key
+    record = RunRecord.load(store.folder)
+    return record is not None and record.content == key and (owner_of(spec) or {}).get(CONTENT_KEY) == key

@@ -18,7 +18,6 @@ from domyn_swarm.engine.rehearsal import rehearse
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.base import MODEL
 from domyn_swarm.jobs.loading import build_job, load_job_class
-from domyn_swarm.jobspec import flag_of
 from domyn_swarm.redaction import missing
 from domyn_swarm.storage.files import translating_io_errors
 
@@ -90,8 +89,10 @@ def make_plan(
     """
     if hidden := missing(msgspec.structs.asdict(spec)):
         raise ConfigurationError(
-            f"{flag_of(hidden[0])}: it held a secret, which the run did not write down.",
+            "it held a secret, which the run did not write down.",
             "Submit the job again with the whole command; or give secrets as env:NAME, which is kept as it is.",
+            code="option.secret",
+            option=hidden[0],
         )
     job = build_job(load_job_class(spec.job), spec.job_kwargs)
     spec = with_columns_of(job, spec)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.engine.identity import check_identity
 from domyn_swarm.jobs.base import RESOLVED, REVISION
 
@@ -23,8 +24,8 @@ def looked_around(plan: RunPlan) -> RunPlan:
     Raises:
         SwarmError: with exit status 2, when the run could not go on, or would mix the answers of two models.
     """
-    before = plan.store.folder.load("run.json") or {} if plan.spec.resume else {}
-    known = {name: value for name, value in before.get("identity", {}).items() if name in RESOLVED}
+    before = (RunRecord.load(plan.store.folder) if plan.spec.resume else None) or RunRecord()
+    known = {name: value for name, value in before.identity.items() if name in RESOLVED}
     if plan.pending:
         found = dict(plan.job.preflight(plan.spec) or {})
         plan = replace(plan, identity={**plan.identity, **found})

@@ -25,7 +25,7 @@ from domyn_swarm.data.filters import files_that_may_pass
 from domyn_swarm.data.samples import ROWS, Sample, sample_of
 from domyn_swarm.data.values import without_python_type
 from domyn_swarm.engine.calls.items import item_batches
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobspec import JobSpec
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from domyn_swarm.data.input_files import InputFiles
     from domyn_swarm.engine.columns import Columns
 
-_HINT = """Convert the column, or name those to read: --backend-read-kwargs '{"columns": [...]}'."""
+_HINT = f"Convert the column, or name those to read: `columns` in {opt('backend_read_kwargs')}."
 
 
 def rehearse(nodes: Mapping[str, Any], spec: JobSpec, held: pa.Table | None = None) -> None:
@@ -65,11 +65,16 @@ def rehearse(nodes: Mapping[str, Any], spec: JobSpec, held: pa.Table | None = No
                 _Rehearsal(usual, sample, columns, spec, reads, field.name).failure()
             )
             raise ConfigurationError(
-                f"--input: column {field.name!r} is {field.type}, which the {backend.name} backend cannot take through "
+                f"column {field.name!r} is {field.type}, which the {backend.name} backend cannot take through "
                 f"this run: {why}",
-                f"Use --data-backend {usual.name}, which can." if can else _HINT,
+                f"Use {opt('data_backend', usual.name)}, which can." if can else _HINT,
+                code="input.unsupported",
+                option="input",
+                column=field.name,
             )
-    raise ConfigurationError(f"--input: its first rows cannot be taken through this run: {all_of_it}", _HINT)
+    raise ConfigurationError(
+        f"its first rows cannot be taken through this run: {all_of_it}", _HINT, code="input.unsupported", option="input"
+    )
 
 
 def _sample(nodes: Mapping[str, Any], held: pa.Table | None) -> Sample:

@@ -29,7 +29,7 @@ from domyn_swarm.engine.recording.node_stats import Flows
 from domyn_swarm.engine.recording.reporter import Watch
 from domyn_swarm.engine.recording.run_record import Record
 from domyn_swarm.engine.signals import on_signals, on_time_up
-from domyn_swarm.errors import CheckpointError, DataError, Interrupted, JobError, SwarmError, TimeUp
+from domyn_swarm.errors import AGAIN, CheckpointError, DataError, Interrupted, JobError, SwarmError, TimeUp, opt
 from domyn_swarm.jobspec import anchored
 from domyn_swarm.telemetry.counts import Counts
 
@@ -90,7 +90,7 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
         flows = Flows()
         plan = make_plan(spec, run_dir, flows, overrides)
         if left_out := summary(one for one in plan.nodes["files"].skipped if one.reason != HIDDEN):
-            logger.warning("--input: %s leaves out %s", spec.input, left_out)
+            logger.warning("the input %s leaves out %s", spec.input, left_out)
         plan = looked_around(plan)
         with locked(plan.store.folder, stop) as lock:
             meter = Meter(progress or NullProgress(), plan.job.traffic, _budget(spec), stop, flows)
@@ -145,6 +145,8 @@ def _recorded(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
             report = watch.broke(error, explained)
             record.end(report, error)
             watch.save(report)
+        if explained is error:
+            raise
         raise explained from error
     finally:
         meter.progress.finished()
@@ -218,7 +220,8 @@ def _check_failures(spec: JobSpec, id_col: str, meter: Meter) -> None:
         raise row_failed(id_col, failed.examples[0][0], error, failed.examples[0][1])
     if meter.overspent:
         raise JobError(
-            f"{counts.failed:,} of {counts.rows:,} rows have failed; --max-errors allows {spec.max_errors}.",
+            f"{counts.failed:,} of {counts.rows:,} rows have failed, more than "
+            f"{opt('max_errors', spec.max_errors)} allows.",
             "The reasons are in the run's parts. Remove the cause, or allow more.",
         )
 
@@ -297,10 +300,12 @@ def _explained(error: BaseException, plan: RunPlan, meter: Meter) -> BaseExcepti
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
         return _ended(plan.spec, meter, resume)
     if not isinstance(error, SwarmError) and (ran_out := exhausted(error)) is not None:
-        return ExhaustedError(ran_out.message, f"{ran_out.hint} {resume}")
+        return ExhaustedError(ran_out.text, f"{ran_out.advice} {resume}")
     if isinstance(error, SwarmError):
-        kind = JobError if isinstance(error, DataError) else type(error)  # it is too late to refuse
-        return kind(error.message, f"{error.hint}\n{resume}".strip())
+        if isinstance(error, DataError):  # it is too late to refuse
+            error = JobError(error.text, error.advice, **error.about)
+        error.advise(resume)
+        return error
     if isinstance(error, OSError) and error.errno in _FIXES:
         where = error.filename or plan.store.path
         return JobError(f"{where}: {error.strerror}.", f"{_FIXES[error.errno]} {resume}")
@@ -331,5 +336,4 @@ def _kept(store: CheckpointStore) -> str:
 
 
 def _way_on(spec: JobSpec) -> str:
-    same = "the same command again" if spec.resume else "the same command without --no-resume"
-    return f"Run {same} to resume."
+    return f"{AGAIN} to resume." if spec.resume else f"{AGAIN} without {opt('resume', False)} to resume."

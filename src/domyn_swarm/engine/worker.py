@@ -105,7 +105,11 @@ def flush_in_workers(
         if not lost or monitor.stopped():
             return report
         pending = backend.exclude(pending, work.store.settled(locate))
-    raise JobError(f"Workers were lost in each of {PASSES} passes over the rows.", "Look for the cause in Ray's logs.")
+    raise JobError(
+        f"Workers were lost in each of {PASSES} passes over the rows.",
+        "Look for the cause in Ray's logs.",
+        code="cluster.workers_lost",
+    )
 
 
 class Worker:

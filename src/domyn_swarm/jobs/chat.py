@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobs.contents import text_of
 from domyn_swarm.jobs.endpoint import EndpointJob, ItemError
 from domyn_swarm.jobs.json_schema import Content, Structure, StructureError, schema_of
@@ -55,8 +55,11 @@ class ChatJob(EndpointJob):
         self._prompted_by = self._prompt_columns()
         if missing := [name for name in self._prompted_by if name not in self._inputs]:
             raise ConfigurationError(
-                f"--job-kwargs: `prompt` uses {missing[0]!r}, which is none of the input columns.",
-                f"Add --input-column {missing[0]}, or leave them all out: the prompt says which it needs.",
+                f"`prompt` uses {missing[0]!r}, which is none of the input columns.",
+                f"Add {opt('input_columns', missing[0])}, or leave them all out: the prompt says which it needs.",
+                code="prompt.column",
+                option="job_kwargs",
+                column=missing[0],
             )
 
     def structure(self, spec: JobSpec) -> Structure | None:
@@ -103,18 +106,26 @@ class ChatJob(EndpointJob):
             fields = [field for field in string.Formatter().parse(self.prompt or "") if field[1] is not None]
         except ValueError as error:
             raise ConfigurationError(
-                f"--job-kwargs: `prompt` is no template: {error}.", "Write {{ and }} where braces are meant."
+                f"`prompt` is no template: {error}.",
+                "Write {{ and }} where braces are meant.",
+                code="prompt.template",
+                option="job_kwargs",
             ) from None
         names = [str(name) for _, name, _, _ in fields]
         if wrong := [name for name in names if not name or name.isdigit() or set(name) & set(".[\"'")]:
             raise ConfigurationError(
-                f"--job-kwargs: `prompt` holds {{{wrong[0]}}}, which names no column.",
+                f"`prompt` holds {{{wrong[0]}}}, which names no column.",
                 "Write {column}, and {{ and }} where braces are meant.",
+                code="prompt.template",
+                option="job_kwargs",
             )
         if formatted := [name for _, name, spec, conversion in fields if spec or conversion]:
             raise ConfigurationError(
-                f"--job-kwargs: `prompt` formats {formatted[0]!r}, and columns are shown as they are.",
+                f"`prompt` formats {formatted[0]!r}, and columns are shown as they are.",
                 f"Write {{{formatted[0]}}}, and {{{{ and }}}} where braces are meant.",
+                code="prompt.template",
+                option="job_kwargs",
+                column=str(formatted[0]),
             )
         return list(dict.fromkeys(names))
 

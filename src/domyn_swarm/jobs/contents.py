@@ -145,7 +145,7 @@ def _no_text(choice: dict[str, Any]) -> EndpointError:
         said = f"{said}, only {len(thoughts):,} characters of reasoning"
     # A model that has ended without a text, by its own account, will do so again, at full price.
     again = not words and (_lower(reason) in _BROKEN_OFF or _lower(reason) in _NO_REASON)
-    return EndpointError(f"The answer has no text{said}.", status=200, retryable=again)
+    return EndpointError(f"The answer has no text{said}.", status=200, retryable=again, code="reply.no_text")
 
 
 def _broken_off(choice: dict[str, Any]) -> EndpointError:
@@ -157,7 +157,7 @@ def _broken_off(choice: dict[str, Any]) -> EndpointError:
     said = f" (finish_reason {reason!r:.40})" if reason else ""
     words = f": {words!s:.{WORDS_CHARS}}" if words else "."
     again = status_is_retryable(code) if isinstance(code, int) else True
-    return EndpointError(f"The answer broke off{said}{words}", status=200, retryable=again)
+    return EndpointError(f"The answer broke off{said}{words}", status=200, retryable=again, code="reply.cut_off")
 
 
 def _refusal_in(choice: dict[str, Any]) -> str:

@@ -43,8 +43,10 @@ class EmbeddingJob(EndpointJob):
         """
         if len(spec.output_columns) > 1:
             raise ConfigurationError(
-                f"--output-column: {type(self).__name__} makes one column, not {len(spec.output_columns)}.",
+                f"{type(self).__name__} makes one column, not {len(spec.output_columns)}.",
                 "Name one.",
+                code="output_columns.count",
+                option="output_columns",
             )
         self._format: dict[str, Any] = {} if "encoding_format" in self.parameters() else BASE64
         self._takes_base64 = False
@@ -106,7 +108,9 @@ def _vectors_of(answer: Answer, count: int) -> list[Any]:
         case {"data": [*entries]} if len(entries) == count:
             pass
         case body:
-            raise EndpointError(f"The answer has not {count} embeddings: {body!r:.{SHOWN_CHARS}}", status=200)
+            raise EndpointError(
+                f"The answer has not {count} embeddings: {body!r:.{SHOWN_CHARS}}", status=200, code="reply.no_embedding"
+            )
     vectors: list[Any] = [None] * count
     try:
         for number, entry in enumerate(entries):
@@ -117,7 +121,9 @@ def _vectors_of(answer: Answer, count: int) -> list[Any]:
         if any(one is None for one in vectors):
             raise ValueError("two have the same index")
     except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise EndpointError(f"The answer holds what is no embedding: {error!r:.{SHOWN_CHARS}}", status=200) from None
+        raise EndpointError(
+            f"The answer holds what is no embedding: {error!r:.{SHOWN_CHARS}}", status=200, code="reply.no_embedding"
+        ) from None
     return vectors
 
 

@@ -18,7 +18,7 @@ from domyn_swarm.endpoint.keys import read_key
 from domyn_swarm.endpoint.load_balancer import Answer, LoadBalancer
 from domyn_swarm.endpoint.preflight import Found, listed_models, look
 from domyn_swarm.endpoint.rate_limit import Rates
-from domyn_swarm.errors import ConfigurationError, EndpointError, JobError
+from domyn_swarm.errors import ConfigurationError, EndpointError, JobError, opt
 from domyn_swarm.jobs.base import MODEL, REVISION, SwarmJob
 from domyn_swarm.masking import holds
 
@@ -67,22 +67,28 @@ class EndpointJob(SwarmJob):
             ConfigurationError: something of it is wrong, no endpoint is given, or none answers.
         """
         self.prepare(spec)
-        check_finite("--job-kwargs", {"request": self.request})  # a class may have its own
+        check_finite("job_kwargs", {"request": self.request})  # a class may have its own
         if taken := sorted(self.parameters().keys() & set(self.reserved)):
             raise ConfigurationError(
-                f"--job-kwargs: `request` holds {', '.join(taken)}.",
-                "--model names the model, --timeout the time; the content is the row's, and answers are not streamed.",
+                f"`request` holds {', '.join(taken)}.",
+                f"{opt('model')} names the model, {opt('timeout')} the time; the content is the row's, and answers are "
+                "not streamed.",
+                code="request.reserved",
+                option="job_kwargs",
             )
         if not spec.endpoints:
             raise ConfigurationError(
-                f"--endpoint is missing: {type(self).__name__} asks an OpenAI-compatible server.",
-                "Give its URL, set ENDPOINT, or try --endpoint demo.",
+                f"{opt('endpoints')} is missing: {type(self).__name__} asks an OpenAI-compatible server.",
+                f"Give its URL, set ENDPOINT, or try {opt('endpoints', 'demo')}.",
+                code="endpoint.missing",
+                option="endpoints",
             )
         key = read_key(spec.api_key_file)
         if holds(" ".join(_texts(msgspec.to_builtins(spec))), key or ""):
             raise ConfigurationError(
                 "The key stands in an option, which would be written down with the run.",
-                "Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or --api-key-file alone.",
+                f"Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or {opt('api_key_file')} alone.",
+                code="option.secret",
             )
         found = self._look(spec, key)
         return {MODEL: found.model, REVISION: found.revisions}
@@ -91,13 +97,16 @@ class EndpointJob(SwarmJob):
         wanted = spec.model or getattr(self, "model", None)
         for url in spec.endpoints:
             if url.strip().rstrip("/").endswith(REQUEST_PATHS):
-                logger.info("--endpoint: %s is the address of a request; its server is at %s", url, normalised(url))
+                logger.info("%s is the address of a request; its server is at %s", url, normalised(url))
         urls = list(dict.fromkeys(url for url in spec.endpoints if url != DEMO))
         if spec.preflight and urls:
             return look(urls, wanted, key, spec.preflight_timeout)
         if urls and wanted is None:
             raise ConfigurationError(
-                "--no-preflight: no model is named, and nobody asks the endpoints for one.", "Name it with --model."
+                f"{opt('preflight', False)}: no model is named, and nobody asks the endpoints for one.",
+                f"Name it with {opt('model')}.",
+                code="model.missing",
+                option="preflight",
             )
         return Found(wanted or DEMO_MODEL)
 
@@ -114,7 +123,10 @@ class EndpointJob(SwarmJob):
         extra = given.pop("extra_body", None) or {}
         if not isinstance(extra, dict):
             raise ConfigurationError(
-                f"--job-kwargs: `extra_body` in `request` is {extra!r}, which is no object.", "Fix the JSON."
+                f"`extra_body` in `request` is {extra!r}, which is no object.",
+                "Fix the JSON.",
+                code="request.invalid",
+                option="job_kwargs",
             )
         return {**given, **extra}
 
@@ -192,7 +204,9 @@ class EndpointJob(SwarmJob):
                 http = openai.DefaultAioHttpClient(proxy=way.proxy_url, verify=way.tls, trust_env=False)
             except (ImportError, RuntimeError):  # there is no openai, or it has no aiohttp
                 raise JobError(
-                    "self.client needs the package openai.", "Run: pip install 'domyn-swarm[openai]'"
+                    "self.client needs the package openai.",
+                    "Run: pip install 'domyn-swarm[openai]'",
+                    code="dependency.openai",
                 ) from None
             client = openai.AsyncOpenAI(
                 base_url=url, api_key=self._key or "none", timeout=self._timeout, max_retries=0,
@@ -221,7 +235,9 @@ def kind_of(value: Any) -> str:
 
 async def _first_model(clients: Sequence[EndpointClient]) -> str:
     """The first model of the first endpoint that lists any."""
-    error: Exception = EndpointError("The endpoints list no models.", "Name one with --model.")
+    error: Exception = EndpointError(
+        "The endpoints list no models.", f"Name one with {opt('model')}.", code="model.missing"
+    )
     for client in clients:
         try:
             if models := await listed_models(client):

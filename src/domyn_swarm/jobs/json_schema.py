@@ -99,8 +99,10 @@ def _schema_of_model(model: Any, **options: Any) -> dict[str, Any]:
         schema: dict[str, Any] = model.model_json_schema(**options)
     except Exception as error:  # noqa: BLE001 - a model runs whatever it likes
         raise ConfigurationError(
-            f"--job-kwargs: no JSON schema can be made of `schema` {model.__module__}:{model.__qualname__}: {error}.",
+            f"no JSON schema can be made of `schema` {model.__module__}:{model.__qualname__}: {error}.",
             "Change the field, or give it a schema with WithJsonSchema.",
+            code="schema.invalid",
+            option="job_kwargs",
         ) from None
     return schema
 
@@ -125,11 +127,19 @@ def _model(reference: dict[str, Any] | str) -> Any:
         model = getattr(importlib.import_module(where), name)
     except Exception as error:  # noqa: BLE001 - a module runs whatever it likes
         raise ConfigurationError(
-            f"--job-kwargs: `schema` {reference!r} cannot be imported: {error}.",
+            f"`schema` {reference!r} cannot be imported: {error}.",
             "Give a JSON schema, the path of one (.json), or a pydantic model as module:Class.",
+            code="schema.unreadable",
+            option="job_kwargs",
+            path=reference,
         ) from None
     if not hasattr(model, "model_json_schema"):
-        raise ConfigurationError(f"--job-kwargs: `schema` {reference!r} is no pydantic model.", "Name a BaseModel.")
+        raise ConfigurationError(
+            f"`schema` {reference!r} is no pydantic model.",
+            "Name a BaseModel.",
+            code="schema.invalid",
+            option="job_kwargs",
+        )
     return model
 
 
@@ -141,7 +151,11 @@ def _schema(given: dict[str, Any] | str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
-            f"--job-kwargs: `schema` {given!r} cannot be read: {reason}.", "Name a file that holds a JSON schema."
+            f"`schema` {given!r} cannot be read: {reason}.",
+            "Name a file that holds a JSON schema.",
+            code="schema.unreadable",
+            option="job_kwargs",
+            path=str(given),
         ) from None
 
 
@@ -154,14 +168,18 @@ def _check_by_schema(schema: dict[str, Any]) -> Callable[[Any], Any]:
         import jsonschema_rs  # noqa: PLC0415 - an extra
     except ImportError:
         raise MissingDependencyError(
-            "`schema` needs the package jsonschema-rs.", "Run: pip install 'domyn-swarm[structured]'"
+            "`schema` needs the package jsonschema-rs.",
+            command="pip install 'domyn-swarm[structured]'",
+            option="job_kwargs",
         ) from None
     try:
         validator = jsonschema_rs.validator_for(schema)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         raise ConfigurationError(
-            f"--job-kwargs: `schema` is no valid JSON schema: {getattr(error, 'message', error)!s:.{ERROR_CHARS}}",
+            f"`schema` is no valid JSON schema: {getattr(error, 'message', error)!s:.{ERROR_CHARS}}",
             "Fix the schema.",
+            code="schema.invalid",
+            option="job_kwargs",
         ) from None
 
     def check(value: Any) -> Any:

@@ -69,32 +69,39 @@ def load_job_class(reference: str) -> type[SwarmJob]:
     """
     where, _, name = reference.rpartition(":")
     if not where or not name:
-        raise ConfigurationError(f"Job {reference!r} names no class.", "Write module:Class or path/to/file.py:Class.")
+        hint = "Write module:Class or path/to/file.py:Class."
+        raise ConfigurationError(f"Job {reference!r} names no class.", hint, code="job.reference", path=reference)
     module = _load_file(where, reference) if where.endswith(".py") else _load_module(where, reference)
     job_class: Any = getattr(module, name, None) or _LIVE.get(reference)
     if job_class is None:
-        raise ConfigurationError(
-            f"Job {reference!r}: {where} has no class {name!r}.", f"Jobs there: {_listed(_jobs_in(module))}."
-        )
+        jobs = f"Jobs there: {_listed(_jobs_in(module))}."
+        raise _refused(reference, f"{where} has no class {name!r}", jobs, "job.missing")
     if not _is_job(job_class):
-        raise ConfigurationError(
-            f"Job {reference!r}: {name} is not a SwarmJob.", "Derive the class from domyn_swarm.SwarmJob."
-        )
+        hint = "Derive the class from domyn_swarm.SwarmJob."
+        raise _refused(reference, f"{name} is not a SwarmJob", hint, "job.not_a_job")
     if inspect.isabstract(job_class) or job_class is SwarmJob:
         missing = sorted(getattr(job_class, "__abstractmethods__", ())) or ["transform_item"]
-        raise ConfigurationError(f"Job {reference!r}: {name} is abstract.", f"Write its {_listed(missing)}.")
-    for columns in ("input_columns", "output_columns"):
-        if isinstance(text := getattr(job_class, columns), str):  # each of its characters would be a column
-            raise ConfigurationError(
-                f"Job {reference!r}: {columns} = {text!r} is no tuple.", f"Write {columns} = ({text!r},)."
-            )
-    for name in job_fields(job_class):
-        if any(
-            callable(vars(base).get(name)) for base in job_class.__mro__ if base.__module__.startswith("domyn_swarm.")
-        ):
-            raise ConfigurationError(f"Job {reference!r}: a field hides the method {name!r}.", "Give it another name.")
+        raise _refused(reference, f"{name} is abstract", f"Write its {_listed(missing)}.", "job.abstract")
+    _check_members(job_class, reference)
     checked: type[SwarmJob] = job_class
     return checked
+
+
+def _check_members(job_class: type[SwarmJob], reference: str) -> None:
+    for columns in ("input_columns", "output_columns"):
+        if isinstance(text := getattr(job_class, columns), str):  # each of its characters would be a column
+            hint = f"Write {columns} = ({text!r},)."
+            raise _refused(reference, f"{columns} = {text!r} is no tuple", hint, "job.columns")
+    ours = [base for base in job_class.__mro__ if base.__module__.startswith("domyn_swarm.")]
+    for name in job_fields(job_class):
+        if any(callable(vars(base).get(name)) for base in ours):
+            raise _refused(
+                reference, f"a field hides the method {name!r}", "Give it another name.", "job.hidden_method"
+            )
+
+
+def _refused(reference: str, wrong: str, hint: str, code: str) -> ConfigurationError:
+    return ConfigurationError(f"Job {reference!r}: {wrong}.", hint, code=code, path=reference)
 
 
 def job_fields(job_class: type[SwarmJob]) -> frozenset[str]:
@@ -115,7 +122,11 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
             near = difflib.get_close_matches(key, fields, 1)
             meant = f"Did you mean {near[0]!r}? " if near else ""
             raise ConfigurationError(
-                f"--job-kwargs: {name} has no field {key!r}.", f"{meant}Fields: {_listed(sorted(fields))}."
+                f"{name} has no field {key!r}.",
+                f"{meant}Fields: {_listed(sorted(fields))}.",
+                code="job.unknown_field",
+                option="job_kwargs",
+                choices=tuple(sorted(fields)),
             )
     kwargs = resolved(kwargs)
     try:
@@ -123,17 +134,22 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
             return msgspec.convert(dict(kwargs), job_class)
         return job_class(**kwargs)  # it has an __init__ of its own, which takes the values as JSON gives them
     except msgspec.ValidationError as error:
-        raise ConfigurationError(f"--job-kwargs: {name} cannot be made: {error}.", "Fix the JSON.") from None
+        raise ConfigurationError(
+            f"{name} cannot be made: {error}.", "Fix the JSON.", code="job.fields", option="job_kwargs"
+        ) from None
     except Exception as error:
         raise ConfigurationError(
-            f"--job-kwargs: {name} cannot be made: {type(error).__name__}: {error}.", "Fix the JSON, or the class."
+            f"{name} cannot be made: {type(error).__name__}: {error}.",
+            "Fix the JSON, or the class.",
+            code="job.fields",
+            option="job_kwargs",
         ) from error
 
 
 def _load_file(path: str, reference: str) -> ModuleType:
     file = Path(os.environ.get(SENT_ALONG) or path).expanduser().resolve()
     if not file.is_file():
-        raise ConfigurationError(f"Job {reference!r}: there is no file {path}.", "Check the path.")
+        raise _refused(reference, f"there is no file {path}", "Check the path.", "job.missing")
     loader = _JobFile(_module_name(file), file)
     known = sys.modules.get(loader.name)
     if known is not None and known.__loader__ == loader:
@@ -193,9 +209,8 @@ def _load_module(name: str, reference: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            raise ConfigurationError(
-                f"Job {reference!r}: there is no module {name!r}.", "Check the name, or write path/to/file.py:Class."
-            ) from None
+            hint = "Check the name, or write path/to/file.py:Class."
+            raise _refused(reference, f"there is no module {name!r}", hint, "job.missing") from None
         raise _import_refusal(reference, error) from error
     except (Exception, SystemExit) as error:
         raise _import_refusal(reference, error) from error
@@ -220,7 +235,10 @@ def _import_refusal(reference: str, error: BaseException) -> ConfigurationError:
     # A syntax error has no frame in the file that holds it, and says itself where it is.
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if not isinstance(error, SyntaxError) else ""
     return ConfigurationError(
-        f"Job {reference!r} cannot be imported: {type(error).__name__}: {error}{where}.", "Fix the module."
+        f"Job {reference!r} cannot be imported: {type(error).__name__}: {error}{where}.",
+        "Fix the module.",
+        code="job.import",
+        path=reference,
     )
 
 

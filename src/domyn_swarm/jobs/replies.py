@@ -75,8 +75,10 @@ class ReplyColumns:
             others = ", ".join([*_FACTS, *sorted(set(known) - _FACTS.keys())])
             twice = " and ".join(map(repr, whole))
             raise ConfigurationError(
-                f"--output-column: {type(job).__name__} has one content, and {twice} would be it.",
+                f"{type(job).__name__} has one content, and {twice} would be it.",
                 f"Name it once, and beside it any of: {others}.",
+                code="output_columns.duplicate",
+                option="output_columns",
             )
         self.whole = whole[0] if whole else None
         self._plain = whole == names
@@ -115,8 +117,12 @@ def _check_is_meant(name: str, known: Sequence[str], aliases: Mapping[str, str])
     meant = aliases.get(name) or (near[close[0]] if close else None)
     if meant is not None:
         raise ConfigurationError(
-            f"--output-column: {name!r} is no column of the answer. Did you mean {meant!r}?",
+            f"{name!r} is no column of the answer. Did you mean {meant!r}?",
             f"Columns are: {', '.join(known)}; the whole answer gets a name that is less like one of these.",
+            code="output_columns.unknown",
+            option="output_columns",
+            column=name,
+            choices=tuple(known),
         )
 
 

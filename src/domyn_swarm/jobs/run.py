@@ -16,6 +16,7 @@ from typing import NoReturn
 
 import msgspec
 
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.endpoint.keys import hide_keys
 from domyn_swarm.engine.runner import run
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError, TimeUp
@@ -54,7 +55,7 @@ def _ran(asked: argparse.Namespace) -> int:
     try:
         result = run(_spec(asked.spec, resume=asked.resume), progress_here())
     except SwarmError as error:
-        print(error, file=sys.stderr, flush=True)  # noqa: T201 - a command's message
+        print(on_command_line(error), file=sys.stderr, flush=True)  # noqa: T201 - a command's message
         if isinstance(error, TimeUp) and asked.when_time_is_up:
             subprocess.run(asked.when_time_is_up, shell=True, check=False)  # noqa: S602 - whoever started this says so
         return error.exit_status
@@ -76,7 +77,12 @@ def _spec(path: str, *, resume: bool) -> JobSpec:
     try:
         options = msgspec.json.decode(Path(path).read_bytes(), type=dict[str, object])
     except (OSError, msgspec.DecodeError) as error:
-        raise ConfigurationError(f"{path} is no readable JobSpec: {error}.", "Name the spec.json of a run.") from None
+        raise ConfigurationError(
+            f"{path} is no readable JobSpec: {error}.",
+            "Name the spec.json of a run.",
+            code="spec.unreadable",
+            path=path,
+        ) from None
     return make_spec({**options, "resume": True} if resume else options)
 
 

@@ -25,7 +25,7 @@ from domyn_swarm.engine.recording.command_line import command_of, why_no_command
 from domyn_swarm.engine.recording.describe import describe
 from domyn_swarm.engine.runner import run
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.notebook.error_translation import in_python, translate
+from domyn_swarm.notebook.error_translation import in_python
 from domyn_swarm.options.resolve import spec_for
 from domyn_swarm.report.diagram import svg_or_mermaid
 from domyn_swarm.report.progress import progress_here, showing_logs
@@ -168,7 +168,7 @@ class Plan:
         if self._in_scratch:
             reason = reason or "it has no output path. Pass one: command(output=...)"
         if reason:
-            raise ConfigurationError(f"No command line submits this plan: {reason}.")
+            raise ConfigurationError(f"No command line submits this plan: {reason}.", code="plan.no_command")
         return command_of(self._base)
 
     def peek(self, node: str = "pending", n: int = PEEK_ROWS) -> Any:
@@ -216,7 +216,7 @@ class Plan:
         replaced = self._with(overrides)
         spec = self._placed(replaced)
         shown = progress or progress_here()
-        with showing_logs(shown, translate):
+        with showing_logs(shown):
             self.result = done = run(spec, shown, replaced)
             if done.failed:
                 text = "%s of %s rows failed; ids and errors are in %s"

@@ -65,14 +65,19 @@ def _input(value: Any, given: Mapping[str, Any]) -> tuple[str, InMemoryInput | N
     if is_frame(value):
         if given.get("backend_read_kwargs"):
             raise ConfigurationError(
-                "backend_read_kwargs: the input is a frame in memory and is not read.",
+                "the input is a frame in memory and is not read.",
                 "Select its rows and columns beforehand.",
+                code="option.invalid",
+                option="backend_read_kwargs",
             )
         held = InMemoryInput.of(table_of(value))
         return held.files.pattern, held
     if not isinstance(value, (str, os.PathLike)):
         raise ConfigurationError(
-            f"input: a {type(value).__name__} is neither a path nor a frame.", f"Pass a path, a glob, a URL, {TAKEN}."
+            f"a {type(value).__name__} is neither a path nor a frame.",
+            f"Pass a path, a glob, a URL, {TAKEN}.",
+            code="input.type",
+            option="input",
         )
     return os.fspath(value), None
 
@@ -87,6 +92,7 @@ def _fields(job: SwarmJob) -> dict[str, Any]:
         raise ConfigurationError(
             f"{type(job).__name__} has its own __init__, so its arguments are unknown.",
             "Pass the class, and the arguments as job_kwargs.",
+            code="job.arguments",
         )
     fields = dataclasses.fields(cast("Any", job))
     values = {field.name: getattr(job, field.name) for field in fields if field.init}

@@ -1,6 +1,6 @@
 """Option files: options of `job submit` in a file (`job submit @job.toml`).
 
-A file contains fields of the JobSpec by name, and placement options (PLACEMENT).
+A file contains fields of the JobSpec by name, and LaunchOptions.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_origin, get_type_hints
 
 import msgspec
 
+from domyn_swarm.checkpoint.submission import LaunchOptions
+from domyn_swarm.declared import hints_of, option_of, what_it_takes
 from domyn_swarm.errors import ConfigurationError, SwarmError
-from domyn_swarm.jobspec import JobSpec, flag_of, option_of, what_it_takes
+from domyn_swarm.jobspec import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
 MAX_CHARS = 2**20
 """Maximum number of characters of a file, and of its expanded aliases."""
-PLACEMENT: Mapping[str, Any] = {"detach": bool, "run_on": str, "slurm_args": str, "requeue": bool, "job_name": str}
-"""Options of `job submit` that say where to run, rather than what."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,12 @@ class OptionFile:
 
     @contextlib.contextmanager
     def named(self, flags: Collection[str]) -> Iterator[None]:
-        """Errors raised in this context name the file's key instead of the flag, unless the option is in `flags`."""
+        """Errors raised in this context know which options this file gave: all but those in `flags`."""
         try:
             yield
         except SwarmError as error:
-            if error.exit_status != ConfigurationError.exit_status:
-                raise
-            flag, colon, rest = error.message.partition(":")
-            given = [name for name in (*self.options, *self.placement) if name not in flags]
-            key = next((name for name in given if _flag(name) == flag), None)
-            if key is None or not colon:
-                raise
-            raise type(error)(f"{self.path}: {key}:{rest}", error.hint) from error.__cause__
+            error.given_in = {name: self.path for name in (*self.options, *self.placement) if name not in flags}
+            raise
 
 
 def read_options(path: str) -> OptionFile:
@@ -68,29 +62,54 @@ def read_options(path: str) -> OptionFile:
     """
     content = _parsed(path)
     if not isinstance(content, dict):
-        raise ConfigurationError(f"{path} contains {_kind(content)}, not options by name.", "Example: limit = 5")
-    known = [*JobSpec.__struct_fields__, *PLACEMENT]
+        raise ConfigurationError(
+            f"{path} contains {_kind(content)}, not options by name.",
+            "Example: limit = 5",
+            code="option_file.syntax",
+            path=path,
+        )
+    known = [*JobSpec.__struct_fields__, *LaunchOptions.__struct_fields__]
     for key in content:
         if key not in known:
-            raise ConfigurationError(f"{path}: unknown option {key!r}.", _nearest(str(key), known))
+            raise ConfigurationError(
+                f"{path}: unknown option {key!r}.",
+                _nearest(str(key), known),
+                code="option.unknown",
+                path=path,
+                choices=tuple(sorted(known)),
+            )
     values = {key: _checked(path, key, value) for key, value in content.items() if value is not None}
-    placement = {key: values.pop(key) for key in PLACEMENT if key in values}
+    placement = {key: values.pop(key) for key in LaunchOptions.__struct_fields__ if key in values}
     return OptionFile(path, values, placement)
 
 
 def _parsed(path: str) -> Any:
     suffix = Path(path).suffix.lower()
     if suffix not in _FORMATS:
-        raise ConfigurationError(f"@{path} does not have a supported suffix.", f"Use one of: {', '.join(_FORMATS)}.")
+        raise ConfigurationError(
+            f"@{path} does not have a supported suffix.",
+            f"Use one of: {', '.join(_FORMATS)}.",
+            code="option_file.suffix",
+            path=path,
+            choices=tuple(_FORMATS),
+        )
     try:
         with Path(path).expanduser().open(encoding="utf-8-sig") as file:
             text = file.read(MAX_CHARS + 1)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise ConfigurationError(f"@{path} cannot be read: {reason}.", "Name an option file after the @.") from None
+        raise ConfigurationError(
+            f"@{path} cannot be read: {reason}.",
+            "Name an option file after the @.",
+            code="option_file.unreadable",
+            path=path,
+        ) from None
     if len(text) > MAX_CHARS:
         raise ConfigurationError(
-            f"@{path} is larger than {MAX_CHARS:,} characters.", "Refer to data by the path of its file."
+            f"@{path} is larger than {MAX_CHARS:,} characters.",
+            "Refer to data by the path of its file.",
+            code="option_file.size",
+            path=path,
         )
     return _FORMATS[suffix](path, text)
 
@@ -153,7 +172,9 @@ _FORMATS: Mapping[str, Callable[[str, str], Any]] = {".toml": _toml, ".yaml": _y
 
 
 def _refuse(path: str, language: str, reason: str) -> NoReturn:
-    raise ConfigurationError(f"{path} is not valid {language}: {reason.rstrip('.')}.", "Fix the file.")
+    raise ConfigurationError(
+        f"{path} is not valid {language}: {reason.rstrip('.')}.", "Fix the file.", code="option_file.syntax", path=path
+    )
 
 
 def _nearest(key: str, known: Collection[str]) -> str:
@@ -163,16 +184,20 @@ def _nearest(key: str, known: Collection[str]) -> str:
 
 def _checked(path: str, key: str, value: Any) -> Any:
     """The value in the JobSpec's type, or an error that names the key."""
-    hint = PLACEMENT.get(key) or get_type_hints(JobSpec, include_extras=True)[key]
+    kind = LaunchOptions if key in LaunchOptions.__struct_fields__ else JobSpec
     try:
-        return msgspec.convert(_as_flags_have_it(key, _plain(value)), hint)
+        return msgspec.convert(_as_flags_have_it(kind, key, _plain(value)), hints_of(kind)[key])
     except msgspec.ValidationError as error:
-        takes = what_it_takes(key, error)
+        takes = what_it_takes(kind, key, error)
     except (ValueError, TypeError, RecursionError):
         takes = "a JSON value"
     if isinstance(value, str) and key in _fields_of(list):
         takes = f"a list. Write [{json.dumps(value)}]"
-    raise ConfigurationError(f"{path}: {key}: {_shown(value)} is not valid.", f"It takes: {takes}.")
+    refusal = ConfigurationError(
+        f"{_shown(value)} is not valid.", f"It takes: {takes}.", code="option.invalid", option=key, path=path
+    )
+    refusal.given_in = {key: path}
+    raise refusal
 
 
 def _shown(value: Any) -> str:
@@ -189,18 +214,14 @@ def _plain(value: Any) -> Any:
     return plain
 
 
-def _as_flags_have_it(key: str, value: Any) -> Any:
+def _as_flags_have_it(kind: type[msgspec.Struct], key: str, value: Any) -> Any:
     """Accept JSON text for a table, as on the command line, and numbers where a flag accepts a number or a word."""
     if isinstance(value, str) and key in _fields_of(dict):
         with contextlib.suppress(msgspec.DecodeError):
             return msgspec.json.decode(value)
-    if key not in PLACEMENT and option_of(key).extra["takes"] and type(value) in (int, float):
-        return msgspec.convert(str(value), get_type_hints(JobSpec, include_extras=True)[key], strict=False)
+    if kind is JobSpec and option_of(kind, key).takes and type(value) in (int, float):
+        return msgspec.convert(str(value), hints_of(kind)[key], strict=False)
     return value
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}" if name in PLACEMENT else flag_of(name)
 
 
 def _fields_of(kind: type) -> set[str]:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from domyn_swarm.checkpoint import records
-from domyn_swarm.checkpoint.submission import Submission
+from domyn_swarm.checkpoint.submission import LaunchOptions, Submission
 from domyn_swarm.data.memory import IN_MEMORY
+from domyn_swarm.declared import option_of
 from domyn_swarm.engine.recording.command_line import options_with_defaults, text_of
 from domyn_swarm.engine.recording.run_record import origin_of, without_secrets
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobspec import JobSpec, anchored, flag_of, make_spec, option_of
+from domyn_swarm.jobspec import JobSpec, anchored, flag_of, make_spec
 from domyn_swarm.report.model import Option  # noqa: TC001 - msgspec evaluates the annotations
 
 if TYPE_CHECKING:
@@ -37,12 +38,19 @@ def options_of_run(folder: RunFolder) -> dict[str, Any]:
     """
     content = folder.load("spec.json")
     if content is None:
-        raise ConfigurationError(f"{folder.path} has no readable spec.json.", "It is written when a run starts.")
+        raise ConfigurationError(
+            f"{folder.path} has no readable spec.json.",
+            "It is written when a run starts.",
+            code="spec.unreadable",
+            path=folder.path,
+        )
     spec = make_spec(content)
     if spec.input.startswith(IN_MEMORY):
         raise ConfigurationError(
             f"The input of {folder.path} was in memory, so an option file cannot submit it.",
             "Write the input to a parquet file and submit the job with that.",
+            code="input.in_memory",
+            path=folder.path,
         )
     submission = Submission.load(folder)
     origin = submission.folder if submission else origin_of(folder, spec)
@@ -97,23 +105,14 @@ def written(options: Mapping[str, Any], kind: Format, heading: str = "") -> str:
 
 def _placement_options(submission: Submission) -> dict[str, Any]:
     """The run's placement as options of `job submit`, without defaults."""
-    placement = submission.placement
-    given = msgspec.structs.asdict(placement) | {"detach": placement.run_on == type(placement)().run_on}
-    defaults = msgspec.structs.asdict(type(placement)()) | {"detach": False}
+    defaults = msgspec.structs.asdict(LaunchOptions()) | {"ray_address": None}
+    given = msgspec.structs.asdict(submission.placement)
+    given["detach"] = given["run_on"] == defaults["run_on"]
     return {name: value for name, value in given.items() if value != defaults[name]}
 
 
 def _help(name: str) -> str:
-    return _PLACEMENT_HELP.get(name) or option_of(name).description or ""
-
-
-_PLACEMENT_HELP = {
-    "detach": "Run in the background",
-    "job_name": "Name of the run",
-    "run_on": "Where to run: local, slurm or ray",
-    "slurm_args": "Options for sbatch, as one string",
-    "requeue": "On Slurm, requeue the run at its time limit until it is done",
-}
+    return option_of(LaunchOptions if name in LaunchOptions.__struct_fields__ else JobSpec, name).help
 
 
 def _comment(text: str) -> str:

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import html
 import re
-import shutil
-import subprocess
-import sys
 import unicodedata
 from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from domyn_swarm.errors import MissingDependencyError
+from domyn_swarm.report.graphviz import draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from domyn_swarm.report.model import Figures, Graph, Node
 
-Kind = Literal["svg", "png"]
-
-SECONDS_TO_DRAW = 60
 WIDTH_INCHES = 12.5
 """Maximum width of a diagram: 1,200 pixels."""
 LINE_CHARS = 44
@@ -32,14 +26,10 @@ LINE_CHARS = 44
 INPUT_CHARS = 40
 SHARED = 4
 """Edges of nodes with at least this many dependents are drawn faint."""
-PROGRAMS = ("dot", "graphviz-pure")
-"""Graphviz programs, in order of preference."""
 
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML cannot represent, and terminal control characters."""
 _FONT = "Helvetica"  # its metrics are available wherever the diagram is drawn
-_FONTS = "Helvetica,Arial,'Liberation Sans',Arimo,sans-serif"
-"""Fonts with the same metrics, for where the diagram is shown."""
 _INK, _FAINT, _CARD = "#1f2933", "#52606d", "#ffffff"
 _RED, _BROWN, _PURPLE = "#b91c1c", "#7c2d12", "#6d28d9"
 _LOOKS = {
@@ -92,32 +82,6 @@ def mermaid_of(graph: Graph, figures: Mapping[str, Figures] | None = None) -> st
     lines.append("  classDef input fill:#f6f8fa,stroke:#c3cad2,color:#52606d,font-size:12px")
     lines += [f"  style {_identifier(node.name)} fill:{_FILL['failed']},stroke:{_RED},color:{_INK}" for node in failed]
     return "\n".join(lines) + "\n"
-
-
-def draw(dot: str, kind: Kind) -> bytes:
-    """Render `dot` with Graphviz. An SVG has no prolog, so that it can be embedded in a page.
-
-    Raises:
-        MissingDependencyError: Graphviz is missing or does not work.
-    """
-    failures = []
-    for program in programs():
-        try:
-            done = subprocess.run(  # noqa: S603 - no shell, fixed arguments
-                [program, f"-T{kind}"], input=dot.encode(), capture_output=True, timeout=SECONDS_TO_DRAW, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            failures.append(f"{program}: {type(error).__name__}")
-            continue
-        if done.returncode == 0 and (picture := _checked(done.stdout, kind)):
-            return picture
-        reason = done.stderr.decode(errors="replace").strip() or "no output"
-        failures.append(f"{program}: {_short(reason, 200)}")
-    broken = f" ({'; '.join(failures)})" if failures else ""
-    raise MissingDependencyError(
-        f"Graphviz for {kind.upper()} is missing or does not work{broken}.",
-        "Install it: pip install graphviz-pure. Not needed for --output graph.html, graph.mmd or graph.dot.",
-    )
 
 
 def svg_or_mermaid(graph: Graph, figures: Mapping[str, Figures] | None = None) -> dict[str, str]:
@@ -278,27 +242,6 @@ def _entities(text: str) -> str:
 def _identifier(name: str) -> str:
     """A name that is not a Mermaid keyword."""
     return "n_" + re.sub(r"\W", "_", name)
-
-
-def programs() -> Iterator[str]:
-    """Each Graphviz on PATH or next to this interpreter, because the environment may not be activated."""
-    environment = str(Path(sys.executable).parent)
-    for name in PROGRAMS:
-        if program := shutil.which(name) or shutil.which(name, path=environment):
-            yield program
-
-
-def _checked(output: bytes, kind: Kind) -> bytes:
-    """The image alone; empty when the output is not an image."""
-    if kind == "png":
-        return output if output.startswith(b"\x89PNG\r\n\x1a\n") else b""
-    text = output.decode(errors="replace")
-    found = re.search(r"<svg\b.*</svg>", text, re.DOTALL)
-    if not found:
-        return b""
-    # Comments contain the program's version, so that equal diagrams would differ.
-    svg = re.sub(r"<!--.*?-->\n?", "", found[0], flags=re.DOTALL)
-    return (re.sub(r'font-family="[^"]*"', f'font-family="{_FONTS}"', svg) + "\n").encode()
 
 
 def _card(node: Node) -> str:

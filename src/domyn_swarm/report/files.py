@@ -11,7 +11,8 @@ from domyn_swarm.checkpoint.lock import Watch, living_holder
 from domyn_swarm.checkpoint.records import UnreadableRecordError
 from domyn_swarm.checkpoint.run_record import FILE
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
-from domyn_swarm.report.diagram import dot_of, draw
+from domyn_swarm.report.diagram import dot_of
+from domyn_swarm.report.graphviz import draw
 from domyn_swarm.report.model import Graph, Report
 from domyn_swarm.report.page import render
 from domyn_swarm.storage.atomic import atomic_write
@@ -43,9 +44,11 @@ def recorded(folder: RunFolder) -> Report:
     try:
         report = records.read(folder, FILE, Report)
     except UnreadableRecordError as error:
-        raise ConfigurationError(f"{incomplete}: {error.reason}.", inspect) from None
+        raise ConfigurationError(f"{incomplete}: {error.reason}.", inspect, code="record.incomplete") from None
     if report is None:
-        raise ConfigurationError(f"{incomplete}.", f"It is written when the run starts. {inspect}")
+        raise ConfigurationError(
+            f"{incomplete}.", f"It is written when the run starts. {inspect}", code="record.incomplete"
+        )
     return report
 
 

@@ -93,13 +93,14 @@ class FailureKind(msgspec.Struct):
 
 
 class Broken(msgspec.Struct):
-    """The error that ended a run. `node` is where it occurred, `hint` how to fix it."""
+    """The error that ended a run. `node` is where it occurred, `hint` how to fix it, `code` its stable name."""
 
     type: str
     message: str
     hint: str = ""
     node: str | None = None
     traceback: str = ""
+    code: str = ""
 
 
 class Timeline(msgspec.Struct):

@@ -18,7 +18,7 @@ from domyn_swarm.report.terminal import unguarded
 from domyn_swarm.telemetry.counts import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 LOG_SECONDS = 10.0
 CELL_SECONDS = 0.25
@@ -49,12 +49,12 @@ def _called_by_notebook() -> bool:
 
 
 @contextlib.contextmanager
-def showing_logs(progress: Any, translate: Callable[[str], str] = str) -> Iterator[None]:
+def showing_logs(progress: Any) -> Iterator[None]:
     """Show this package's log next to the progress, warnings on stderr, unless logging is configured."""
     if logger.hasHandlers():
         yield
         return
-    handler, level = _LogHandler(progress, translate), logger.level
+    handler, level = _LogHandler(progress), logger.level
     logger.addHandler(handler)
     logger.setLevel(level or logging.INFO)
     try:
@@ -65,13 +65,12 @@ def showing_logs(progress: Any, translate: Callable[[str], str] = str) -> Iterat
 
 
 class _LogHandler(logging.Handler):
-    def __init__(self, progress: Any, translate: Callable[[str], str]) -> None:
+    def __init__(self, progress: Any) -> None:
         super().__init__()
         self._note = getattr(progress, "note", None)
-        self._translate = translate
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self._translate(self.format(record))
+        text = self.format(record)
         if self._note is not None and record.levelno < logging.WARNING:
             self._note(text)
         else:

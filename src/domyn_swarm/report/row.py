@@ -88,7 +88,10 @@ def look_up(folder: RunFolder, id_text: str) -> RowHistory:
     record, spec = RunRecord.load(folder) or RunRecord(), SpecRecord.load(folder)
     if not record.id_column or spec is None:
         raise ConfigurationError(
-            f"run.json or spec.json is missing or incomplete in {folder.path}.", "Check that it is the folder of a run."
+            f"run.json or spec.json is missing or incomplete in {folder.path}.",
+            "Check that it is the folder of a run.",
+            code="record.incomplete",
+            path=folder.path,
         )
     id_col = record.id_column
     findings, position = _findings(folder, id_col, id_text)
@@ -100,6 +103,10 @@ def look_up(folder: RunFolder, id_text: str) -> RowHistory:
         raise DataError(
             f"No row with {id_col} = {id_text!r} in {folder.path}" + (" or its input." if files else "."),
             "Use an id of the input" + (": a row number, counted from 0." if id_col == ROW_ID else "."),
+            code="row.missing",
+            row=id_text,
+            column=id_col,
+            path=folder.path,
         )
     place = _place(files, position, spec, notes) if files is not None and position >= 0 else None
     wanted = record.input_columns
@@ -184,7 +191,11 @@ def _scalar(text: str, kind: pa.DataType) -> Any:
         return pa.scalar(text, kind)
     except (ValueError, OverflowError, pa.ArrowException):
         raise DataError(
-            f"ID: {text!r} is not a valid {kind}, the type of the ids.", "Write it as in the input."
+            f"{text!r} is not a valid {kind}, the type of the ids.",
+            "Write it as in the input.",
+            code="id.type",
+            option="ID",
+            row=text,
         ) from None
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.errors import ConfigurationError, SwarmError
 from domyn_swarm.masking import masked
 from domyn_swarm.report.diagram import dot_of
@@ -83,7 +84,9 @@ async def _served(folder: RunFolder, port: int, announce: Callable[[str], None])
             await web.TCPSite(runner, HOST, port).start()
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
-            raise ConfigurationError(f"--port: {port} cannot be used: {reason}.", "Choose another port.") from None
+            raise ConfigurationError(
+                f"{port} cannot be used: {reason}.", "Choose another port.", code="port.unusable", option="port"
+            ) from None
         announce(f"http://{HOST}:{runner.addresses[0][1]}/?token={view.token}")
         await asyncio.Event().wait()
     finally:
@@ -157,7 +160,8 @@ class _View:
             number, offset = _number(request, "kind"), _number(request, "offset")
             if number >= len(kinds):
                 raise ConfigurationError(
-                    f"kind: {number} is out of range: the report has {len(kinds)} kinds of failures."
+                    f"kind: {number} is out of range: the report has {len(kinds)} kinds of failures.",
+                    code="option.invalid",
                 )
             rows, total = failures_of_kind(self._folder, kinds[number], offset, PAGE_ROWS, kinds)
             return {"rows": rows, "total": total}
@@ -169,7 +173,7 @@ class _View:
         try:
             return _json(await _in(self._looking, look))
         except SwarmError as error:
-            return _json({"error": str(error)})
+            return _json({"error": on_command_line(error)})
 
 
 class _Picture:
@@ -199,7 +203,7 @@ async def _in(threads: ThreadPoolExecutor, work: Callable[[], T]) -> T:
 def _number(request: web.Request, name: str) -> int:
     text = request.query.get(name, "0")
     if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-        raise ConfigurationError(f"{name}: {text!r} is not a non-negative number.")
+        raise ConfigurationError(f"{name}: {text!r} is not a non-negative number.", code="option.invalid")
     return int(text)
 
 
@@ -215,7 +219,7 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
     except web.HTTPException as error:
         return web.Response(status=error.status, text=error.reason)
     except SwarmError as error:  # not JSON: the page keeps its content and retries
-        return web.Response(status=503, text=str(error))
+        return web.Response(status=503, text=on_command_line(error))
     except Exception:  # noqa: BLE001 - details go to the log, not to the client
         logger.error("%s %s: %s", request.method, request.path, masked(traceback.format_exc()))
         return web.Response(status=500, text="Internal error; see the server's log.")

@@ -56,11 +56,15 @@ def ensure_not_running(run: Run) -> None:
             f"{run.name} is {status.state} ({status.detail}).",
             f"Wait for it: domyn-swarm job wait {quote(run.name)}\n"
             f"Or cancel it: domyn-swarm job cancel {quote(run.name)}",
+            code="run.active",
+            path=run.folder.path,
         )
     if status.state == "unknown":
         raise CheckpointError(
             f"Cannot determine whether {run.name} is running: {status.detail}.",
             f"Try again once that is fixed. If you are sure that the run has ended, delete {run.folder.path}/{FILE}.",
+            code="run.unknown_state",
+            path=run.folder.path,
         )
 
 
@@ -135,6 +139,7 @@ def _end_process(run: Run, grace: float) -> None:
         raise JobError(
             f"{run.name} is running on {holder.host}, and signals do not reach other machines.",
             f"Run the same command on {holder.host}.",
+            code="run.elsewhere",
         )
     if not trust.may_signal(run, holder):
         raise trust.refusal(run)
@@ -183,6 +188,8 @@ def log_of(run: Run, *, follow: bool) -> Iterator[str]:
         raise CheckpointError(
             f"{run.name} ran in a terminal, so its output was not stored.",
             f"See its status: domyn-swarm job status {quote(run.name)}",
+            code="log.missing",
+            path=run.folder.path,
         )
     if submission.handle is None:
         return iter(())

@@ -83,7 +83,9 @@ def unknown(run: str) -> ConfigurationError:
     names = [entry.name for entry in index.entries()]
     near = nearest(run, names)
     known = f"Did you mean: {', '.join(near)}?" if near else "List runs with: domyn-swarm job list."
-    return ConfigurationError(f"No run is named {run!r}.", f"{known} You can also give a run's folder.")
+    return ConfigurationError(
+        f"No run is named {run!r}.", f"{known} You can also give a run's folder.", code="run.unknown", path=run
+    )
 
 
 def all_runs(directories: Iterable[str] = ()) -> list[Run]:
@@ -95,7 +97,11 @@ def all_runs(directories: Iterable[str] = ()) -> list[Run]:
     for directory in directories:
         if not RunFolder(directory).fs.isdir(RunFolder(directory).root):
             raise ConfigurationError(
-                f"--checkpoint-dir: {directory!r} is not a directory.", "Name a folder that contains runs."
+                f"{directory!r} is not a directory.",
+                "Name a folder that contains runs.",
+                code="option.invalid",
+                option="checkpoint_dir",
+                path=directory,
             )
         adopt_all(directory)
     scan()

@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from domyn_swarm.errors import CheckpointError, ConfigurationError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, opt
 from domyn_swarm.runs.names import free_name, is_plain
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Sent(NamedTuple):
 
 class IndexUnavailableError(CheckpointError):
     """The index can be neither read nor created."""
+
+    default_code = "index.unavailable"
 
 
 def index_path() -> Path:
@@ -171,13 +173,19 @@ def check_free(path: str, wanted: str) -> None:
 def _check(known: Mapping[str, str], path: str, wanted: str) -> None:
     if path in known and known[path] != wanted:
         raise ConfigurationError(
-            f"--job-name: this run is already named {known[path]!r}, and a run keeps its name.",
-            "Omit --job-name, or use another --checkpoint-tag to start a separate run.",
+            f"this run is already named {known[path]!r}, and a run keeps its name.",
+            f"Omit {opt('job_name')}, or use another {opt('checkpoint_tag')} to start a separate run.",
+            code="name.taken",
+            option="job_name",
+            path=path,
         )
     if other := next((other for other, name in known.items() if name == wanted and other != path), None):
         raise ConfigurationError(
-            f"--job-name: {wanted!r} is already the name of the run in {other}.",
+            f"{wanted!r} is already the name of the run in {other}.",
             f"Available: {free_name(wanted, known.values())!r}. Or delete that run: domyn-swarm job rm {quote(wanted)}",
+            code="name.taken",
+            option="job_name",
+            path=other,
         )
 
 

@@ -43,8 +43,10 @@ def check_name(name: str) -> None:
     """
     if not is_plain(name):
         raise ConfigurationError(
-            f"--job-name: {name!r} is not a plain name.",
+            f"{name!r} is not a plain name.",
             f"Use letters, digits and . _ + - only, at most {MOST_CHARS} characters, starting with a letter or digit.",
+            code="name.invalid",
+            option="job_name",
         )
 
 

@@ -39,7 +39,10 @@ def resume(run: Run, changes: Mapping[str, Any], *, trusted: bool = False) -> St
         return status
     if status.state == "gone":
         raise ConfigurationError(
-            f"The folder of {run.name} no longer exists: {run.folder.path}.", "Submit the job again."
+            f"The folder of {run.name} no longer exists: {run.folder.path}.",
+            "Submit the job again.",
+            code="run.gone",
+            path=run.folder.path,
         )
     if not trusted:
         trust.check_may_execute(run)
@@ -70,7 +73,12 @@ def _spec_of(run: Run, given: Mapping[str, Any]) -> tuple[JobSpec, str]:
     """
     options = run.folder.load("spec.json")
     if options is None:
-        raise ConfigurationError(f"{run.folder.path} has no readable spec.json.", "Submit the job again.")
+        raise ConfigurationError(
+            f"{run.folder.path} has no readable spec.json.",
+            "Submit the job again.",
+            code="spec.unreadable",
+            path=run.folder.path,
+        )
     options |= {"resume": True} | {name: value for name, value in given.items() if name in options}
     spec = make_spec(options)
     return spec, origin_of(run.folder, spec) or str(Path.cwd())

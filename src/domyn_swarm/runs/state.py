@@ -17,6 +17,7 @@ from domyn_swarm.checkpoint.lock import SENDING, living_holder
 from domyn_swarm.checkpoint.records import UnreadableRecordError
 from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.checkpoint.submission import Submission
+from domyn_swarm.edges import COMMAND_LINE
 from domyn_swarm.errors import SwarmError
 from domyn_swarm.runs import trust
 from domyn_swarm.runs.launchers.base import LauncherStatus
@@ -85,7 +86,7 @@ def status_of(run: Run) -> Status:
     try:
         return _status(run)
     except SwarmError as error:
-        reason = error.message
+        reason = error.rendered(COMMAND_LINE)[0]
     except Exception as error:  # noqa: BLE001 - no error of a filesystem or a launcher may end a listing
         reason = f"{type(error).__name__}: {error}"
     return Status(name=run.name, state="unknown", detail=reason.rstrip("."), path=run.folder.path, where="")

@@ -21,8 +21,8 @@ from domyn_swarm.engine.output_writer import is_current
 from domyn_swarm.engine.planning import make_plan
 from domyn_swarm.engine.preflight import looked_around
 from domyn_swarm.engine.recording.run_record import without_secrets
-from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobspec import anchored, flag_of
+from domyn_swarm.errors import ConfigurationError, opt
+from domyn_swarm.jobspec import anchored
 from domyn_swarm.redaction import HIDDEN
 from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.control import ensure_not_running
@@ -70,7 +70,10 @@ def prepare(spec: JobSpec, placement: Placement) -> PreparedRun:
     check_outlives(spec)
     if HIDDEN in placement.slurm_args:
         raise ConfigurationError(
-            "--slurm-args: they contained secrets, which are not stored.", "Give --slurm-args again."
+            "they contained secrets, which are not stored.",
+            f"Give {opt('slurm_args')} again.",
+            code="option.secret",
+            option="slurm_args",
         )
     placement = launcher.check(placement)
     plan = make_plan(spec)
@@ -162,16 +165,20 @@ def _check_travels(spec: JobSpec) -> None:
     """Refuse options that another process could not read from spec.json."""
     if not spec.checkpointing:
         raise ConfigurationError(
-            "--no-checkpointing: a detached run is managed through its folder, and this one would have none.",
-            "Remove --no-checkpointing, or run it in this terminal.",
+            f"{opt('checkpointing', False)}: a detached run is managed through its folder, and this one would have "
+            "none.",
+            f"Remove {opt('checkpointing', False)}, or run it in this terminal.",
+            code="option.conflict",
         )
     public = without_secrets(spec)
     for name in spec.__struct_fields__:
         if getattr(public, name) != getattr(spec, name):
             what = "its storage_options contain" if name.startswith("backend_") else "it contains"
             raise ConfigurationError(
-                f"{flag_of(name)}: {what} secrets, which are never stored or submitted.",
+                f"{what} secrets, which are never stored or submitted.",
                 "Pass them through the environment: write env:NAME instead, or use a profile of your credentials file.",
+                code="option.secret",
+                option=name,
             )
 
 

@@ -63,6 +63,8 @@ def check_may_execute(run: Run) -> None:
             f"{run.folder.path} does not belong to you, and resuming {run.name} runs the code named in its spec.json.",
             f"Inspect it: domyn-swarm job show {quote(run.folder.path)}\n"
             f"If you trust its code, add --trust: domyn-swarm job resume {quote(run.folder.path)} --trust",
+            code="run.untrusted",
+            path=run.folder.path,
         )
 
 
@@ -78,6 +80,8 @@ def refusal(run: Run) -> CheckpointError:
         f"{run.name} was not submitted by you: {run.folder.path} is not yours, and your index of runs has no handle "
         "for it.",
         "Ask the user who submitted it. You can view the run, but not control it.",
+        code="run.other_user",
+        path=run.folder.path,
     )
 
 

@@ -16,7 +16,7 @@ _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.(-?\d+))?")
 _DIGITS = 18
 
 
-def expanded(pattern: str, flag: str = "--input") -> list[str]:
+def expanded(pattern: str, option: str = "input") -> list[str]:
     """The paths that `pattern` stands for; itself where it has no braces.
 
     Raises:
@@ -25,21 +25,30 @@ def expanded(pattern: str, flag: str = "--input") -> list[str]:
     if "{" not in pattern and "}" not in pattern:
         return [pattern]
     if _alternatives(pattern) > MAX_STEPS:
-        raise _too_many(pattern, flag)
+        raise _too_many(pattern, option)
     try:
         paths = list(islice(braceexpand(pattern), MAX_PATHS + 1))
     except (ValueError, RecursionError):  # braceexpand's UnbalancedBracesError is a ValueError
-        raise DataError(f"{flag}: the braces of {pattern!r} do not match.", "Write {000..127} or {a,b}.") from None
+        raise DataError(
+            f"the braces of {pattern!r} do not match.",
+            "Write {000..127} or {a,b}.",
+            code="input.braces",
+            option=option,
+            path=pattern,
+        ) from None
     if len(paths) > MAX_PATHS:
-        raise _too_many(pattern, flag)
+        raise _too_many(pattern, option)
     return paths
 
 
-def _too_many(pattern: str, flag: str) -> DataError:
+def _too_many(pattern: str, option: str) -> DataError:
     shown = pattern if len(pattern) <= 200 else f"{pattern[:200]}…"
     return DataError(
-        f"{flag}: the braces of {shown!r} stand for more than {MAX_PATHS:,} paths.",
+        f"the braces of {shown!r} stand for more than {MAX_PATHS:,} paths.",
         "Name fewer files, or a directory or glob that has them all.",
+        code="input.braces",
+        option=option,
+        path=shown,
     )
 
 

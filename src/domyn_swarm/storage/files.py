@@ -35,17 +35,26 @@ def filesystem(path: str, storage_options: Mapping[str, Any] | None = None) -> t
         # Listings are read anew each time: other processes write to the same folders.
         fs, on_fs = fsspec.core.url_to_fs(path, **{"use_listings_cache": False, **(storage_options or {})})
     except ImportError as error:
-        raise MissingDependencyError(f"{path}: {error}", "Install the package that the message names.") from None
+        raise MissingDependencyError(
+            f"{path}: {error}", "Install the package that the message names.", path=path
+        ) from None
     except ValueError as error:
         raise DataError(
-            f"{path}: {error}", "Use a local path or a URL that fsspec knows (s3://, gs://, ...)."
+            f"{path}: {error}",
+            "Use a local path or a URL that fsspec knows (s3://, gs://, ...).",
+            code="storage.unknown",
+            path=path,
         ) from None
     except TypeError as error:
         raise DataError(
-            f"{path}: storage_options {storage_options!r} are not taken: {error}", "Give an object that fsspec knows."
+            f"{path}: storage_options {storage_options!r} are not taken: {error}",
+            "Give an object that fsspec knows.",
+            code="storage.options",
+            path=path,
         ) from None
     if not str(on_fs).strip("/") and set(protocols(fs)) & set(_WITH_BUCKETS):
-        raise DataError(f"{path!r} names no bucket.", "Write its name and a path in it: s3://bucket/folder.")
+        hint = "Write its name and a path in it: s3://bucket/folder."
+        raise DataError(f"{path!r} names no bucket.", hint, code="storage.no_bucket", path=path)
     return fs, str(on_fs)
 
 
@@ -72,6 +81,8 @@ def translating_io_errors(path: str) -> Iterator[None]:
         raise DataError(
             f"{path} cannot be reached: {type(error).__name__}: {error}",
             "Check the path, the credentials, the network.",
+            code="storage.unreachable",
+            path=path,
         ) from error
 
 

@@ -39,4 +39,5 @@ def check_home() -> None:
         raise ConfigurationError(
             "HOME is not set, and this user is not known to the system (a container with a user of its own?).",
             "Set HOME to a directory that this user may write to.",
+            code="home.missing",
         ) from None

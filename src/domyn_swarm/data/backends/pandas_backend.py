@@ -62,8 +62,11 @@ def read(files: InputFiles, read_kwargs: Mapping[str, Any]) -> PandasStream:
     dtype_backend = read_kwargs.get("dtype_backend")
     if dtype_backend not in DTYPE_BACKENDS:
         raise ConfigurationError(
-            f"--backend-read-kwargs: dtype_backend is {dtype_backend!r}.",
+            f"dtype_backend is {dtype_backend!r}.",
             f"It takes: {', '.join(filter(None, DTYPE_BACKENDS))}.",
+            code="option.invalid",
+            option="backend_read_kwargs",
+            choices=tuple(filter(None, DTYPE_BACKENDS)),
         )
     if files.format != "parquet":
         stream = read_text(name, files, read_kwargs)

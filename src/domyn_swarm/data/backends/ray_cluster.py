@@ -157,6 +157,7 @@ class ActorPool:
             raise JobError(
                 f"No worker can be made: {_what_was_raised(str(error))}",
                 "The job and what it imports have to be there on every machine of the cluster, as modules or files.",
+                code="cluster.no_worker",
             )
         self.lost = True
         logger.warning("lost a worker or its rows, which are computed again: %s", str(error).partition("\n")[0])
@@ -265,8 +266,10 @@ def check_address(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise ConfigurationError(
-            f"--ray-address: {cluster} cannot be used: {error}.",
+            f"{cluster} cannot be used: {error}.",
             "Is the cluster up? An address is auto, host:6379 or ray://host:10001.",
+            code="cluster.unreachable",
+            option="ray_address",
         ) from None
 
 
@@ -283,7 +286,7 @@ def _connect(address: str | None) -> bool:
     # A Ray that nobody else knows of need not warn of how it tells who may use it.
     local: dict[str, Any] = {"include_dashboard": False, "logging_level": logging.ERROR} if address == "local" else {}
     if local:
-        logger.info("starting a local Ray; --ray-address or RAY_ADDRESS names a cluster")
+        logger.info("starting a local Ray; RAY_ADDRESS or the option ray_address names a cluster")
     for tries_left in reversed(range(CONNECT_TRIES)):
         try:
             ray.init(address, **{"log_to_driver": False, "logging_level": logging.WARNING, **local})
@@ -294,6 +297,9 @@ def _connect(address: str | None) -> bool:
                 logger.warning("%s: %s; trying again", address, str(error).partition("\n")[0])
                 continue
             raise ConfigurationError(
-                f"--ray-address: {address} cannot be used: {error}", "Is the cluster up?"
+                f"{address} cannot be used: {error}",
+                "Is the cluster up?",
+                code="cluster.unreachable",
+                option="ray_address",
             ) from None
     return True

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from domyn_swarm.concurrency.stop import Stop
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 
 
 def look(address: str) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def look(address: str) -> dict[str, Any]:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise ConfigurationError("Ray is not installed.", "Install it: pip install 'domyn-swarm[ray]'") from None
+        raise MissingDependencyError("Ray is not installed.", command="pip install 'domyn-swarm[ray]'") from None
     if address.startswith(("http://", "https://")):
         return {"here": ray.__version__, "there": _version_of_job_server(address)}
     from domyn_swarm.data.backends.ray_cluster import check_address, session  # noqa: PLC0415
@@ -50,7 +50,7 @@ def main(address: str) -> None:
     try:
         said = look(address)
     except ConfigurationError as error:
-        said = {"error": " ".join(error.message.split()), "fix": error.hint}
+        said = {"error": " ".join(error.text.split()), "fix": getattr(error, "command", "") or error.advice}
     except Exception as error:  # noqa: BLE001 - whatever Ray throws is what was found
         said = {"error": " ".join(f"{type(error).__name__}: {error}".split())}
     print(msgspec.json.encode(said).decode(), flush=True)  # noqa: T201 - a command's result

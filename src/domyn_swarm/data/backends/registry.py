@@ -46,7 +46,13 @@ def load_backend(name: str) -> DataBackend:
     name = canonical(name)
     entry = next(iter(entry_points(group=GROUP, name=name)), None)
     if entry is None:
-        raise ConfigurationError(f"--data-backend: unknown backend {name!r}.", f"Known: {', '.join(backend_names())}.")
+        raise ConfigurationError(
+            f"unknown backend {name!r}.",
+            f"Known: {', '.join(backend_names())}.",
+            code="backend.unknown",
+            option="data_backend",
+            choices=tuple(backend_names()),
+        )
     try:
         return cast("DataBackend", importlib.import_module(entry.value))
     except ModuleNotFoundError as error:
@@ -54,6 +60,7 @@ def load_backend(name: str) -> DataBackend:
         if error.name != name:
             raise
         raise MissingDependencyError(
-            f"--data-backend {name}: the package {error.name!r} is not installed.",
-            f"Install it: pip install 'domyn-swarm[{name}]'",
+            f"the package {error.name!r} is not installed.",
+            command=f"pip install 'domyn-swarm[{name}]'",
+            option="data_backend",
         ) from None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from domyn_swarm.concurrency.pace import Pace
 from domyn_swarm.concurrency.retry import backoff, is_retryable
 from domyn_swarm.endpoint.conditions import asked_by, condition_of_error
-from domyn_swarm.errors import ConditionError
+from domyn_swarm.errors import ConditionError, opt
 
 if TYPE_CHECKING:
     from domyn_swarm.concurrency.allowance import Ticket
@@ -62,7 +62,7 @@ class CallPace:
         """
         condition = condition_of_error(error)
         if condition == "spent":
-            raise ConditionError(_words(error), RESUME)
+            raise ConditionError(_words(error), RESUME, code="condition.no_credit")
         if condition != "busy" or not is_retryable(error):
             return False
         tries.refused()
@@ -72,11 +72,13 @@ class CallPace:
                 self._pace.refused(ticket, asked)
                 self.engaged = True
             held, dry_since = self._pace.held, self._pace.dry_since
-        limit = f"--retry-timeout is {self._patience:g} s: {_words(error)}"
+        limit = f"{opt('retry_timeout', self._patience)} allows: {_words(error)}"
         if held > self._patience:
-            raise ConditionError(f"The server asks to wait for {held:,.0f} s, and {limit}", RESUME)
+            raise ConditionError(
+                f"The server asks to wait for {held:,.0f} s, more than {limit}", RESUME, code="condition.busy"
+            )
         if dry_since is not None and time.monotonic() - dry_since > self._patience:
-            raise ConditionError(f"Every call has been refused for longer than allowed, and {limit}", RESUME)
+            raise ConditionError(f"Every call has been refused for longer than {limit}", RESUME, code="condition.busy")
         return not tries.is_singled_out
 
     async def pause(self, error: BaseException, tries: Tries) -> None:

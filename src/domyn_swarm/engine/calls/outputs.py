@@ -163,7 +163,7 @@ class OutputColumns:
         """Why `name` cannot be an output column; empty when it can."""
         if name in self._reserved:
             who = "the generated ids have" if name == ROW_ID else "the input has"
-            return f"{name!r}, which {who}; choose another, or --output-mode replace"
+            return f"{name!r}, which {who}; choose another, or the output mode replace"
         with contextlib.suppress(UnicodeEncodeError):
             if isinstance(name, str) and not name.startswith("__") and "\0" not in name and name.encode():
                 return ""

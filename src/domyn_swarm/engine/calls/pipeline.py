@@ -21,7 +21,7 @@ from domyn_swarm.engine.calls.chunks import Chunk, Finished
 from domyn_swarm.engine.calls.limits import Limits, concurrency_for
 from domyn_swarm.engine.calls.outputs import Failure, OutputColumns
 from domyn_swarm.engine.calls.worker_pool import run_calls
-from domyn_swarm.errors import ConfigurationError, JobError
+from domyn_swarm.errors import ConfigurationError, JobError, opt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -52,11 +52,14 @@ def method_of(job: SwarmJob | type[SwarmJob], *, native: bool) -> str:
     job_name = job.__name__ if isinstance(job, type) else type(job).__name__
     if native:
         raise ConfigurationError(
-            f"--native-backend: {job_name} has no method transform_items_native.",
-            "Write that method, or leave the flag out.",
+            f"{job_name} has no method transform_items_native.",
+            f"Write that method, or leave {opt('native_backend')} out.",
+            code="job.no_method",
+            option="native_backend",
+            step="transform_items_native",
         )
-    hint = "Add --native-backend." if has else "Write transform_item(self, item)."
-    raise ConfigurationError(f"{job_name} has neither transform_item nor transform_items.", hint)
+    hint = f"Add {opt('native_backend', True)}." if has else "Write transform_item(self, item)."
+    raise ConfigurationError(f"{job_name} has neither transform_item nor transform_items.", hint, code="job.no_method")
 
 
 def batch_rows(spec: JobSpec, job: SwarmJob | type[SwarmJob]) -> int:
@@ -76,17 +79,20 @@ def check_method(job: SwarmJob, spec: JobSpec) -> None:
     if inspect.iscoroutinefunction(getattr(job, name)):
         return
     wanted = {
-        "--timeout": (spec.timeout is not None, "cannot be interrupted"),
-        "--max-concurrency auto": (
+        "timeout": (spec.timeout is not None, "cannot be interrupted"),
+        "max_concurrency": (
             spec.max_concurrency == "auto",
             "runs in threads, whose number is for you to choose",
         ),
     }
-    for flag, (given, why) in wanted.items():
+    for option, (given, why) in wanted.items():
         if given:
             raise ConfigurationError(
-                f"{flag}: {type(job).__name__}.{name} is a plain def, which {why}.",
-                "Make it async def, or leave the flag out.",
+                f"{type(job).__name__}.{name} is a plain def, which {why}.",
+                f"Make it async def, or leave {opt(option)} out.",
+                code="job.not_async",
+                option=option,
+                step=name,
             )
 
 
@@ -139,7 +145,10 @@ def row_failed(id_col: str, id_: str, kind: str, message: str) -> JobError:
     """The error that ends a run with `on_error="fail"`, of the first row that failed."""
     return JobError(
         f"The row with {id_col} = {id_} failed: {kind}: {message}",
-        "Remove the cause, or use --on-error record, which writes failed rows down and continues.",
+        f"Remove the cause, or use {opt('on_error', 'record')}, which writes failed rows down and continues.",
+        code="row.failed",
+        row=id_,
+        column=id_col,
     )
 
 

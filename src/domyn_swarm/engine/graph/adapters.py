@@ -6,11 +6,13 @@ import contextlib
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.errors import ConfigurationError, SwarmError
+from domyn_swarm.errors import About, ConfigurationError, SwarmError
 from domyn_swarm.jobs.loading import find_in_working_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+_INVALID: About = {"code": "adapter.invalid", "option": "adapters"}
 
 
 def load_adapters(references: Sequence[str]) -> list[Any]:
@@ -37,22 +39,24 @@ def telling_of(references: Sequence[str]) -> Iterator[None]:
         if not references:
             raise
         raise ConfigurationError(
-            f"--adapter: {', '.join(references)}: {type(error).__name__}: {error}.",
+            f"{', '.join(references)}: {type(error).__name__}: {error}.",
             "It broke while the run was planned. Fix it, or leave it out.",
+            **_INVALID,
         ) from error
 
 
 def _load(reference: str) -> Any:
     module, _, name = reference.partition(":")
     if not module or not name:
-        raise ConfigurationError(f"--adapter: {reference!r} names no factory.", "Write module:factory.")
+        raise ConfigurationError(f"{reference!r} names no factory.", "Write module:factory.", **_INVALID)
     find_in_working_folder(module)
     try:
         adapter = getattr(importlib.import_module(module), name)()
     except Exception as error:
         raise ConfigurationError(
-            f"--adapter: {reference!r} cannot be made: {type(error).__name__}: {error}.",
+            f"{reference!r} cannot be made: {type(error).__name__}: {error}.",
             "It is a function or class of a module, called without arguments.",
+            **_INVALID,
         ) from error
     _check(adapter, reference)
     return adapter
@@ -64,15 +68,15 @@ def _check(adapter: Any, reference: str) -> None:
     kind = type(adapter).__name__
     if not isinstance(adapter, base.LifecycleAdapter):
         raise ConfigurationError(
-            f"--adapter: {reference!r} makes a {kind}, no Hamilton adapter.", "See hamilton.lifecycle."
+            f"{reference!r} makes a {kind}, no Hamilton adapter.", "See hamilton.lifecycle.", **_INVALID
         )
     if isinstance(adapter, base.BaseDoBuildResult) and not isinstance(
         adapter, (base.BaseDoNodeExecute, base.BaseDoRemoteExecute)
     ):
         raise ConfigurationError(
-            f"--adapter: {kind} makes another result, which the run does.", "Name one that looks on (with hooks)."
+            f"{kind} makes another result, which the run does.", "Name one that looks on (with hooks).", **_INVALID
         )
     if isinstance(adapter, (base.BaseDoNodeExecute, base.BaseDoRemoteExecute)):
         raise ConfigurationError(
-            f"--adapter: {kind} runs the nodes itself, which the run does.", "Name one that looks on (with hooks)."
+            f"{kind} runs the nodes itself, which the run does.", "Name one that looks on (with hooks).", **_INVALID
         )

@@ -28,7 +28,7 @@ def command_of(spec: JobSpec) -> str:
     for name, default in options_with_defaults(spec):
         value = getattr(public, name)
         if value != default:
-            words += _words(option_of(name).extra["flags"], value)
+            words += _words(option_of(name).flags, value)
     return masked(shlex.join(words))
 
 
@@ -63,13 +63,13 @@ def options_with_defaults(spec: JobSpec) -> Iterator[tuple[str, Any]]:
     """
     own = load_job_class(spec.job).defaults
     for field in msgspec.structs.fields(JobSpec):
-        if option_of(field.name).extra["flags"]:
+        if option_of(field.name).flags:
             made = field.default_factory
             yield field.name, own.get(field.name, field.default if made is msgspec.NODEFAULT else made())
 
 
 def _flags(name: str) -> tuple[str, ...]:
-    return option_of(name).extra["flags"] or (name.upper(),)
+    return option_of(name).flags or (name.upper(),)
 
 
 def _words(flags: tuple[str, ...], value: Any) -> list[str]:

@@ -19,7 +19,7 @@ from domyn_swarm.engine.graph.build import config_of, driver_for, made_from, pla
 from domyn_swarm.engine.graph.coercion import is_frame, named
 from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.engine.recording.run_record import without_secrets
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.masking import masked
 from domyn_swarm.report.model import Effect, Graph, Node
@@ -77,7 +77,7 @@ def upstream_of(graph: Graph, name: str) -> Graph:
     Raises:
         ConfigurationError: there is no such node.
     """
-    _check_name(graph, name, "--upstream-of")
+    _check_name(graph, name, "upstream_of")
     return _only(graph, reached({node.name: node.inputs for node in graph.nodes}, name))
 
 
@@ -88,14 +88,16 @@ def between(graph: Graph, start: str, end: str) -> Graph:
         ConfigurationError: there is no such node, or no way.
     """
     for name in (start, end):
-        _check_name(graph, name, "--path")
+        _check_name(graph, name, "path")
     inputs = {node.name: node.inputs for node in graph.nodes}
     users = {name: [node.name for node in graph.nodes if name in node.inputs] for name in inputs}
     kept = reached(inputs, end) & reached(users, start)
     if not kept:
-        back = f"There is one back: --path {end} {start}." if start in reached(users, end) else ""
-        hint = back or f"What {end} is made from: --upstream-of {end}."
-        raise ConfigurationError(f"--path: no way leads from {start} to {end}.", hint)
+        back = f"There is one back: {opt('path', f'{end} {start}')}." if start in reached(users, end) else ""
+        hint = back or f"What {end} is made from: {opt('upstream_of', end)}."
+        raise ConfigurationError(
+            f"no way leads from {start} to {end}.", hint, code="node.unreachable", option="path", step=end
+        )
     return _only(graph, kept)
 
 
@@ -108,14 +110,16 @@ def _only(graph: Graph, kept: set[str]) -> Graph:
     return Graph(graph.title, nodes)
 
 
-def _check_name(graph: Graph, name: str, flag: str) -> None:
+def _check_name(graph: Graph, name: str, option: str) -> None:
     names = [node.name for node in graph.nodes if node.kind != "config"]
     if name in names:
         return
     near = difflib.get_close_matches(name.partition("__")[0], names, 3, 0.5)
     meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     nodes = ", ".join(node.name for node in graph.nodes if node.kind == "node")
-    raise ConfigurationError(f"{flag}: the graph has no node {name!r}.", f"{meant}Nodes: {nodes}.")
+    raise ConfigurationError(
+        f"the graph has no node {name!r}.", f"{meant}Nodes: {nodes}.", code="node.unknown", option=option, step=name
+    )
 
 
 def _in_data_order(variables: Mapping[str, Any]) -> list[Any]:

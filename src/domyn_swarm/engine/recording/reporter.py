@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from domyn_swarm.edges import COMMAND_LINE
 from domyn_swarm.engine.recording.command_line import command_of, options_of, why_no_command
 from domyn_swarm.engine.recording.describe import describe, job_name
 from domyn_swarm.engine.recording.node_figures import failures_of, figures_of, traffic_of
@@ -202,7 +203,7 @@ class _Warnings(logging.Handler):
 def _broken(error: BaseException, explained: BaseException) -> Broken:
     shown = explained if isinstance(explained, SwarmError) else SwarmError(str(explained))
     frames = "" if isinstance(error, SwarmError) else _frames(error)
-    return Broken(type(error).__name__, shown.message, shown.hint, node_of(error), frames)
+    return Broken(type(error).__name__, *shown.rendered(COMMAND_LINE), node_of(error), frames, shown.code)
 
 
 def _frames(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from domyn_swarm.checkpoint.run_record import RunRecord
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.engine.identity import listed_files, run_id_of
 from domyn_swarm.jobspec import anchored
 from domyn_swarm.masking import masked
@@ -42,7 +43,7 @@ class Record:
         files: InputFiles,
         input_columns: list[str],
     ) -> None:
-        before = store.folder.load("run.json") or {}
+        before = RunRecord.load(store.folder)
         self.run_id = run_id_of(store) or uuid.uuid4().hex
         self.number = store.folder.newest_run() + 1
         self.identity = identity
@@ -61,7 +62,7 @@ class Record:
             "input_files": listed_files(files),
             "ids": _ids_key(spec, store),
             "identity": self.identity,
-            "content": before.get("content"),
+            "content": before.content if before else None,
         }
 
     def begin(self, report: Report) -> None:
@@ -80,7 +81,9 @@ class Record:
             self._folder.save("run.json", {**record, "content": content})
             return
         with contextlib.suppress(Exception):
-            self._folder.save("run.json", {**record, "error": masked(f"{type(error).__name__}: {error}")})
+            self._folder.save(
+                "run.json", {**record, "error": masked(f"{type(error).__name__}: {on_command_line(error)}")}
+            )
 
 
 def origin_of(folder: RunFolder, spec: JobSpec) -> str:
@@ -100,7 +103,8 @@ def without_secrets(spec: JobSpec) -> JobSpec:
 
 def ids_are_known(spec: JobSpec, store: CheckpointStore) -> bool:
     """Whether the ids of this very input have been checked before a run, so that it need not be done again."""
-    return (store.folder.load("run.json") or {}).get("ids") == _ids_key(spec, store)
+    record = RunRecord.load(store.folder)
+    return record is not None and record.ids == _ids_key(spec, store)
 
 
 def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:

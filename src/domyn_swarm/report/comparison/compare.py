@@ -17,7 +17,7 @@ from domyn_swarm.data.arrow import RowReader, scan_files, scan_groups
 from domyn_swarm.data.columns import ROW_ID, RUN_KEY
 from domyn_swarm.data.values import python_row
 from domyn_swarm.endpoint.keys import hide_keys
-from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError, opt
 from domyn_swarm.report.comparison import records
 from domyn_swarm.report.comparison.model import Column, Comparison
 from domyn_swarm.report.comparison.records import Recorded
@@ -61,7 +61,12 @@ def compare(run_a: Any, run_b: Any, on: str | None = None, *, examples: int = EX
             )
     except DamagedPartError as error:
         path = next(folder.path for folder in (a, b) if error.part.startswith(folder.root))
-        raise CheckpointError(error.message, f"Run: domyn-swarm checkpoint verify --set-aside {quote(path)}") from None
+        raise CheckpointError(
+            error.text,
+            f"Run: domyn-swarm checkpoint verify --set-aside {quote(path)}",
+            code="part.damaged",
+            path=path,
+        ) from None
 
 
 def _path(run: Any) -> str:
@@ -69,7 +74,7 @@ def _path(run: Any) -> str:
     if isinstance(where, (str, os.PathLike)):
         return str(os.fspath(where))
     raise ConfigurationError(
-        f"{type(run).__name__!r} is not a run.", "Pass the folder of a run, or the result of run()."
+        f"{type(run).__name__!r} is not a run.", "Pass the folder of a run, or the result of run().", code="run.unknown"
     )
 
 
@@ -109,11 +114,13 @@ def _key(a: Recorded, b: Recorded, on: str | None) -> str:
         return on
     if a.id_col != b.id_col:
         raise ConfigurationError(
-            f"The rows of A are identified by {_ids(a)}, those of B by {_ids(b)}.", _match_hint(a, b)
+            f"The rows of A are identified by {_ids(a)}, those of B by {_ids(b)}.", _match_hint(a, b), code="match.ids"
         )
     if a.id_col == ROW_ID and (why := records.other_rows(a, b)):
         raise ConfigurationError(
-            f"Generated ids are row numbers, and {why}: equal ids are not the same row.", _match_hint(a, b)
+            f"Generated ids are row numbers, and {why}: equal ids are not the same row.",
+            _match_hint(a, b),
+            code="match.ids",
         )
     return a.id_col
 
@@ -124,7 +131,7 @@ def _ids(run: Recorded) -> str:
 
 def _match_hint(a: Recorded, b: Recorded) -> str:
     """The hint: columns that rows could be matched by."""
-    hint = "Match them by a column that is unique in both outputs: --on COLUMN (on= in Python)."
+    hint = f"Match them by a column that is unique in both outputs: {opt('on')}."
     outputs = [_output_of(run) for run in (a, b)]
     names = [set(output.schema.names) if output and output.schema else set() for output in outputs]
     both = sorted(set.intersection(*names))[:SHOWN_COLUMNS]
@@ -159,23 +166,40 @@ def _output_with(run: Recorded, column: str) -> InputFiles:
     """
     if run.state != "done":
         raise ConfigurationError(
-            f"--on: {column!r} is read from the output of {run.name}, but {run.path} is {run.state or 'not done'}.",
+            f"{column!r} is read from the output of {run.name}, but {run.path} is {run.state or 'not done'}.",
             "Resume that run to finish it, or match by ids.",
+            code="match.output",
+            option="on",
+            column=column,
+            path=run.path,
         )
     output = _output_of(run)
     if output is None or output.schema is None:
         raise ConfigurationError(
-            f"--on: {column!r} is read from the output of {run.name}, but the output of {run.path} was not found.",
+            f"{column!r} is read from the output of {run.name}, but the output of {run.path} was not found.",
             f"It was written to {run.output}; its footer contains the run's id. Restore it, or match by ids.",
+            code="match.output",
+            option="on",
+            column=column,
+            path=run.path,
         )
     if column not in output.schema.names:
         raise ConfigurationError(
-            f"--on: the output of {run.name} has no column {column!r}.", f"Columns: {', '.join(output.schema.names)}."
+            f"the output of {run.name} has no column {column!r}.",
+            f"Columns: {', '.join(output.schema.names)}.",
+            code="column.missing",
+            option="on",
+            column=column,
+            choices=tuple(output.schema.names),
         )
     if output.rows != (rows := _counts(run)[0]):
         raise ConfigurationError(
-            f"--on: the output of {run.name} has {output.rows:,} rows, and {run.path} has {rows:,}.",
+            f"the output of {run.name} has {output.rows:,} rows, and {run.path} has {rows:,}.",
             "Run the command of that run again, or match by ids.",
+            code="match.output",
+            option="on",
+            column=column,
+            path=run.path,
         )
     return output
 

@@ -245,7 +245,14 @@ def _keys(table: pa.Table, side: Side) -> Digests:
     keys = table[KEY]
     if not side.checked and keys.null_count:
         row = table[POSITION][int(np.flatnonzero(keys.is_null().to_numpy())[0])].as_py()
-        raise DataError(f"--on: {side.key!r} is null in row {row:,} of {side.name} (rows count from 0).", _WANTED)
+        raise DataError(
+            f"{side.key!r} is null in row {row:,} of {side.name} (rows count from 0).",
+            _WANTED,
+            code="id.null",
+            option="on",
+            column=side.key,
+            row=row,
+        )
     return digests(keys)
 
 
@@ -262,7 +269,9 @@ def _check_unique(side: Side, keys: Digests) -> None:
                 counts[value] += 1
     first = ", ".join(f"{value} ({times} times)" for value, times in counts.items())
     many = f"{len(twice):,} duplicate value{'' if len(twice) == 1 else 's'}"
-    raise DataError(f"--on: {side.key!r} has {many} in {side.name}: {first}.", _WANTED)
+    raise DataError(
+        f"{side.key!r} has {many} in {side.name}: {first}.", _WANTED, code="id.duplicate", option="on", column=side.key
+    )
 
 
 def _shown(value: Any) -> str:

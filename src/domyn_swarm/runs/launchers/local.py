@@ -21,7 +21,7 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import living_holder
 from domyn_swarm.checkpoint.process import Process
 from domyn_swarm.checkpoint.records import Count, Text  # noqa: TC001 - msgspec evaluates the annotations
-from domyn_swarm.errors import ConfigurationError, JobError
+from domyn_swarm.errors import ConfigurationError, JobError, opt
 from domyn_swarm.runs.launchers.base import FLUSH_SECONDS, Handle, Launch, LauncherStatus, handle_as
 from domyn_swarm.runs.launchers.tail import follow_file, make_log
 
@@ -58,9 +58,14 @@ def check(placement: Placement) -> Placement:
     Raises:
         ConfigurationError: an option belongs to another launcher.
     """
-    for flag, given in (("--slurm-args", placement.slurm_args), ("--requeue", placement.requeue)):
+    for option, given in (("slurm_args", placement.slurm_args), ("requeue", placement.requeue)):
         if given:
-            raise ConfigurationError(f"{flag} requires --run-on slurm.", "Add --run-on slurm, or remove the flag.")
+            raise ConfigurationError(
+                f"{opt(option)} requires {opt('run_on', 'slurm')}.",
+                f"Add {opt('run_on', 'slurm')}, or remove {opt(option)}.",
+                code="option.conflict",
+                option=option,
+            )
     return placement
 
 
@@ -86,7 +91,9 @@ def start(launch: Launch) -> Handle:
             )  # fmt: skip
         except OSError as error:
             raise JobError(
-                f"The run cannot be started: {error}.", "Nothing was written. Fix the cause and try again."
+                f"The run cannot be started: {error}.",
+                "Nothing was written. Fix the cause and try again.",
+                code="launcher.failed",
             ) from None
     process = Process.of(driver.pid)
     handle = _Handle(process.host, process.pid, process.machine, process.started, launch.log, begins, launch.spec)
@@ -116,6 +123,7 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
         raise JobError(
             f"It is running on {driver.host}, and signals do not reach other machines.",
             f"Run the same command on {driver.host}.",
+            code="run.elsewhere",
         )
     if not terminate(driver, grace):
         _end_session(driver.pid)
@@ -136,7 +144,9 @@ def terminate(process: Process, grace: float) -> bool:
             return True
         except PermissionError:
             raise JobError(
-                f"{process} belongs to another user and cannot be signalled.", "Ask the user who started it."
+                f"{process} belongs to another user and cannot be signalled.",
+                "Ask the user who started it.",
+                code="run.other_user",
             ) from None
         if _ends_within(process, seconds):
             return True

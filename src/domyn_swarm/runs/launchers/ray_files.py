@@ -56,7 +56,12 @@ def gather(launch: Launch, folder: Path) -> None:
             shutil.copyfile(file, target)
         spec = msgspec.json.decode(Path(launch.spec).read_bytes(), type=JobSpec)
     except OSError as error:
-        raise JobError(f"{error.filename} cannot be uploaded: {error.strerror}.", "Make it readable.") from None
+        raise JobError(
+            f"{error.filename} cannot be uploaded: {error.strerror}.",
+            "Make it readable.",
+            code="storage.unreadable",
+            path=str(error.filename),
+        ) from None
     # On the cluster the environment gives the address; this one is the job server's.
     here = msgspec.structs.replace(spec, ray_address=None)
     (folder / SPEC).write_bytes(msgspec.json.encode(here))

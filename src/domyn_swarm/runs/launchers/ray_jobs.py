@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from domyn_swarm.errors import ConfigurationError, JobError, MissingDependencyError
+from domyn_swarm.errors import ConfigurationError, JobError, MissingDependencyError, opt
 from domyn_swarm.jobs.loading import SENT_ALONG
 from domyn_swarm.runs import index
 from domyn_swarm.runs.launchers import ray_files
@@ -37,7 +37,9 @@ ENTRYPOINT = f"python -m domyn_swarm.jobs.run {ray_files.SPEC}"
 ASK_SECONDS = 5.0
 SEND_SECONDS = 60.0
 POLL_SECONDS = 0.3
-ADDRESS = "Use the URL of the cluster's dashboard: --ray-address http://head:8265, or RAY_API_SERVER_ADDRESS."
+ADDRESS = (
+    f"Use the URL of the cluster's dashboard: {opt('ray_address', 'http://head:8265')}, or RAY_API_SERVER_ADDRESS."
+)
 UP = "Check that the cluster is up, that this is its dashboard's URL, and that its head has 'ray[default]' installed."
 
 
@@ -62,7 +64,9 @@ def check(placement: Placement) -> Placement:
     try:
         _client(url, asked_for=True).reach()
     except _failures() as error:
-        raise ConfigurationError(f"--ray-address: {url} cannot be used: {_cause(error)}.", UP) from None
+        raise ConfigurationError(
+            f"{url} cannot be used: {_cause(error)}.", UP, code="cluster.unreachable", option="ray_address"
+        ) from None
     return msgspec.structs.replace(placement, ray_address=url)
 
 
@@ -96,7 +100,9 @@ def start(launch: Launch) -> Handle:
         except _failures() as error:
             status = _status(url, submission, asked_for=True)
             if status.state not in ("pending", "running"):  # only the response was lost
-                raise JobError(f"The Ray cluster at {url} did not accept the run: {_cause(error)}.", UP) from None
+                raise JobError(
+                    f"The Ray cluster at {url} did not accept the run: {_cause(error)}.", UP, code="launcher.failed"
+                ) from None
     return handle
 
 
@@ -110,7 +116,7 @@ def _status(address: str, submission: str, *, asked_for: bool = False) -> Launch
     try:
         info = _client(address, asked_for=asked_for).info(submission)
     except MissingDependencyError as error:
-        return LauncherStatus("unknown", f"{error.message} {error.hint}")
+        return LauncherStatus("unknown", f"{error.text} {error.advice}")
     except _failures() as error:
         return LauncherStatus("unknown", f"the Ray cluster at {address} does not respond: {_cause(error)}")
     if info is None:
@@ -133,11 +139,17 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
     try:
         while (info := client.info(submission)) is not None and info["status"] in ("PENDING", "RUNNING"):
             if time.monotonic() > deadline:
-                raise JobError(f"{submission} is still running at {address}.", "Check the cluster's dashboard.")
+                raise JobError(
+                    f"{submission} is still running at {address}.",
+                    "Check the cluster's dashboard.",
+                    code="run.not_cancelled",
+                )
             stopped = stopped or client.stop_job(submission)  # fails for a job that has not started yet
             time.sleep(POLL_SECONDS)
     except _failures() as error:
-        raise JobError(f"The Ray cluster at {address} does not respond: {_cause(error)}.", "Try again.") from None
+        raise JobError(
+            f"The Ray cluster at {address} does not respond: {_cause(error)}.", "Try again.", code="cluster.unreachable"
+        ) from None
 
 
 def log(handle: Mapping[str, Any], path: str, *, follow: bool) -> Iterator[str]:
@@ -155,12 +167,14 @@ def log(handle: Mapping[str, Any], path: str, *, follow: bool) -> Iterator[str]:
             raise JobError(
                 f"The Ray cluster at {address} no longer has {submission} and its log.",
                 "The run's report is in its folder.",
+                code="log.missing",
             )
         yield from _followed(client, submission) if follow else [client.get_job_logs(submission)]
     except _failures() as error:
         raise JobError(
             f"The log is on the Ray cluster at {address}, which does not respond: {_cause(error)}.",
             "The run's report is in its folder.",
+            code="log.missing",
         ) from None
 
 
@@ -183,14 +197,21 @@ def _url(placement: Placement) -> str:
     """
     address = placement.ray_address or _from_environment()
     if not address:
-        raise ConfigurationError("--run-on ray: no cluster address.", ADDRESS)
+        raise ConfigurationError("no cluster address.", ADDRESS, code="cluster.no_address", option="run_on")
     url = urlsplit(address)
     if url.scheme not in ("http", "https") or not url.hostname:
-        raise ConfigurationError(f"--ray-address: {address} is not the URL of a job server.", _instead(address))
+        raise ConfigurationError(
+            f"{address} is not the URL of a job server.",
+            _instead(address),
+            code="cluster.address",
+            option="ray_address",
+        )
     if url.password:
         raise ConfigurationError(
-            f"--ray-address: the URL of {url.hostname} contains a password, which would be stored.",
+            f"the URL of {url.hostname} contains a password, which would be stored.",
             "Remove it and set RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH instead.",
+            code="option.secret",
+            option="ray_address",
         )
     return address.rstrip("/")
 
@@ -241,7 +262,7 @@ def _ray() -> Any:
         if error.name != "ray":
             raise
         raise MissingDependencyError(
-            "--run-on ray: the package 'ray' is not installed.", "Install it: pip install 'domyn-swarm[ray]'"
+            "the package 'ray' is not installed.", command="pip install 'domyn-swarm[ray]'", option="run_on"
         ) from None
     return importlib.import_module("domyn_swarm.runs.launchers.ray_client")
 

@@ -28,5 +28,11 @@ def load_launcher(name: str) -> Launcher:
     """
     entry = next(iter(entry_points(group=GROUP, name=name)), None)
     if entry is None:
-        raise ConfigurationError(f"--run-on: unknown launcher {name!r}.", f"Available: {', '.join(launcher_names())}.")
+        raise ConfigurationError(
+            f"unknown launcher {name!r}.",
+            f"Available: {', '.join(launcher_names())}.",
+            code="launcher.unknown",
+            option="run_on",
+            choices=tuple(launcher_names()),
+        )
     return cast("Launcher", importlib.import_module(entry.value))

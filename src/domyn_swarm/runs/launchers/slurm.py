@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from domyn_swarm.errors import ConfigurationError, JobError, TimeUp
+from domyn_swarm.errors import ConfigurationError, JobError, TimeUp, opt
 from domyn_swarm.runs.launchers.base import FLUSH_SECONDS, Handle, Launch, LauncherStatus, handle_as
 from domyn_swarm.runs.launchers.tail import follow_file, make_log
 
@@ -55,7 +55,7 @@ _OURS = {
     "open-mode": "the log is managed by the run (`domyn-swarm job logs`)",
     "output": "the log is managed by the run (`domyn-swarm job logs`)",
     "parsable": "it is always set",
-    "test-only": "use --dry-run instead",
+    "test-only": f"use {opt('dry_run', True)} instead",
     "wait": "use `domyn-swarm job wait` instead",
     "wrap": "the run provides the script",
 }
@@ -86,8 +86,10 @@ def check(placement: Placement) -> Placement:
     """
     if missing := [command for command in COMMANDS if shutil.which(command) is None]:
         raise ConfigurationError(
-            f"--run-on slurm: {missing[0]} is not on PATH.",
+            f"{missing[0]} is not on PATH.",
             "Run the command on a machine that submits jobs to Slurm (a login node).",
+            code="launcher.missing",
+            option="run_on",
         )
     _arguments(placement)
     return placement
@@ -97,16 +99,22 @@ def _arguments(placement: Placement) -> list[str]:
     try:
         words = shlex.split(placement.slurm_args)
     except ValueError as error:
-        raise ConfigurationError(f"--slurm-args: {placement.slurm_args!r} cannot be parsed: {error}.") from None
+        raise ConfigurationError(
+            f"{placement.slurm_args!r} cannot be parsed: {error}.", code="slurm.arguments", option="slurm_args"
+        ) from None
     for word in words:
         long = word.removeprefix("--").partition("=")[0] if word.startswith("--") else _SHORT.get(word[1:2], "")
         given = word.startswith("-") and long and next((option for option in _OURS if option.startswith(long)), None)
         if given and (long == given or len(long) > 2):  # sbatch accepts unambiguous prefixes
-            raise ConfigurationError(f"--slurm-args: {word} is not allowed: {_OURS[given]}.", "Remove it.")
+            raise ConfigurationError(
+                f"{word} is not allowed: {_OURS[given]}.", "Remove it.", code="slurm.arguments", option="slurm_args"
+            )
     if (found := re.search(r"--signal[= ]([^B\s]\S*)", " ".join(words))) and "B:" not in found[1]:
         raise ConfigurationError(
-            f"--slurm-args: {found[0]} does not signal the run, which is the batch script itself.",
+            f"{found[0]} does not signal the run, which is the batch script itself.",
             f"Use --signal=B:{found[1].removeprefix('R:')}",
+            code="slurm.arguments",
+            option="slurm_args",
         )
     return words
 
@@ -131,9 +139,11 @@ def _script(launch: Launch) -> str:
     for path in (launch.log, launch.folder, launch.spec):
         if not path.isprintable():
             raise ConfigurationError(
-                f"--run-on slurm: {path!r} contains a line break or a control character, which a batch script cannot "
-                "contain.",
-                "Rename the folder, or use another --checkpoint-dir.",
+                f"{path!r} contains a line break or a control character, which a batch script cannot contain.",
+                f"Rename the folder, or use another {opt('checkpoint_dir')}.",
+                code="slurm.path",
+                option="run_on",
+                path=path,
             )
     requeue = launch.placement.requeue
     options = {
@@ -178,7 +188,8 @@ def start(launch: Launch) -> Handle:
     if result.status != 0 or not job.isdigit():
         raise ConfigurationError(
             f"sbatch rejected the run: {result.reason}",
-            "Fix --slurm-args or the reported problem, and submit the run again.",
+            f"Fix {opt('slurm_args')} or the reported problem, and submit the run again.",
+            code="launcher.failed",
         )
     found: Handle = msgspec.to_builtins(_Handle(int(job), cluster or None))
     return found
@@ -259,7 +270,11 @@ def cancel(handle: Mapping[str, Any], grace: float) -> None:
     else:
         _scancel(job)
         if not _ends_within(job, FORCE_SECONDS):
-            raise JobError(f"Slurm does not end job {job.job}.", "Check its state with `scontrol show job`.")
+            raise JobError(
+                f"Slurm does not end job {job.job}.",
+                "Check its state with `scontrol show job`.",
+                code="run.not_cancelled",
+            )
 
 
 def _scancel(job: _Handle, *options: str) -> None:
@@ -269,14 +284,20 @@ def _scancel(job: _Handle, *options: str) -> None:
         text in result.reason for text in ("Invalid job id", "already", "try again later")
     )
     if not expected:
-        raise JobError(f"scancel failed: {result.reason}", f"Run it manually: scancel {job.job}")
+        raise JobError(
+            f"scancel failed: {result.reason}", f"Run it manually: scancel {job.job}", code="run.not_cancelled"
+        )
 
 
 def _ends_within(job: _Handle, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while (answer := _asked(job, TALK_SECONDS)).state != "gone":
         if answer.state == "unknown":
-            raise JobError(f"Slurm does not respond: {answer.detail}", "Run the command again when it does.")
+            raise JobError(
+                f"Slurm does not respond: {answer.detail}",
+                "Run the command again when it does.",
+                code="cluster.unreachable",
+            )
         if answer.state == "pending":  # it was being requeued
             _scancel(job, "--state=PENDING")
         if time.monotonic() >= deadline:

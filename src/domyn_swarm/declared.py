@@ -1,0 +1,96 @@
+"""Options declared once, as fields of a struct: each with its type, bounds, default, flags and help text.
+
+The command line, option files, the reference and the checks of values are made from the declarations.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from domyn_swarm.errors import ConfigurationError, opt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def option(*flags: str, help: str, takes: str = "") -> msgspec.Meta:  # noqa: A002 - msgspec's term
+    """The declaration of an option. `takes` describes its values where its type does not."""
+    return msgspec.Meta(description=help, extra={"flags": flags, "takes": takes})
+
+
+class Option(NamedTuple):
+    """A declaration as it is read: flags (`--yes/--no` in one), accepted values if the type does not say, help."""
+
+    flags: tuple[str, ...] = ()
+    takes: str = ""
+    help: str = ""
+
+
+@cache
+def option_of(kind: type[msgspec.Struct], field: str) -> Option:
+    """How `field` was declared; without flags and help if it was not."""
+    parts = get_args(hints_of(kind).get(field))
+    found = (Option(**part.extra, help=part.description or "") for part in parts if getattr(part, "extra", None))
+    return next(found, Option())
+
+
+@cache
+def hints_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The fields' annotations; evaluating them takes milliseconds."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def flag_of(kind: type[msgspec.Struct], field: str) -> str:
+    """The flag that sets `field` on the command line, or the field's own name."""
+    flags = option_of(kind, field).flags or (field,)
+    return str(flags[0].partition("/")[0])
+
+
+def converted(kind: type[T], options: Mapping[str, Any]) -> T:
+    """A `kind` of `options`, its fields by name.
+
+    Raises:
+        ConfigurationError: an option is unknown, missing, of the wrong type or out of bounds.
+    """
+    known = kind.__struct_fields__
+    if unknown := next((name for name in options if name not in known), None):
+        raise ConfigurationError(
+            f"Unknown option {unknown!r}.",
+            f"Known options: {', '.join(sorted(known))}",
+            code="option.unknown",
+            choices=tuple(sorted(known)),
+        )
+    for name, value in options.items():
+        try:
+            msgspec.convert(value, hints_of(kind)[name])
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(
+                f"{value!r} is not valid.",
+                f"It takes: {what_it_takes(kind, name, error)}.",
+                code="option.invalid",
+                option=name,
+                choices=_choices(kind, name),
+            ) from None
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in options:
+            raise ConfigurationError(
+                f"{opt(field.name)} is missing.", f"Add {opt(field.name)}.", code="option.missing", option=field.name
+            )
+    return msgspec.convert(dict(options), kind)
+
+
+def what_it_takes(kind: type[msgspec.Struct], name: str, error: msgspec.ValidationError) -> str:
+    """The values that the field `name` accepts, given the validation `error`, whose text begins with them."""
+    takes = ", ".join(_choices(kind, name)) or option_of(kind, name).takes
+    expected = str(error).partition(" - at ")[0].removeprefix("Expected ").partition(", got")[0]
+    return takes or expected.replace("`", "").replace(" | null", "")
+
+
+def _choices(kind: type[msgspec.Struct], name: str) -> tuple[str, ...]:
+    hint = get_args(hints_of(kind).get(name))[:1]
+    return get_args(hint[0]) if hint and get_origin(hint[0]) is Literal else ()
