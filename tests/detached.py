@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -58,8 +59,13 @@ def refusal(*arguments: str) -> str:
 
 def called_here(*arguments: str) -> int:
     """The exit status of a command that is called in this process."""
-    ended = typer.main.get_command(app).main(list(arguments), prog_name="domyn-swarm", standalone_mode=False)
+    ended = _command_line().main(list(arguments), prog_name="domyn-swarm", standalone_mode=False)
     return ended or 0
+
+
+@functools.cache
+def _command_line() -> Any:
+    return typer.main.get_command(app)  # which takes a tenth of a second
 
 
 def state(run: str) -> str:

@@ -29,9 +29,11 @@ from typing import IO, Any, NoReturn
 PROGRAM = "domyn-swarm"
 MOST_BYTES = 2**20
 PRELOADED = (
-    "domyn_swarm.cli.main", "domyn_swarm.engine.runner", "domyn_swarm.runs.submit", "domyn_swarm.report.progress",
-    "domyn_swarm.data.backends.pandas_backend", "domyn_dags.job", "aiohttp.web", "hamilton.driver", "platformdirs.unix",
-    "pyarrow.dataset", "pyarrow.pandas_compat", "typer._adapters", "uvloop",
+    "domyn_swarm.cli.main", "domyn_swarm.engine.runner", "domyn_swarm.engine.graph.observer", "domyn_swarm.runs.submit",
+    "domyn_swarm.report.progress", "domyn_swarm.options.resolve", "domyn_swarm.checkpoint.inspection",
+    "domyn_swarm.data.backends.pandas_backend", "domyn_swarm.jobs.chat", "domyn_swarm.endpoint.demo", "domyn_dags.job",
+    "aiohttp.web", "fsspec.implementations.memory", "hamilton.driver", "platformdirs.unix", "pyarrow.dataset",
+    "pyarrow.pandas_compat", "typer._adapters", "typer._click.decorators", "uvloop",
 )  # fmt: skip
 """What nearly every command and server imports; no engine but the default one."""
 
@@ -302,6 +304,23 @@ def _import(module: str) -> None:
         gc.freeze()
 
 
+def build_commands() -> None:
+    """Build the command line once for all: Typer would at each call, which takes a third of a short one."""
+    import typer.main
+
+    from domyn_swarm.cli.main import app
+
+    command = typer.main.get_command(app)
+    typer.main.get_command = lambda _: command
+    waiting: list[Any] = [command]
+    while waiting:
+        one = waiting.pop()
+        waiting.extend(getattr(one, "commands", {}).values())
+        for parameter in one.params:
+            if hasattr(parameter, "get_runtime_param"):
+                parameter.get_runtime_param()
+
+
 if __name__ == "__main__":
     for module in PRELOADED:
         _import(module)
@@ -309,6 +328,7 @@ if __name__ == "__main__":
     from domyn_swarm.engine.recording.reporter import installed_versions
 
     load_backend("pandas")
+    build_commands()
     installed_versions()  # both look through the metadata of all that is installed, and keep what they find
     gc.freeze()
     sys.argv = become_a_process(sys.argv[1])
