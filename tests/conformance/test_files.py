@@ -184,6 +184,6 @@ def test_a_column_that_is_encrypted_is_named(run_job: Run) -> None:
         writer.write_table(columns)
     with pytest.raises(SwarmError, match=r"column 'text' of .* is encrypted"):
         run_job("Upper", input="in.parquet")
-    filters = {"filters": [["other", "==", "b"]], "columns": ["other"]}
+    filters = {"filters": [["other", "==", "b"]]}
     run_job("Upper", input="in.parquet", input_columns=["other"], output_mode="io_only", backend_read_kwargs=filters)
     assert rows("out.parquet") == [{"_row_id": 0, "other": "b", "upper": "B"}]

@@ -38,13 +38,15 @@ class Stream:
 
     `scan(columns, batch_size)` yields those columns in input order as record batches of at most `batch_size` rows.
     `rows` is None when only reading tells. `schema` has working types (`domyn_swarm.data.types`), which are those of
-    the batches; `declared` has the types that the columns have in what is written, where these are others.
+    the batches; `declared` has the types that the columns have in what is written, where these are others. `counted_by`
+    is the column to read where rows are only counted: one that is read in any case, if there is such, else the first.
     """
 
     schema: pa.Schema
     scan: Scan
     rows: int | None
     declared: pa.Schema | None = None
+    counted_by: str | None = None
 
 
 def read_parquet(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
@@ -53,7 +55,9 @@ def read_parquet(files: InputFiles, read_kwargs: Mapping[str, Any]) -> Stream:
     types = working_schema(kept)
     if not read_kwargs.get("filters"):
         return Stream(types, partial(arrow.scan_files, files), files.rows, kept)
-    return Stream(types, _filtered_scan(files, read_kwargs["filters"]), None, kept)
+    wanted = parse_filters(read_kwargs["filters"], cast("pa.Schema", files.schema))
+    scan = _filtered_scan(files_that_may_pass(files, read_kwargs["filters"]), wanted)
+    return Stream(types, scan, None, kept, wanted.columns[0])
 
 
 def from_arrow(table: pa.Table) -> Stream:
@@ -94,7 +98,7 @@ def _scan_counted(
     own = set(frame.schema.names)
     kept = [column for column in columns if column in own]
     position = start
-    for batch in frame.scan(kept or frame.schema.names[:1], batch_size):
+    for batch in frame.scan(kept or [frame.counted_by or frame.schema.names[0]], batch_size):
         arrays = {column: batch.column(column) for column in kept}
         if id_col in arrays:
             arrays[id_col] = converted(arrays[id_col], schema.field(id_col).type)
@@ -221,10 +225,7 @@ def write(
     )
 
 
-def _filtered_scan(files: InputFiles, filters: Any) -> Scan:
-    files = files_that_may_pass(files, filters)
-    wanted = parse_filters(filters, cast("pa.Schema", files.schema))
-
+def _filtered_scan(files: InputFiles, wanted: Filters) -> Scan:
     def scan(columns: Sequence[str], batch_size: int) -> Iterator[pa.RecordBatch]:
         needed = list(dict.fromkeys([*columns, *wanted.columns]))
         for file in files.files:
