@@ -7,7 +7,23 @@ import threading
 import time
 
 
-class Stop(threading.Event):
+class Flag(threading.Event):
+    """An event that a loop may look at for each row: `on` is an attribute, where `is_set` is a call."""
+
+    on = False
+
+    def set(self) -> None:
+        """Say so to all who look or wait."""
+        self.on = True
+        super().set()
+
+    def clear(self) -> None:
+        """Take it back."""
+        self.on = False
+        super().clear()
+
+
+class Stop(Flag):
     """Set when a run has to end. `time_is_up` says that a batch system will end it soon, whatever it does.
 
     No call in flight is waited for beyond `deadline`, as `time.monotonic()` has it.

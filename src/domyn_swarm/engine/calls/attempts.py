@@ -16,12 +16,11 @@ from domyn_swarm.errors import JobError
 from domyn_swarm.telemetry import trace
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Awaitable, Callable
 
     from domyn_swarm.concurrency.allowance import Ticket
     from domyn_swarm.concurrency.slots import ConcurrencyLimiter
-    from domyn_swarm.concurrency.stop import Stop
+    from domyn_swarm.concurrency.stop import Flag, Stop
     from domyn_swarm.engine.calls.limits import Limits
     from domyn_swarm.telemetry.trace import Log
 
@@ -41,7 +40,7 @@ class Attempts:
         limits: Limits,
         limiter: ConcurrencyLimiter,
         stop: Stop,
-        halted: threading.Event,
+        halted: Flag,
         halt: Callable[[], None],
     ) -> None:
         self.limits = limits

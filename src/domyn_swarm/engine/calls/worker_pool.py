@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.concurrency.slots import ConcurrencyLimiter
+from domyn_swarm.concurrency.stop import Flag
 from domyn_swarm.engine.calls.attempts import Attempts
 from domyn_swarm.engine.calls.chunks import ChunkQueue
 from domyn_swarm.engine.calls.grace import Grace
@@ -85,7 +86,7 @@ class _WorkerPool:
     ) -> None:
         self._limits = limits
         self._stop = stop
-        self._halted = threading.Event()  # no further call may start
+        self._halted = Flag()  # no further call may start
         self._loop = _CallLoop(call, limits, stop, self._halted, self.halt, opened, closed)
         self._chunks, self._limiter = self._loop.chunks, self._loop.limiter
         self._loop.thread.start()
@@ -167,7 +168,7 @@ class _CallLoop:
         call: Callable[[Any], Any],
         limits: Limits,
         stop: Stop,
-        halted: threading.Event,
+        halted: Flag,
         halt: Callable[[], None],
         opened: Callable[[], Awaitable[None]],
         closed: Callable[[], Awaitable[None]],

@@ -10,7 +10,7 @@ from domyn_swarm.telemetry import trace
 
 if TYPE_CHECKING:
     from domyn_swarm.concurrency.slots import ConcurrencyLimiter, Row
-    from domyn_swarm.concurrency.stop import Stop
+    from domyn_swarm.concurrency.stop import Flag, Stop
     from domyn_swarm.engine.calls.attempts import Attempts
     from domyn_swarm.engine.calls.chunks import Chunk, ChunkQueue
 
@@ -19,7 +19,7 @@ class Workers:
     """What a worker does, for coroutine functions and for plain ones. Workers share nothing else but the chunks."""
 
     def __init__(
-        self, chunks: ChunkQueue, attempts: Attempts, limiter: ConcurrencyLimiter, stop: Stop, halted: threading.Event
+        self, chunks: ChunkQueue, attempts: Attempts, limiter: ConcurrencyLimiter, stop: Stop, halted: Flag
     ) -> None:
         self._chunks = chunks
         self._attempts = attempts
@@ -38,14 +38,14 @@ class Workers:
             self._limiter.release()
 
     async def _work_through(self, row: Row) -> None:
-        limiter, stopped, halted = self._limiter, self._stop.is_set, self._halted.is_set
+        limiter, stop, halted = self._limiter, self._stop, self._halted
         output_of, given_back = self._attempts.output, limiter.given_back
         log = trace.start() if self._attempts.limits.trace else None
         chunk: Chunk | None = self._chunks.current
         while chunk is not None:
             keys, outputs = chunk.keys, chunk.outputs
             for key, payload in chunk.entries:
-                if stopped() or halted():
+                if stop.on or halted.on:
                     return
                 try:
                     output = await output_of(payload, log)
@@ -70,7 +70,7 @@ class Workers:
         chunk: Chunk | None = self._chunks.current
         while chunk is not None:
             for key, payload in chunk.entries:
-                if self._stop.is_set() or self._halted.is_set():
+                if self._stop.on or self._halted.on:
                     return
                 try:
                     output = self._attempts.output_blocking(payload, log)
