@@ -17,6 +17,7 @@ from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.submission import LaunchOptions
 from domyn_swarm.cli.main import app
 from domyn_swarm.data.memory import IN_MEMORY
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.engine.recording.command_line import options_with_defaults
 from domyn_swarm.errors import ConfigurationError, SwarmError
 from domyn_swarm.options.read_file import read_options
@@ -75,7 +76,7 @@ def saved(name: str, text: str) -> str:
 def refusal(name: str, text: str) -> str:
     with pytest.raises(ConfigurationError) as error:
         read_options(saved(name, text))
-    return str(error.value)
+    return on_command_line(error.value)
 
 
 # What a file says
@@ -186,7 +187,7 @@ def refused(*arguments: str) -> str:
     with pytest.raises(SwarmError) as error:
         app([*arguments], standalone_mode=False)
     assert error.value.exit_status == 2
-    return error.value.message
+    return on_command_line(error.value).partition("\n")[0]
 
 
 def test_a_refusal_names_the_file_s_key_unless_the_flag_was_typed() -> None:
@@ -238,10 +239,10 @@ output_columns = ["upper"]
 # Retries per failed call; jobs that call an endpoint have 5 for each request
 retries = 0
 
-# Run in the background
+# Run in the background and return; the log is in the run's folder
 detach = true
 
-# Name of the run
+# Name of the run (default: the output's name)
 job_name = "nightly"
 
 # JSON object: the job's fields, or options that flags override
