@@ -20,14 +20,22 @@ def count_answer(counts: Counts, replica: Replica, answer: dict[str, Any], secon
     counts.answers += 1
     _count_model(counts, replica, answer)
     counts.latencies.record(seconds)
-    used = [usage_of(answer, name) for name in ("prompt_tokens", "completion_tokens")]
-    counts.tokens_in += used[0] or 0
-    counts.tokens_out += used[1] or 0
-    return None if used == [None, None] else sum(filter(None, used))
+    tokens_in, tokens_out = usage_of(answer, "prompt_tokens"), usage_of(answer, "completion_tokens")
+    if tokens_in is None and tokens_out is None:
+        return None
+    tokens_in, tokens_out = tokens_in or 0, tokens_out or 0
+    counts.tokens_in += tokens_in
+    counts.tokens_out += tokens_out
+    return tokens_in + tokens_out
 
 
 def _count_model(counts: Counts, replica: Replica, answer: dict[str, Any]) -> None:
     """Count which model says that it has answered: a server may change it during a run."""
+    named = answer.get("model"), answer.get("system_fingerprint")
+    if named == replica.named:  # as nearly always
+        counts.answered_by[replica.model or ""] += 1
+        return
+    replica.named = named
     name = model_in(answer)
     if name not in counts.answered_by and len(counts.answered_by) >= MOST_MODELS:
         name = "others"

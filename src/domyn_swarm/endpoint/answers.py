@@ -6,6 +6,7 @@ What an answer says (its text, its finish reason) is judged by the job, and is t
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 SHOWN_CHARS = 300
@@ -20,13 +21,18 @@ def fault_of(path: str, body: dict[str, Any]) -> str | None:
     An answer has at least one entry in its list, and each choice is an object. Of other paths all that is known is that
     an error is no answer.
     """
-    field, entries = _LISTS.get(path.rstrip("/").rpartition("/")[2], (None, ""))
+    field, entries = _list_of(path)
     if field is None:
         return f"The answer is an error: {_shown(body)}" if error_in(body) else None
     found = body.get(field)
-    if isinstance(found, list) and found and (field != "choices" or all(isinstance(entry, dict) for entry in found)):
+    if isinstance(found, list) and found and (field != "choices" or {*map(type, found)} == {dict}):
         return None
     return f"The answer has no {entries}: {_shown(body)}"
+
+
+@cache
+def _list_of(path: str) -> tuple[str | None, str]:
+    return _LISTS.get(path.rstrip("/").rpartition("/")[2], (None, ""))
 
 
 def error_in(body: dict[str, Any]) -> Any:

@@ -50,6 +50,7 @@ class Replica:
         self.pace = Pace(clock)
         self.in_flight = 0
         self.model: str | None = None  # that answered last
+        self.named: tuple[Any, Any] | None = None  # what the answer said of it
         self.aside: asyncio.Event | None = None
         """Set aside until it answers a probe; the event tells that it was probed at least once."""
         self.busy_with: EndpointError | None = None
@@ -133,6 +134,9 @@ def next_of(replicas: Sequence[Replica], turn: int, now: float) -> tuple[Replica
     Of those that are well, the one with the fewest requests in flight whose pace allows one more. Resting ones have to
     do when none is. One in trouble is tried with a single request when it has rested, unless there is no other at all.
     """
+    if len(replicas) == 1 and (only := replicas[0]).is_good(now):
+        wait = only.pace.wait()
+        return (None, wait) if wait else (only, 0.0)
     at = turn % len(replicas)
     asked = [one for one in (*replicas[at:], *replicas[:at]) if one.is_good(now)]
     if len(asked) < len(replicas):
