@@ -8,6 +8,7 @@ import io
 import math
 import re
 import uuid
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,6 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm import SwarmJob, make_spec, run
+from domyn_swarm.data import parquet_writer
+from domyn_swarm.data.arrow import Tables
 from domyn_swarm.data.columns import FAILURE
 from domyn_swarm.engine.calls.outputs import Failure, OutputColumns
 from tests.conftest import rows, write
@@ -452,3 +455,21 @@ def test_any_outputs_make_one_row_each_and_columns_that_parquet_takes(outputs: l
         pq.write_table(table, io.BytesIO())
         assert table.num_rows == len(outputs)
         assert set(names) <= set(table.column_names)
+
+
+def test_row_groups_of_wide_rows_end_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few rows they are: else all of an output is held in memory at once."""
+    monkeypatch.setattr(parquet_writer, "ROW_GROUP_BYTES", 10_000)
+    wide = pa.table({"text": ["x" * 1000] * 5})
+    taken: list[int] = []
+
+    def tables() -> Iterator[pa.Table]:
+        for number in range(20):
+            taken.append(number)
+            yield wide
+
+    path = "out.parquet"
+    parquet_writer.write_parquet(Tables(wide.schema, tables), path, directory=False, metadata={}, write_kwargs={})
+    written = pq.read_metadata(path)
+    assert (written.num_rows, len(taken)) == (100, 20)
+    assert all(written.row_group(group).num_rows <= 15 for group in range(written.num_row_groups))

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
 import contextlib
 import inspect
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,9 +106,9 @@ async def slow(_body: Any) -> Any:
 
 
 async def large(_body: Any) -> Any:
-    """Says 1 MB after two seconds, and says nothing of how long that is if `says` is "nothing"."""
+    """Says a random 1 MB after two seconds, and says nothing of how long that is if `says` is "nothing"."""
     await asyncio.sleep(2)
-    response = web.json_response(answer("x" * 10**6))
+    response = web.json_response(answer(base64.b64encode(os.urandom(750_000)).decode()))
     if SETTINGS.get("says") == "nothing":
         response.enable_chunked_encoding()
     return response

@@ -152,7 +152,7 @@ def _row_group(reader: RowReader, rows: int) -> pa.Table:
     parts = [reader.take(0)]
     have = size = 0
     while have < rows and size < ROW_GROUP_BYTES:
-        parts.append(reader.take(min(step, rows - have)))
+        parts.append(reader.take(min(step, rows - have), ROW_GROUP_BYTES - size))
         if parts[-1].num_rows == 0:
             break
         have += parts[-1].num_rows
