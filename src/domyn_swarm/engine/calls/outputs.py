@@ -17,34 +17,30 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE, ROW_ID
-from domyn_swarm.data.types import is_stored, rebuilt
+from domyn_swarm.data.types import is_stored
 from domyn_swarm.data.values import python_values, reason
+from domyn_swarm.engine.calls.output_types import (
+    ARROW_REFUSALS,
+    MOST_LEVELS,
+    are_alike,
+    depth,
+    holds,
+    inferred,
+    union,
+    without_empty_dicts,
+)
 from domyn_swarm.masking import masked
 from domyn_swarm.storage.texts import safe_repr, storable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 MESSAGE_CHARS = 2000
-MOST_LEVELS = 97
-"""Levels of a value that parquet's readers take: they refuse a file whose schema has 100."""
-
-_ARROW_REFUSALS = (Exception,)
-"""What converting values may raise: they may be objects of anybody's, whose methods raise anything."""
-
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "null": pa.types.is_null,
-    "text": lambda dtype: pa.types.is_string(dtype) or pa.types.is_large_string(dtype),
-    "bytes": lambda dtype: pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype),
-    "decimal": pa.types.is_decimal,
-    "float": pa.types.is_floating,
-}
 
 
 @dataclass(frozen=True)
@@ -173,23 +169,23 @@ class OutputColumns:
         try:
             if name in self._fixed:
                 return pa.array(values, type=self._fixed[name], from_pandas=False)
-            if _are_alike(values):
-                return self._united(name, _inferred(values))
-        except _ARROW_REFUSALS:
+            if are_alike(values):
+                return self._united(name, inferred(values))
+        except ARROW_REFUSALS:
             pass
         return self._row_by_row(name, values, failures)
 
     def _column(self, name: str, column: Any, failures: dict[int, Failure]) -> Any:
         try:
             return self._united(name, column)
-        except _ARROW_REFUSALS:
+        except ARROW_REFUSALS:
             values, reasons = python_values(column)
             made = self._row_by_row(name, values, failures)
             failures |= {row: _misfit(reason(name, why)).failure for row, why in reasons.items()}
             return made
 
     def _united(self, name: str, array: Any) -> Any:
-        """`array` as the column's type, which grows to take it in. Raises one of _ARROW_REFUSALS when it cannot."""
+        """`array` as the column's type, which grows to take it in. Raises one of ARROW_REFUSALS when it cannot."""
         if name in self._fixed:
             return array.cast(self._fixed[name])
         if array.type != self._types.get(name):
@@ -201,7 +197,7 @@ class OutputColumns:
     def _grown(self, name: str, dtype: pa.DataType) -> pa.DataType:
         """The column's type, made to hold values of `dtype`. Raises ArrowTypeError when there is none in parquet."""
         known = self._types.get(name, pa.null())
-        grown = _union(known, dtype)
+        grown = union(known, dtype)
         if grown != known and not is_stored(grown):
             raise pa.ArrowTypeError(f"parquet has no {grown}")
         return grown
@@ -211,9 +207,9 @@ class OutputColumns:
         dtype = self._types.get(name, pa.null())
         kept: list[Any] = []
         for row, value in enumerate(values):
-            if fits[row] and _holds(dtype, value):
+            if fits[row] and holds(dtype, value):
                 kept.append(value)
-            elif fits[row] and (bare := _bare(dtype, value)):
+            elif fits[row] and (bare := without_empty_dicts(dtype, value)):
                 kept += bare
             else:
                 failures[row] = self._why_not(name, value).failure
@@ -224,17 +220,17 @@ class OutputColumns:
         """Whether the column's type, which grows for it unless it is fixed, can hold `value`."""
         try:
             if name in self._fixed:
-                return _holds(self._fixed[name], value)
-            dtype = _inferred([value]).type
+                return holds(self._fixed[name], value)
+            dtype = inferred([value]).type
             if dtype != self._types.get(name):
                 self._types[name] = self._grown(name, dtype)
-        except _ARROW_REFUSALS:
+        except ARROW_REFUSALS:
             return False
         return True
 
     def _why_not(self, name: str, value: Any) -> _Unfit:
-        with contextlib.suppress(*_ARROW_REFUSALS):
-            if _depth(pa.array([value], from_pandas=False).type) > MOST_LEVELS:
+        with contextlib.suppress(*ARROW_REFUSALS):
+            if depth(pa.array([value], from_pandas=False).type) > MOST_LEVELS:
                 return _misfit(f"a value for column {name!r} that nests too deep to be stored; return it as JSON text")
         wanted = self._types.get(name, "anything that Arrow can hold")
         return _misfit(f"column {name!r} is {wanted}, the output is {_shown(value)}")
@@ -256,93 +252,6 @@ def _shown(value: Any) -> str:
 
 def _needs_unpacking(kind: type) -> bool:
     return issubclass(kind, (dict, tuple, Failure, BaseException))
-
-
-def _are_alike(values: Sequence[Any]) -> bool:
-    """Whether Arrow can be left to find their type. Of a mixture it cuts times to dates, and turns true into 1.0."""
-    kinds = {*map(type, values)} - {type(None)}
-    if kinds and all(issubclass(kind, datetime) for kind in kinds):
-        return len({value.tzinfo is None for value in values if value is not None}) == 1
-    return len(kinds) <= 1 or kinds == {int, float}
-
-
-def _holds(dtype: pa.DataType, value: Any) -> bool:
-    try:
-        pa.array([value], type=dtype, from_pandas=False)
-    except _ARROW_REFUSALS:
-        return False
-    return True
-
-
-def _bare(dtype: pa.DataType, value: Any) -> list[Any]:
-    """`value` without its dicts that have no keys, if the column can hold it then; else nothing."""
-    try:
-        bare = _without_empty(value)
-    except RecursionError:
-        return []
-    return [bare] if _holds(dtype, bare) else []
-
-
-def _inferred(values: Sequence[Any]) -> Any:
-    """The array that Arrow makes of `values`, with nanoseconds where they have some: it would cut them off."""
-    array = pa.array(values, from_pandas=False)
-    fine = rebuilt(array.type, _fine)
-    if fine != array.type:
-        with contextlib.suppress(pa.ArrowException, ValueError, OverflowError):  # nanoseconds reach from 1677 to 2262
-            exact = pa.array(values, fine, from_pandas=False)
-            return array if exact.equals(array.cast(fine)) else exact
-    return array
-
-
-def _fine(dtype: Any) -> pa.DataType:
-    if pa.types.is_timestamp(dtype):
-        return pa.timestamp("ns", dtype.tz)
-    return pa.duration("ns") if pa.types.is_duration(dtype) else dtype
-
-
-def _without_empty(value: Any) -> Any:
-    """`value` with null for each dict without keys."""
-    if isinstance(value, dict):
-        return {name: _without_empty(inner) for name, inner in value.items()} or None
-    return [_without_empty(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _union(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type that holds the values of both, as they are. Raises ArrowTypeError when there is none."""
-    if pa.types.is_timestamp(one) and pa.types.is_timestamp(other) and one.tz and other.tz:
-        other = pa.timestamp(other.unit, one.tz)  # the same moments
-    if {one, other} == {pa.int64(), pa.uint64()}:
-        return one  # the values of both would fit no integer
-    schemas = [pa.schema([("x", one)]), pa.schema([("x", other)])]
-    united: pa.DataType = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    if _depth(united) > MOST_LEVELS:
-        raise pa.ArrowTypeError(f"more than {MOST_LEVELS} levels")
-    kinds = {_kind(one), _kind(other)} - {"null"}
-    if kinds in ({"text", "bytes"}, {"decimal", "float"}):
-        raise pa.ArrowTypeError(f"{one} and {other}")
-    return _storable(united)
-
-
-def _depth(dtype: pa.DataType) -> int:
-    """Levels that `dtype` has in parquet: a list or a map is two."""
-    own = 1 if pa.types.is_struct(dtype) else 2
-    inner = (dtype.field(number).type for number in range(dtype.num_fields))
-    return own + max(map(_depth, inner)) if dtype.num_fields else 1
-
-
-def _kind(dtype: pa.DataType) -> str:
-    for kind, is_kind in _KINDS.items():
-        if is_kind(dtype):
-            return kind
-    return "other"
-
-
-def _storable(dtype: pa.DataType) -> pa.DataType:
-    """`dtype` with null for each struct without fields."""
-    if pa.types.is_struct(dtype):
-        fields = [field.with_type(_storable(field.type)) for field in dtype]
-        return pa.struct(fields) if fields else pa.null()
-    return pa.list_(_storable(dtype.value_type)) if pa.types.is_list(dtype) else dtype
 
 
 def _with_failures(arrays: dict[str, Any], rows: int, failures: dict[int, Failure]) -> pa.Table:
