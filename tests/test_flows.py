@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from domyn_swarm import make_spec
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION, TRACE
-from domyn_swarm.engine.graph.build import driver_for
+from domyn_swarm.engine.graph.build import build_graph
 from domyn_swarm.engine.graph.observer import Observer
 from domyn_swarm.engine.recording import timeline
 from domyn_swarm.engine.recording.metrics import MOST_KINDS, Meter, NullProgress, kinds_of
@@ -415,15 +415,16 @@ def test_the_nodes_of_the_graph_are_measured_by_their_names_and_their_streams_as
 def test_a_driver_with_flows_measures_the_nodes_that_it_computes() -> None:
     spec = make_spec({"input": "in.parquet", "output": "out.parquet"})
     flows = Flows()
-    driver_for(spec, flows=flows).execute(["backend"], inputs={"data_backend": "pandas"})
+    build_graph(spec, flows=flows).driver.execute(["backend"], inputs={"data_backend": "pandas"})
     assert flows.ended == set(flows.by_node) == {"backend"}
 
 
 def test_a_node_that_breaks_is_to_blame() -> None:
     spec = make_spec({"input": "in.parquet", "output": "out.parquet"})
     flows = Flows()
+    graph = build_graph(spec, flows=flows)
     with pytest.raises(DataError) as raised:
-        driver_for(spec, flows=flows).execute(["files"], inputs={"input": "gone.parquet", "backend_read_kwargs": {}})
+        graph.driver.execute(["files"], inputs={"input": "gone.parquet", "backend_read_kwargs": {}})
     assert node_of(raised.value) == "files"
     assert flows.ended == set()
 

@@ -30,23 +30,27 @@ from tests.conftest import Command, job, tree
 PICTURES = Path(__file__).parents[1] / "docs/pictures"
 BACKENDS = ["pandas", "polars", "ray"]
 MODES = {"items": [], "native": ["--native-backend"]}
-PLANNED = ["backend", "files", "source", "schema", "columns", "store", "identified", "limited", "done", "pending"]
+BEFORE = [
+    "backend", "files", "source", "schema", "columns", "store", "identified", "limited", "row_count", "found",
+    "recovered", "done", "pending", "pending_count", "record",
+]  # fmt: skip
 NODES = {
-    "items": [*PLANNED, "as_pandas", "batches", "transformed", "flushed", "finalized"],
-    "native": [*PLANNED, "batches", "transformed", "flushed", "finalized"],
-    "workers": [*PLANNED, "transformed", "flushed", "finalized"],
+    "items": [*BEFORE, "as_pandas", "batches", "transformed", "flushed", "compacted", "finalized"],
+    "native": [*BEFORE, "batches", "transformed", "flushed", "compacted", "finalized"],
+    "workers": [*BEFORE, "worker_job", "flushed", "compacted", "finalized"],
 }
 INPUTS = {
     "items": {
         "data_backend", "input", "backend_read_kwargs", "spec", "run_dir", "run_storage", "limit", "read_batch_size",
-        "job", "stop", "meter", "checkpoint_interval",
+        "job", "stop", "meter", "checkpoint_interval", "keep_changed", "reporter", "on_error",
     },
     "native": {
         "data_backend", "input", "backend_read_kwargs", "spec", "run_dir", "run_storage", "limit", "native_batch_size",
-        "job", "stop", "meter", "checkpoint_interval",
+        "job", "stop", "meter", "checkpoint_interval", "keep_changed", "reporter", "on_error",
     },
     "workers": {
         "data_backend", "input", "backend_read_kwargs", "spec", "run_dir", "run_storage", "limit", "monitor",
+        "keep_changed", "reporter",
     },
 }  # fmt: skip
 SVG = "{http://www.w3.org/2000/svg}"
@@ -138,8 +142,9 @@ def test_a_node_says_where_its_function_stands(backend: str) -> None:
 
 def test_options_choose_among_variants() -> None:
     given_anew = graph_of(id_column="key", resume=False)
-    assert (node_of(given_anew, "identified").variant, node_of(given_anew, "done").variant) == ("given", "anew")
-    assert node_of(given_anew, "done").inputs == ["store"]
+    variants = {name: node_of(given_anew, name).variant for name in ("identified", "found", "recovered")}
+    assert variants == {"identified": "given", "found": "anew", "recovered": "anew"}
+    assert (node_of(given_anew, "found").inputs, node_of(given_anew, "recovered").inputs) == ([], ["store", "spec"])
     spec = make_spec({"job": job("Upper"), "input": "a.parquet", "output": "b", "data_backend": "ray"})
     assert named(describe(spec, "driver")) == NODES["items"]
 
@@ -165,7 +170,9 @@ def test_what_touches_the_world_is_marked() -> None:
     assert node_of(here, "files").effects == node_of(here, "as_pandas").effects == ["reads input"]
     assert node_of(here, "transformed").effects == ["calls job"]
     assert node_of(here, "flushed").effects == ["writes parts"]
-    assert (node_of(there, "transformed").effects, node_of(there, "flushed").effects) == (
+    assert node_of(here, "record").effects == ["writes record"]
+    assert node_of(here, "compacted").effects == ["writes parts"]
+    assert (node_of(there, "worker_job").effects, node_of(there, "flushed").effects) == (
         [], ["reads input", "calls job", "writes parts"]
     )  # fmt: skip
     assert node_of(here, "finalized").effects == node_of(there, "finalized").effects == ["writes output"]
@@ -177,6 +184,7 @@ def test_inputs_have_the_values_that_a_run_would_give_them() -> None:
         "data_backend": "pandas", "input": "in.parquet", "backend_read_kwargs": '{"columns":["text"]}', "spec": "Upper",
         "run_dir": ".domyn-swarm/out.parquet", "run_storage": "none", "limit": "20", "read_batch_size": "32768",
         "job": "Upper.transform_item", "stop": "", "meter": "", "checkpoint_interval": "2.5",
+        "keep_changed": "false", "reporter": "", "on_error": "record",
     }  # fmt: skip
 
 
@@ -406,7 +414,7 @@ def test_without_graphviz_the_page_lays_out_the_nodes_itself(
     assert "<svg" not in page
     assert "<script" not in page
     assert re.findall(r"<h3>(\w+)", page) == NODES["items"]
-    assert "from store, transformed, meter, checkpoint_interval" in page
+    assert "from store, transformed, pending_count, record, meter, checkpoint_interval, on_error" in page
     assert re.findall(r"\b(?:src|href)=|url\(|@import", page) == [], "nothing is asked of anybody"
     assert Path("graph.mmd").read_text() == mermaid_of(graph_of_the_command())
     assert Path("graph.dot").read_text() == dot_of(graph_of_the_command())
@@ -462,9 +470,9 @@ def test_upstream_of_a_node_is_what_it_is_made_from(command: Command) -> None:
 
 
 def test_a_path_is_what_lies_on_ways_between_two_nodes(command: Command) -> None:
-    ran = command("job", "graph", job("Upper"), "--path", "columns", "done")
+    ran = command("job", "graph", job("Upper"), "--path", "columns", "found")
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert re.findall(r"n_\w+ --> n_\w+", ran.stdout) == ["n_columns --> n_store", "n_store --> n_done"]
+    assert re.findall(r"n_\w+ --> n_\w+", ran.stdout) == ["n_columns --> n_store", "n_store --> n_found"]
     ways = between(graph_of(), "limit", "transformed")
     assert [node.name for node in ways.nodes if node.kind != "config"] == [
         "limit", "limited", "pending", "as_pandas", "batches", "transformed"

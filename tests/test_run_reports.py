@@ -48,7 +48,10 @@ FAILED = "failed: no output, an entry in the errors file, tried again by the nex
 BEFORE = "done before, by earlier runs"
 ENGINES = pytest.mark.parametrize("engine", ["pandas", "polars"])
 MODES = pytest.mark.parametrize("native", [False, True], ids=["items", "native"])
-PLANNED = dict.fromkeys(["backend", "files", "source", "schema", "columns", "store", "identified", "limited", "done"])
+PLANNED = dict.fromkeys([
+    "backend", "files", "source", "schema", "columns", "store", "identified", "limited", "row_count", "found",
+    "recovered", "done", "pending_count", "record", "worker_job", "compacted",
+])  # fmt: skip
 
 
 class CannotOpen(SwarmJob):
@@ -183,12 +186,13 @@ def test_a_finished_run_tells_of_each_node_what_came_what_left_and_what_fell_awa
     assert (told.state, told.total, told.done_before, told.rows, told.failed) == ("done", 30, 0, 30, 0)
     assert (told.broken, told.resume, told.errors_path, told.failures) == (None, "", "", [])
     items = {} if native else {"as_pandas": ("done", None, 30)}
+    others = ("row_count", "found", "recovered", "pending_count", "record", "compacted")
     assert ways(told) == {
         "backend": ("done", None, None), "files": ("done", None, 40), "source": ("done", 40, 40),
         "schema": ("done", None, None), "columns": ("done", None, None), "store": ("done", None, None),
         "identified": ("done", 40, 40), "limited": ("done", 40, 30), "done": ("done", None, 0),
         "pending": ("done", 30, 30), **items, "batches": ("done", None, 30), "transformed": ("done", 30, 30),
-        "flushed": ("done", 30, 30), "finalized": ("done", 30, 30),
+        "flushed": ("done", 30, 30), "finalized": ("done", 30, 30), **dict.fromkeys(others, ("done", None, None)),
     }  # fmt: skip
     assert lost(told) == {"limited": [(10, "beyond --limit 30")]}
     assert [node.name for node in told.graph.nodes if node.kind == "node"] == list(told.figures)
@@ -273,7 +277,7 @@ def test_a_part_that_was_damaged_is_told() -> None:
     submit()
     told = report()
     assert (told.damaged, told.done_before, told.rows) == (["0001-000001.parquet"], 0, 40)
-    assert told.figures["done"].note == "1 damaged part(s) were set aside"
+    assert told.figures["recovered"].note == "1 damaged part(s) were set aside"
 
 
 def test_requests_are_told_as_traffic() -> None:
@@ -777,14 +781,14 @@ def test_a_run_on_ray_tells_what_its_workers_did_as_one(command: Command) -> Non
     told = report()
     assert (told.state, told.total, told.rows, told.failed) == ("done", 300, 300, 2)
     assert ways(told) | PLANNED == PLANNED | {
-        "pending": ("done", 300, 300), "transformed": ("done", 300, 300), "flushed": ("done", 300, 300),
+        "pending": ("done", 300, 300), "flushed": ("done", 300, 300),
         "finalized": ("done", 300, 300),
     }  # fmt: skip
-    assert lost(told) == {"limited": [(100, "beyond --limit 300")], "transformed": [(2, FAILED)]}
+    assert lost(told) == {"limited": [(100, "beyond --limit 300")], "flushed": [(2, FAILED)]}
     (kind,) = told.failures
     assert (kind.type, kind.count, sorted(one.id for one in kind.examples)) == ("ValueError", 2, ["17", "3"])
     assert kind.message.startswith("jobs.py, line ")
-    assert told.figures["transformed"].seconds > 0
-    assert (told.figures["transformed"].memory or 0) > 10 * 2**20
+    assert told.figures["flushed"].seconds > 0
+    assert (told.figures["flushed"].memory or 0) > 10 * 2**20
     assert "ray" in told.versions
     check_files()

@@ -18,6 +18,7 @@ import msgspec
 import typer
 
 from domyn_swarm.cli.main import app as command_line
+from domyn_swarm.engine.graph.inputs import OBJECTS
 from domyn_swarm.jobspec import JobSpec, option_of
 
 if TYPE_CHECKING:
@@ -224,17 +225,26 @@ def nodes() -> str:
     )
 
 
+def inputs() -> str:
+    """The graph's inputs that are not options."""
+    rows = [["Input", "Meaning"], *([f"`{name}`", _prose(meaning)] for name, meaning in OBJECTS.items())]
+    return _table(rows, "inputs")
+
+
 def _graph() -> ast.Module:
     return ast.parse(inspect.getsource(importlib.import_module("domyn_dags.job")))
 
 
 def _variant(function: ast.FunctionDef, named: Container[str]) -> str:
     """What the function promises, when it is the one that is used, what it makes and from what."""
-    when, effects = _decorated(function)
+    when, tags = _decorated(function)
+    phase, effects = tags["phase"], tags.get("effects", [])
     kind = re.sub(r"\b[a-z_]+\.", "", ast.unparse(function.returns)) if function.returns else ""
     made_from = ", ".join(_input(argument.arg, named) for argument in function.args.args)
+    effects = [effects] if isinstance(effects, str) else effects
     does = f", {' and '.join(effects)}" if effects else ""
-    return f"{when}{ast.get_docstring(function)}\n\n`{kind}` from {made_from}{does}."
+    origin = f" from {made_from}" if made_from else ""
+    return f"{when}{ast.get_docstring(function)}\n\n`{kind}`{origin}{does}. Phase: {phase}."
 
 
 def _input(name: str, named: Container[str]) -> str:
@@ -243,17 +253,17 @@ def _input(name: str, named: Container[str]) -> str:
     return f"[`{name}`](options.md#option-{name})" if name in JobSpec.__struct_fields__ else f"`{name}`"
 
 
-def _decorated(function: ast.FunctionDef) -> tuple[str, list[str]]:
-    """Which config selects a node's function, and what that does to the world."""
-    when, effects = [], []
+def _decorated(function: ast.FunctionDef) -> tuple[str, dict[str, Any]]:
+    """Which config selects a node's function, and its tags."""
+    when, tags = [], {}
     for call in function.decorator_list:
         for keyword in call.keywords if isinstance(call, ast.Call) else []:
             value = ast.literal_eval(keyword.value)
             if ast.unparse(call).startswith("config.when"):
                 when.append(f"{keyword.arg} = {value}")
-            elif keyword.arg == "effects":
-                effects = [value] if isinstance(value, str) else value
-    return f"**{', '.join(when)}:** " if when else "", effects
+            elif keyword.arg is not None:
+                tags[keyword.arg] = value
+    return f"**{', '.join(when)}:** " if when else "", tags
 
 
 def notebooks() -> str:

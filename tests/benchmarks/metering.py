@@ -22,18 +22,18 @@ from items_overhead import whole_job, write_input
 
 from domyn_swarm.engine import runner
 from domyn_swarm.engine.recording.node_stats import Flows
-from domyn_swarm.engine.recording.reporter import Watch
+from domyn_swarm.engine.recording.reporter import Reporter
 
 
-class Blind(Watch):
-    """Looks only when the run is over, as run.json is part of a run."""
+class Blind(Reporter):
+    """Writes only when the run begins and ends, as run.json is part of a run."""
 
     @contextlib.contextmanager
-    def looking(self) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         yield
 
-    def save(self, report: Any) -> None:
-        """Leave no picture."""
+    def _save_report(self, report: Any) -> None:
+        """Draw no diagram."""
 
 
 @contextlib.contextmanager
@@ -41,7 +41,7 @@ def unmeasured() -> Iterator[None]:
     with (
         patch.object(Flows, "measured", lambda self, node, stream: stream),
         patch.object(Flows, "sample_memory", lambda self: 0),
-        patch.object(runner, "Watch", Blind),
+        patch.object(runner, "Reporter", Blind),
     ):
         yield
 

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pytest
 
 from domyn_swarm import Plan, plan
+from domyn_swarm.checkpoint.done_rows import DoneRows
 from domyn_swarm.checkpoint.folder import RunFolder
-from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
+from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.backends.registry import load_backend
@@ -22,6 +23,7 @@ from domyn_swarm.data.columns import POSITION
 from domyn_swarm.data.input_files import list_files
 from domyn_swarm.engine.columns import Columns, choose_columns
 from domyn_swarm.engine.output_writer import Artifact
+from domyn_swarm.engine.recovery import Recovery
 from domyn_swarm.errors import SwarmError
 from tests.conftest import job, rows, write
 
@@ -288,6 +290,21 @@ def test_a_function_may_flush(shout_in_mode: Plan) -> None:
     assert flushes == [3]
 
 
+def test_a_function_may_leave_small_parts_as_they_are(shout: Plan) -> None:
+    def compacted(store: CheckpointStore, flushed: FlushReport) -> CheckpointStore:
+        assert flushed.rows == 3
+        return store
+
+    assert outputs(shout.with_nodes(compacted)) == DONE
+
+
+def test_a_function_may_recover_nothing(shout: Plan) -> None:
+    def recovered(found: DoneRows) -> Recovery:
+        return Recovery(found)
+
+    assert outputs(shout.with_nodes(recovered)) == DONE
+
+
 def test_a_function_may_write_the_output(shout: Plan) -> None:
     def finalized(store: CheckpointStore, flushed: FlushReport, spec: Any) -> Artifact:
         tables = pa.concat_tables(store.outputs().tables())
@@ -324,13 +341,15 @@ def test_an_unknown_node_is_refused_with_the_names_that_there_are(shout: Plan, n
     with pytest.raises(SwarmError) as refused:
         shout.run(overrides={name: other_frame()})
     assert refused.value.exit_status == 2
-    assert "source, schema, columns, store, identified, limited, done, pending" in str(refused.value)
+    assert "source, schema, columns, store, identified, limited, row_count, found, recovered, done" in str(
+        refused.value
+    )
     assert not Path("out.parquet").exists()
 
 
 @pytest.mark.parametrize(
     "node", ["backend", "files", "source", "schema", "columns", "store", "identified", "limited", "done", "pending",
-             "batches", "transformed", "flushed", "finalized"],
+             "batches", "transformed", "flushed", "finalized", "found", "recovered", "record", "compacted"],
 )  # fmt: skip
 def test_a_value_of_the_wrong_type_is_refused_with_what_the_node_takes(shout: Plan, node: str) -> None:
     with pytest.raises(SwarmError, match=rf"Node '{node}' cannot be a int\.\nIt takes \w+") as refused:

@@ -18,8 +18,9 @@ from domyn_swarm.data.digests import row_digests
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from domyn_swarm.checkpoint.done_rows import Locate
     from domyn_swarm.checkpoint.part import Marks, Positions
-    from domyn_swarm.checkpoint.store import CheckpointStore, Locate
+    from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.data.backends.base import DataBackend, Frame
 
 SCAN_ROWS = 65_536

@@ -35,8 +35,12 @@ RUN_ROWS = 64
 """Mean length of runs of rows from which on slicing is faster than taking them one by one."""
 JOB_FIELD, NODE = "job_kwargs.", "node "
 """What entries of a job's identity begin with: for a field of the job, and for a node that somebody replaced."""
-_ON_THE_WAY = ("limited", "pending", "as_pandas", "batches")
-"""Nodes between the input's rows and the job."""
+ROW_NODES = ("files", "source", "identified", "limited", "pending", "as_pandas", "batches")
+"""Nodes that input rows pass through on their way to the job, in data order, as records of runs name them.
+
+They are those with `rows="input"` on the graph's page, which needs Hamilton to be read.
+"""
+_CHOSEN = ROW_NODES[ROW_NODES.index("limited") :]
 _FOOTER_KEY = b"domyn_swarm.part"
 _FAILED = f"{FAILURE}.type"
 """The leaf of FAILURE that is null exactly where the row has not failed."""
@@ -69,7 +73,7 @@ class PartMetadata(msgspec.Struct, frozen=True):
     @property
     def tells_inputs(self) -> bool:
         """Whether digests of inputs are those of the input's rows, and not of what a replaced node made of them."""
-        return not any(f"{NODE}{name}" in self.identity for name in _ON_THE_WAY)
+        return not any(f"{NODE}{name}" in self.identity for name in _CHOSEN)
 
 
 class Part:

@@ -6,54 +6,30 @@ import contextlib
 import copy
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.compact import compact
-from domyn_swarm.checkpoint.folder import PartName, RunFolder, name_of
+from domyn_swarm.checkpoint.done_rows import READERS, PartReader, mark, moved_rows
+from domyn_swarm.checkpoint.folder import PartName, RunFolder
 from domyn_swarm.checkpoint.merge import in_order, that_may_not_fit
-from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, PartMetadata, Positions, united, write_part
+from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, PartMetadata, united, write_part
 from domyn_swarm.checkpoint.writer import FlushReport, PartWriter
 from domyn_swarm.data.backends.base import Outputs
-from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, INPUTS, POSITION
-from domyn_swarm.storage.files import translating_io_errors
+from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from domyn_swarm.checkpoint.done_rows import DoneRows, Locate
     from domyn_swarm.checkpoint.locate import InputsNow
     from domyn_swarm.checkpoint.lock import FencingToken
     from domyn_swarm.concurrency.stop import Stop
 
-Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
-"""From ids to the positions that they have in today's input, -1 where an id is gone."""
-
-READERS = 8
-
 logger = logging.getLogger("domyn_swarm")
-
-
-@dataclass(frozen=True)
-class DoneRows:
-    """What the parts hold already.
-
-    `finished[p]` tells whether the row at position p has its outputs; rows beyond its end have none. `failed` counts
-    rows that were tried and have none. `changed` has the positions of rows whose outputs were made from other inputs
-    than they have now: those do not count. `types` has the output columns so far. `damaged` names the parts that cannot
-    be read. `fingerprint` is the folder's.
-    """
-
-    finished: Marks = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
-    failed: int = 0
-    changed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    types: pa.Schema = field(default_factory=lambda: pa.schema([]))
-    damaged: tuple[str, ...] = ()
-    fingerprint: str = ""
 
 
 class CheckpointStore:
@@ -102,59 +78,12 @@ class CheckpointStore:
         return store
 
     def done(self, locate: Locate, inputs: InputsNow | None = None) -> DoneRows:
-        """Read which rows have finished.
+        """Read which rows have finished: see `PartReader.done`."""
+        return self._reader.done(locate, inputs)
 
-        Where parts count in an earlier version of the input, `locate` is asked where their rows are now, and `inputs`
-        which of them have changed.
-
-        Damaged parts, and those of other runs, are counted out; `RunFolder.set_aside` moves them.
-        """
-        with translating_io_errors(self.path):
-            fingerprint, parts, damaged = self.folder.fingerprint(), self.folder.parts(), self.folder.foreign_files()
-        finished, tried, changed = (np.zeros(0, dtype=np.bool_) for _ in range(3))
-        types = pa.schema([])
-        run_id = self.folder.run_id()
-        with ThreadPoolExecutor(READERS) as pool:
-            known = pool.map(lambda path: self._known(path, run_id, locate, inputs), parts)
-            for path, part in zip(parts, known, strict=True):
-                if part is None:
-                    damaged.append(path)
-                    continue
-                for where in part.finished:
-                    finished = _mark(finished, where)
-                tried = _mark(tried, part.failed)
-                changed = _mark(changed, part.changed)
-                types = united([types, part.types])
-        failed = len(_without(tried, finished))
-        return DoneRows(finished, failed, _without(changed, finished), types, tuple(map(name_of, damaged)), fingerprint)
-
-    def _known(self, path: str, run_id: str | None, locate: Locate, inputs: InputsNow | None = None) -> _Known | None:
-        """What the part at `path` says; None when it is damaged, or another run's."""
-        try:
-            part = Part(self.folder.fs, path)
-            if not self._is_ours(part.origin, run_id):
-                return None
-            return self._states(part, locate, inputs)
-        except DamagedPartError:
-            return None
-        except FileNotFoundError:  # merged meanwhile, by whoever holds the lock
-            return _Known()
-
-    def _is_ours(self, origin: PartMetadata, run_id: str | None) -> bool:
-        return origin.id_col == self.id_col and run_id in (None, origin.run_id)
-
-    def _states(self, part: Part, locate: Locate, inputs: InputsNow | None) -> _Known:
-        if part.origin.input_digest == self.input_digest:
-            pairs = list(part.states())
-            changed = np.zeros(0, dtype=np.int64)
-        else:
-            ids, fine, digests = part.ids()
-            positions, marks = _places(part, ids, digests, locate, inputs)
-            pairs = [(positions[fine & ~marks], positions[~fine])]
-            changed = positions[fine & marks]
-        finished = [where if isinstance(where, slice) else where[where >= 0] for where, _ in pairs]
-        failed = np.concatenate([where for _, where in pairs])
-        return _Known(finished, failed[failed >= 0], changed, part.types)
+    @property
+    def _reader(self) -> PartReader:
+        return PartReader(self.folder, self.id_col, self.input_digest)
 
     def newest_origin(self) -> PartMetadata | None:
         """What the newest part that can be read belongs to."""
@@ -182,8 +111,8 @@ class CheckpointStore:
         """Positions that are finished, or that failed in this very run: what is left needs another pass."""
         settled = self.done(locate).finished
         for path in self._parts_of_this_run():
-            if (part := self._known(path, self._origin.run_id, locate)) is not None:
-                settled = _mark(settled, part.failed)
+            if (part := self._reader.states_of(path, self._origin.run_id, locate)) is not None:
+                settled = mark(settled, part.failed)
         return settled
 
     def flush(
@@ -219,7 +148,10 @@ class CheckpointStore:
 
         Raises:
             DamagedPartError: the pages of a part cannot be read; it has been set aside.
+            LockLostError: another process has taken over the run.
         """
+        if self.fence is not None:
+            self.fence.check(self.folder)
         with self._setting_aside():
             compact(self.folder, self.folder.parts())
 
@@ -234,7 +166,7 @@ class CheckpointStore:
         stale = [
             part
             for part in self._readable(self.folder.parts())
-            if part.origin.input_digest != self.input_digest and self._is_ours(part.origin, run_id)
+            if part.origin.input_digest != self.input_digest and self._reader.is_ours(part.origin, run_id)
         ]
         for part in stale:
             try:
@@ -242,7 +174,7 @@ class CheckpointStore:
                     table = part.read()
             except DamagedPartError:
                 continue
-            moved = _moved(part, table, locate, inputs)
+            moved = moved_rows(part, table, locate, inputs)
             origin = msgspec.structs.replace(part.origin, input_digest=self.input_digest)
             write_part(self.folder.fs, part.path, moved, origin)
         return bool(stale)
@@ -296,58 +228,3 @@ class CheckpointStore:
             at = merged.get_field_index(DEFAULT_COLUMN)
             merged = merged.remove(at) if pa.types.is_null(merged.field(at).type) else merged
         return merged
-
-
-@dataclass(frozen=True)
-class _Known:
-    """Positions of one part's rows in today's input, and its output columns."""
-
-    finished: Sequence[Positions | slice] = ()
-    failed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    changed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    types: pa.Schema = field(default_factory=lambda: pa.schema([]))
-
-
-def _places(
-    part: Part, ids: pa.Array[Any], digests: pa.Array[Any] | None, locate: Locate, inputs: InputsNow | None
-) -> tuple[Positions, Marks]:
-    """Where the rows of `part` are in today's input, and which of them have other inputs there."""
-    positions = np.asarray(locate(ids), dtype=np.int64)
-    if inputs is None or digests is None or not part.origin.tells_inputs:
-        return positions, np.zeros(len(positions), dtype=np.bool_)
-    return positions, inputs.changed(positions, digests)
-
-
-def _moved(part: Part, table: pa.Table, locate: Locate, inputs: InputsNow | None) -> pa.Table:
-    """All rows of `part` at the positions that they have today; changed inputs that are kept are taken for granted."""
-    has_digests = INPUTS in table.column_names
-    digests = table[INPUTS].combine_chunks() if has_digests else None
-    positions, changed = _places(part, table[part.origin.id_col].combine_chunks(), digests, locate, inputs)
-    positions = np.where(changed, -1, positions)
-    moved = table.set_column(table.column_names.index(POSITION), POSITION, pa.array(positions))
-    if has_digests and inputs is not None and inputs.keep_changed:
-        moved = moved.set_column(moved.column_names.index(INPUTS), INPUTS, inputs.at(positions))
-    return moved
-
-
-def _without(marks: Marks, others: Marks) -> Positions:
-    """The positions in `marks` that are not in `others`."""
-    left = marks.copy()
-    both = min(len(marks), len(others))
-    left[:both] &= ~others[:both]
-    return np.flatnonzero(left).astype(np.int64)
-
-
-def _mark(marks: Marks, where: Positions | slice) -> Marks:
-    if isinstance(where, slice):
-        end = int(where.stop)
-    elif len(where):
-        end = int(where.max()) + 1
-    else:
-        return marks
-    if end > len(marks):
-        grown = np.zeros(max(end, 2 * len(marks)), dtype=np.bool_)
-        grown[: len(marks)] = marks
-        marks = grown
-    marks[where] = True
-    return marks

@@ -10,11 +10,12 @@ import msgspec
 
 from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.engine.calls.pipeline import check_method
-from domyn_swarm.engine.graph.build import driver_for, made_from, planning_inputs, reached, types_and_inputs
-from domyn_swarm.engine.graph.coercion import STREAMS
-from domyn_swarm.engine.graph.overrides import check_node, stream_values
-from domyn_swarm.engine.planning import known_before, with_columns_of
+from domyn_swarm.engine.graph.build import build_graph
+from domyn_swarm.engine.graph.inputs import planning_inputs
+from domyn_swarm.engine.graph.overrides import check_node
+from domyn_swarm.engine.planning import with_columns_of
 from domyn_swarm.engine.recording.metrics import Meter, NullProgress
+from domyn_swarm.engine.recovery import Recovery
 from domyn_swarm.engine.signals import on_signals
 from domyn_swarm.errors import Interrupted
 from domyn_swarm.jobs.loading import build_job, load_job_class
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from domyn_swarm.data.backends.base import DataBackend
     from domyn_swarm.engine.graph.overrides import Overrides
     from domyn_swarm.jobspec import JobSpec
-
-WRITING = ("flushed", "finalized")
-"""Nodes that write."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +47,28 @@ def evaluate(spec: JobSpec, overrides: Overrides, node: str, limit: int | None, 
     job = build_job(load_job_class(spec.job), spec.job_kwargs)
     spec = with_columns_of(job, spec)
     check_method(job, spec)
-    writes = node in WRITING
+    graph = build_graph(spec, overrides, where="driver")
+    if node not in graph.nodes:
+        graph = build_graph(spec, overrides)
+    check_node(node, graph.nodes)
+    writes = graph.nodes[node].writes
     if writes:
         spec = msgspec.structs.replace(spec, output=f"{folder}/output.parquet")
-    check_node(node, types_and_inputs(spec)[0])
     stop = Stop()
     inputs = {
         **planning_inputs(spec, job, f"{folder}/run" if writes else spec.run_dir),
         "stop": stop,
         "meter": Meter(NullProgress(), stop=stop),
     }
-    driver = driver_for(spec, overrides=overrides)
-    known = known_before(spec, overrides)
+    # Nothing is recorded, and only a folder of its own is recovered.
+    known = {"record": None, **({} if writes else {"recovered": Recovery()}), **graph.values}
 
     def value_of(name: str) -> Any:
-        return driver.execute([name], inputs=inputs, overrides=known)[name]
+        return graph.driver.execute([name], inputs=inputs, overrides=known)[name]
 
-    given = known.keys() | overrides.values.keys()
-    edges = {one.name: () if one.name in given else made_from(one) for one in driver.list_available_variables()}
-    needed = reached(edges, node)
-    if needed & overrides.values.keys() & set(STREAMS):
-        known |= stream_values(overrides, value_of("columns"))
+    needed = graph.upstream_of(node, known.keys() | overrides.values.keys())
+    if any(name in overrides.values and graph.nodes[name].is_stream for name in needed & graph.nodes.keys()):
+        known |= graph.streams(value_of("columns"))
     backend: DataBackend = value_of("backend")
     head = "limited" if writes else "pending"
     if limit is not None and head in needed and node != head:
@@ -78,7 +77,7 @@ def evaluate(spec: JobSpec, overrides: Overrides, node: str, limit: int | None, 
         job.preflight(spec)
     with _interruptible(stop):
         value = value_of(node)
-        return Look(_taken(value, limit) if node in STREAMS else value, backend)
+        return Look(_taken(value, limit) if graph.nodes[node].is_stream else value, backend)
 
 
 @contextlib.contextmanager

@@ -133,9 +133,15 @@ def content_key(store: CheckpointStore, spec: JobSpec) -> str:
 
 
 def write_artifact(
-    backend: DataBackend, store: CheckpointStore, files: InputFiles, limited: Frame, columns: Columns, spec: JobSpec
+    backend: DataBackend,
+    store: CheckpointStore,
+    files: InputFiles,
+    limited: Frame,
+    rows: int,
+    columns: Columns,
+    spec: JobSpec,
 ) -> Artifact:
-    """Join `limited` with its outputs and write them; nothing is written when the output holds just that already.
+    """Join the `rows` rows of `limited` with their outputs and write them, unless the output holds just that already.
 
     Raises:
         CheckpointError: the parts do not cover the input.
@@ -143,7 +149,6 @@ def write_artifact(
         OutputConflictError: something changed during the run, so that the output cannot take its place.
         LockLostError: another process has taken over the run.
     """
-    rows = backend.count(limited)
     key = content_key(store, spec)
     last_check = LastCheck(spec, files, store, rows)
     if not is_current(store, spec):

@@ -1,4 +1,4 @@
-"""From a JobSpec to a result: locks, runs the graph, and records how it went."""
+"""From a JobSpec to a result: plan, lock, execute the graph, and record how it went."""
 
 from __future__ import annotations
 
@@ -7,47 +7,37 @@ import errno
 import logging
 import tempfile
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from domyn_swarm.checkpoint.locate import following
 from domyn_swarm.checkpoint.lock import LockLostError, locked
-from domyn_swarm.checkpoint.part import DamagedPartError
-from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.concurrency.resources import ExhaustedError, exhausted, raise_file_limit
 from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.data.listing import HIDDEN, summary
-from domyn_swarm.engine.calls.pipeline import row_failed
-from domyn_swarm.engine.graph.build import driver_for, inputs_of
+from domyn_swarm.engine.execution import complete, recover_only
 from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.engine.identity import check_identity
-from domyn_swarm.engine.output_writer import is_current, remove_half_written
-from domyn_swarm.engine.planning import RunPlan, counted, make_plan
+from domyn_swarm.engine.output_writer import is_current
+from domyn_swarm.engine.planning import make_plan
 from domyn_swarm.engine.preflight import looked_around
 from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, NullProgress, Progress
 from domyn_swarm.engine.recording.node_stats import Flows
-from domyn_swarm.engine.recording.reporter import Watch
-from domyn_swarm.engine.recording.run_record import Record
-from domyn_swarm.engine.signals import on_signals, on_time_up
+from domyn_swarm.engine.recording.reporter import Reporter
+from domyn_swarm.engine.signals import on_time_up
 from domyn_swarm.errors import AGAIN, CheckpointError, DataError, Interrupted, JobError, SwarmError, TimeUp, opt
-from domyn_swarm.jobspec import anchored
-from domyn_swarm.telemetry.counts import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
-    from hamilton.driver import Driver
-
+    from domyn_swarm.checkpoint.done_rows import DoneRows
     from domyn_swarm.checkpoint.lock import Lock
-    from domyn_swarm.checkpoint.store import CheckpointStore, DoneRows
+    from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.engine.graph.overrides import Overrides
     from domyn_swarm.engine.output_writer import Artifact
+    from domyn_swarm.engine.planning import RunPlan
     from domyn_swarm.jobspec import JobSpec
 
 logger = logging.getLogger("domyn_swarm")
-
-MOST_DAMAGED = 2
-"""Parts that one run writes, loses to damage, and computes again."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +64,7 @@ class RunResult:
 
 
 def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = NOTHING) -> RunResult:
-    """Run the job to its end, or as far as it gets; whatever finished is durable. Nodes may be replaced.
+    """Run the job to its end, or as far as it gets; whatever finished is durable. Nodes may be overridden.
 
     Works inside a running event loop, too. In the main thread, the first SIGINT or SIGTERM lets the calls in flight
     finish (for `spec.grace` seconds at most) and ends the run; a second one drops them. SIGUSR1 says that its time is
@@ -93,6 +83,8 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
             logger.warning("the input %s leaves out %s", spec.input, left_out)
         plan = looked_around(plan)
         with locked(plan.store.folder, stop) as lock:
+            if spec.resume:
+                check_identity(plan.identity, spec, plan.store, plan.nodes["files"])
             meter = Meter(progress or NullProgress(), plan.job.traffic, _budget(spec), stop, flows)
             return _run_locked(plan, lock, meter, started)
 
@@ -112,44 +104,45 @@ def _run_dir(spec: JobSpec) -> Iterator[str]:
 
 
 def _run_locked(plan: RunPlan, lock: Lock, meter: Meter, started: float) -> RunResult:
-    spec, store = plan.spec, plan.store
-    plan = _prepared(plan)
-    before = plan.rows - plan.pending
-    if plan.pending == 0 and is_current(store, spec):
-        return RunResult(spec.output, None, store.path, plan.rows, before, 0, 0, time.monotonic() - started)
-    artifact = _recorded(plan, meter, lock)
+    spec, path = plan.spec, plan.store.path
+    if _has_nothing_to_do(plan):
+        recover_only(plan)
+        return RunResult(spec.output, None, path, plan.rows, plan.rows, 0, 0, time.monotonic() - started)
+    reporter = Reporter(plan, meter, lock)
+    artifact = _run_recorded(plan, meter, lock, reporter)
+    before = reporter.plan.rows - reporter.plan.pending
     return RunResult(
-        spec.output, spec.errors_path if artifact.failed else None, store.path, artifact.rows, before,
-        max(0, artifact.rows - before - artifact.failed), artifact.failed, time.monotonic() - started, plan.changed,
+        spec.output, spec.errors_path if artifact.failed else None, path, artifact.rows, before,
+        max(0, artifact.rows - before - artifact.failed), artifact.failed, time.monotonic() - started,
+        reporter.plan.changed,
     )  # fmt: skip
 
 
-def _recorded(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
+def _has_nothing_to_do(plan: RunPlan) -> bool:
+    """Whether the output is current, and the folder still as it was when it was read without the lock."""
+    found: DoneRows = plan.nodes["found"]
+    unchanged = plan.spec.resume and found.fingerprint == plan.store.folder.fingerprint()
+    return plan.pending == 0 and unchanged and is_current(plan.store, plan.spec)
+
+
+def _run_recorded(plan: RunPlan, meter: Meter, lock: Lock, reporter: Reporter) -> Artifact:
     """Do all that is left to do, and write down how it goes and how it ended."""
-    record = Record(plan.store, plan.spec, plan.identity, plan.nodes["files"], plan.nodes["columns"].inputs)
-    watch = Watch(record, plan, meter, lock)
-    meter.progress.started(plan.rows, plan.rows - plan.pending)
     try:
-        plan.store.begin(record.run_id, record.number, record.identity, lock.fence)
-        record.begin(watch.begun())
-        with watch.looking():
-            artifact = _completed(plan, meter, lock)
+        with reporter.watching():
+            artifact = complete(plan, meter, reporter)
         lock.check()
-        report = watch.done(artifact)
-        record.end(report, content="" if artifact.failed else artifact.content)  # a rerun has to say it again
-        watch.save(report)
+        reporter.end(artifact)
     except BaseException as error:
         meter.finish()
         explained = _explained(error, plan, meter)
-        if not _is_lost(lock):
-            report = watch.broke(error, explained)
-            record.end(report, error)
-            watch.save(report)
+        if reporter.has_begun and not _is_lost(lock):
+            reporter.fail(error, explained)
         if explained is error:
             raise
         raise explained from error
     finally:
-        meter.progress.finished()
+        if reporter.has_begun:
+            meter.progress.finished()
     return artifact
 
 
@@ -164,141 +157,15 @@ def _is_lost(lock: Lock) -> bool:
     return False
 
 
-def _completed(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
-    """Compute what is pending and write the output; again, when a part that seemed whole turns out to be damaged.
-
-    Each time one part is set aside, so there is an end to those of earlier runs. Those that this run wrote are computed
-    again MOST_DAMAGED times.
-
-    Raises:
-        CheckpointError: parts of this run cannot be read, again and again.
-    """
-    expected = plan.pending
-    damaged = 0
-    while True:
-        try:
-            plan.store.compact()
-            return _execute(plan, meter, lock)
-        except DamagedPartError as error:
-            damaged += plan.store.wrote(error.part)
-            if damaged > MOST_DAMAGED:
-                raise _gone_bad(error, damaged) from error
-            plan = _as_it_stands(plan)
-            # Rows that are computed again count once.
-            meter.advanced(Counts(expected - meter.counts.rows - plan.pending, -meter.counts.failed))
-
-
-def _gone_bad(error: DamagedPartError, parts: int) -> CheckpointError:
-    return CheckpointError(
-        f"{parts} parts that this run wrote could not be read afterwards; the last is {error.part}: {error.reason}",
-        "They were read when they were written, so look at the disk. Nothing is computed again until the next run.",
-    )
-
-
-def _execute(plan: RunPlan, meter: Meter, lock: Lock) -> Artifact:
-    """Pull the rows through, then write the output. Only the first needs care when it is interrupted."""
-    stop = meter.stop
-    with _graph_for(plan, meter, stop) as graph:
-        with on_signals(stop):
-            pulls = plan.pending and plan.overrides.pull_rows
-            report = graph.value("flushed") if pulls else FlushReport()
-        lock.check()
-        _check_failures(plan.spec, plan.store.id_col, meter)
-        if stop.is_set():
-            raise Interrupted("The run was asked to stop.")
-        with on_signals(None):
-            plan.store.compact()
-            artifact: Artifact = graph.value("finalized", flushed=report)
-    return artifact
-
-
-def _check_failures(spec: JobSpec, id_col: str, meter: Meter) -> None:
-    """Refuse to finish with more failed rows than may be. The job's own failures ended the stream of rows already."""
-    counts = meter.counts
-    if spec.on_error == "fail" and counts.failed:
-        (error, _), failed = next(iter(counts.failures.items()))
-        raise row_failed(id_col, failed.examples[0][0], error, failed.examples[0][1])
-    if meter.overspent:
-        raise JobError(
-            f"{counts.failed:,} of {counts.rows:,} rows have failed, more than "
-            f"{opt('max_errors', spec.max_errors)} allows.",
-            "The reasons are in the run's parts. Remove the cause, or allow more.",
-        )
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """A driver with all that it is given: inputs, and the values of nodes that are known already.
-
-    With `remote` flows the nodes run elsewhere, and are measured from here.
-    """
-
-    driver: Driver
-    inputs: Mapping[str, Any]
-    known: Mapping[str, Any]
-    remote: Flows | None = None
-
-    def value(self, node: str, **more: Any) -> Any:
-        """The value of `node`, with `more` nodes known."""
-        with self.remote.running(node) if self.remote else contextlib.nullcontext():
-            return self.driver.execute([node], inputs=dict(self.inputs), overrides={**self.known, **more})[node]
-
-
-@contextlib.contextmanager
-def _graph_for(plan: RunPlan, meter: Meter, stop: Stop) -> Iterator[_Graph]:
-    """The graph where its rows go through: in this process, or on an engine that has workers, if there is work."""
-    if not plan.in_workers:
-        driver = driver_for(plan.resolved, adapters=plan.adapters, flows=meter.flows, overrides=plan.overrides)
-        yield _Graph(driver, {**inputs_of(plan.resolved, plan.job), "stop": stop, "meter": meter}, plan.nodes)
-        return
-    spec = anchored(plan.resolved)
-    inputs = inputs_of(spec, plan.job)
-    here = _Graph(driver_for(spec, "workers", plan.adapters, meter.flows, plan.overrides), inputs, plan.nodes)
-    # These only describe what is to be done, and a task on the cluster would be a process to start.
-    described = {node: here.value(node) for node in ("pending", "transformed")}
-    with plan.nodes["backend"].session(spec.ray_address, stop, meter.advanced) as session:
-        there = driver_for(spec, "workers", [*session.adapters, *plan.adapters], overrides=plan.overrides)
-        yield _Graph(there, {**inputs, "monitor": session.monitor}, {**plan.nodes, **described}, meter.flows)
-
-
-def _prepared(plan: RunPlan) -> RunPlan:
-    """The plan, now that nobody else writes, with the folder put in order."""
-    store = plan.store
-    store.folder.tidy()
-    remove_half_written(plan.spec, store)
-    if not plan.spec.resume:
-        store.folder.clear()
-        return plan
-    check_identity(plan.identity, plan.spec, store, plan.nodes["files"])
-    return _as_it_stands(plan)
-
-
-def _as_it_stands(plan: RunPlan) -> RunPlan:
-    """The plan for what is not done now; damaged parts are set aside."""
-    store, nodes = plan.store, plan.nodes
-    if "done" in plan.overrides.names:
-        return plan
-    done: DoneRows = nodes["done"]
-    backend, identified = nodes["backend"], nodes["identified"]
-    locate, inputs = following(backend, identified, store, keep_changed=plan.spec.keep_changed)
-    if store.rebase(locate, inputs) or done.fingerprint != store.folder.fingerprint():
-        done = replace(store.done(locate), changed=done.changed)
-    if done.damaged:
-        store.folder.set_aside(done.damaged)
-        names = ", ".join(done.damaged)
-        logger.warning("%d damaged part(s) set aside in %s/damaged: %s", len(done.damaged), store.path, names)
-    return counted(replace(plan, nodes={**nodes, "done": done}))
-
-
 def _explained(error: BaseException, plan: RunPlan, meter: Meter) -> BaseException:
-    """`error` as one of ours, with how much is safe and how to go on."""
+    """`error` as one of ours, with how much is safe and how to resume."""
     if isinstance(error, (CheckpointError, LockLostError)):
         return error
-    resume = f"{_kept(plan.store)} {_way_on(plan.spec)}"
+    resume = f"{_kept_rows(plan.store)} {_how_to_resume(plan.spec)}"
     if not plan.spec.checkpointing:
         resume = "Nothing is kept, because checkpointing is off."
     if isinstance(error, (Interrupted, KeyboardInterrupt)):
-        return _ended(plan.spec, meter, resume)
+        return _stopped(plan.spec, meter, resume)
     if not isinstance(error, SwarmError) and (ran_out := exhausted(error)) is not None:
         return ExhaustedError(ran_out.text, f"{ran_out.advice} {resume}")
     if isinstance(error, SwarmError):
@@ -312,8 +179,8 @@ def _explained(error: BaseException, plan: RunPlan, meter: Meter) -> BaseExcepti
     return JobError(f"{type(error).__name__}: {error}", resume)
 
 
-def _ended(spec: JobSpec, meter: Meter, resume: str) -> SwarmError:
-    """Who has been asked to end. If time was up and nothing comes of it, another time as long would not help."""
+def _stopped(spec: JobSpec, meter: Meter, resume: str) -> SwarmError:
+    """The error of a run that was asked to end. If no row finished in its time, as much time again would not help."""
     if not meter.stop.time_is_up:
         return Interrupted("Interrupted.", resume)
     if spec.checkpointing and meter.counts.rows > meter.counts.failed:
@@ -328,12 +195,12 @@ _FIXES = {
 }
 
 
-def _kept(store: CheckpointStore) -> str:
+def _kept_rows(store: CheckpointStore) -> str:
     try:
         return f"{store.rows_of_this_run():,} rows of this run are kept in {store.path}."
     except Exception:  # noqa: BLE001 - what broke the run may keep its folder from being read, and is what must be shown
         return f"What finished is kept in {store.path}."
 
 
-def _way_on(spec: JobSpec) -> str:
+def _how_to_resume(spec: JobSpec) -> str:
     return f"{AGAIN} to resume." if spec.resume else f"{AGAIN} without {opt('resume', False)} to resume."

@@ -18,11 +18,11 @@ import pyarrow as pa
 
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.concurrency.resources import raise_file_limit
-from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.data.values import job_batch
 from domyn_swarm.engine.calls.items import item_batches
 from domyn_swarm.engine.calls.limits import concurrency_for
 from domyn_swarm.engine.calls.pipeline import batch_rows, method_of, transform
+from domyn_swarm.engine.flush import run_pipeline
 from domyn_swarm.engine.recording.metrics import Meter, NullProgress
 from domyn_swarm.errors import JobError
 from domyn_swarm.jobs.loading import build_job, is_known_here_only, load_job_class
@@ -30,7 +30,8 @@ from domyn_swarm.jobs.loading import build_job, is_known_here_only, load_job_cla
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from domyn_swarm.checkpoint.store import CheckpointStore, Locate
+    from domyn_swarm.checkpoint.done_rows import Locate
+    from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.data.backends.base import DataBackend, DistributedBackend, Frame, JobBatch, Monitor
     from domyn_swarm.engine.columns import Columns
     from domyn_swarm.jobs.base import SwarmJob
@@ -121,7 +122,6 @@ class Worker:
         self._job = build_job(work.job_class or load_job_class(work.spec.job), work.spec.job_kwargs)
         self._blocks: queue.Queue[pa.Table | None] = queue.Queue(BLOCKS_WAITING)
         self._meter = Meter(NullProgress(), self._job.traffic)
-        self._stop = Stop()
         self._report = FlushReport()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="domyn-swarm-worker", daemon=True)
@@ -154,8 +154,8 @@ class Worker:
 
     def stop(self, seconds: float) -> None:
         """Start no further call, and wait for those in flight no longer than that, if the job's grace is longer."""
-        self._stop.hurry(seconds)
-        self._stop.set()
+        self._meter.stop.hurry(seconds)
+        self._meter.stop.set()
 
     def finish(self) -> FlushReport:
         """Wait for the blocks that were added: every row that finished is durable then.
@@ -169,14 +169,13 @@ class Worker:
         return self._report
 
     def _run(self) -> None:
-        """The nodes of a run that goes through its own process, by the same names."""
+        """What the nodes `transformed` and `flushed` of a local run do, measured by the same names."""
         work, flows = self._work, self._meter.flows
         try:
-            results = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._stop)
-            with flows.running("flushed"), contextlib.closing(flows.measured("transformed", results)) as tables:
-                self._report = work.store.flush(
-                    map(self._meter, tables), work.spec.checkpoint_interval, self._stop, self._meter.refused
-                )
+            results = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._meter.stop)
+            with flows.running("flushed"):
+                transformed = flows.measured("transformed", results)
+                self._report = run_pipeline(work.store, transformed, self._meter, work.spec.checkpoint_interval)
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks
             self._error = error
 

@@ -15,12 +15,12 @@ from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.columns import FAILURE, INPUTS, POSITION, TRACE
 from domyn_swarm.engine.evaluate import evaluate
+from domyn_swarm.engine.graph.build import check_overrides
 from domyn_swarm.engine.graph.code_digest import code_digest
 from domyn_swarm.engine.graph.coercion import collected, lazy_type, table_of, without
 from domyn_swarm.engine.graph.overrides import DIGEST_CHARS, functions_of
 from domyn_swarm.engine.identity import IDENTITY
 from domyn_swarm.engine.output_writer import Artifact
-from domyn_swarm.engine.planning import check_overrides
 from domyn_swarm.engine.recording.command_line import command_of, why_no_command
 from domyn_swarm.engine.recording.describe import describe
 from domyn_swarm.engine.runner import run

@@ -10,7 +10,7 @@ from domyn_swarm.checkpoint.records import check_moment
 from domyn_swarm.checkpoint.run_record import RunState  # noqa: TC001 - msgspec evaluates the annotations
 
 NodeState = Literal["waiting", "running", "done", "failed", "stopped"]
-Effect = Literal["reads input", "calls job", "writes parts", "writes output"]
+Effect = Literal["reads input", "calls job", "writes record", "writes parts", "writes output"]
 
 
 class Node(msgspec.Struct):
@@ -22,6 +22,8 @@ class Node(msgspec.Struct):
         variant: The selected variant (`generated` of `identified__generated`).
         where: The location of its function (`domyn_dags/job.py:57`).
         inputs: The names of the nodes that it depends on.
+        phase: When it is computed: `plan`, `recover`, `stream` or `output`. Empty in records of earlier versions.
+        rows: Whether `input` rows or `output` rows pass through it, if any do.
         value: The value of an input, a configuration entry, or a node overridden by a value, as text.
         overridden: What the node was overridden by, if it was.
     """
@@ -33,6 +35,8 @@ class Node(msgspec.Struct):
     doc: str = ""
     where: str = ""
     inputs: list[str] = []
+    phase: str = ""
+    rows: str = ""
     effects: list[Effect] = []
     value: str = ""
     overridden: Literal["", "value", "function"] = ""

@@ -15,12 +15,12 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from domyn_swarm.checkpoint.done_rows import READERS
 from domyn_swarm.checkpoint.folder import PartName, name_of
 from domyn_swarm.checkpoint.inspection import consistent_read
-from domyn_swarm.checkpoint.part import NODE, reading
+from domyn_swarm.checkpoint.part import NODE, ROW_NODES, reading
 from domyn_swarm.checkpoint.part_file import open_parquet as open_part
 from domyn_swarm.checkpoint.run_record import RunRecord, SpecRecord
-from domyn_swarm.checkpoint.store import READERS
 from domyn_swarm.data.arrow import row_at, scan_groups
 from domyn_swarm.data.columns import FAILURE, MADE, POSITION, ROW_ID, TRACE
 from domyn_swarm.data.memory import IN_MEMORY
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 SCAN_ROWS = 65_536
 VALUE_CHARS = 2000
-ROWS_OF_THE_INPUT = ("files", "source", "identified", "limited", "pending")
+ROWS_OF_THE_INPUT = ROW_NODES[: ROW_NODES.index("pending") + 1]
 """Nodes that pass on the input's rows, in data order."""
 
 

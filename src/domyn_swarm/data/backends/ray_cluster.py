@@ -35,6 +35,8 @@ PIECES_PER_WORKER = 4
 MIN_PIECE_ROWS = 64
 """Fewer rows are not worth the start of another process."""
 WIND_UP_SECONDS = 10
+NODE_OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_retries": 0, "resources": {"node:__internal_head__": 0.001}}
+"""For tasks that execute a node and mostly wait: they hold no CPU, and no machine that is lost takes them."""
 CONNECT_SECONDS = 10
 CONNECT_TRIES = 2
 _LOSSES = (RayActorError, ObjectLostError)
@@ -230,17 +232,13 @@ def session(address: str | None, stop: Stop, advanced: Callable[[Counts], None])
 
     While it is open, `advanced` receives progress, and `stop` reaches the cluster.
     """
-    # Workers import this module, too, and need no Hamilton.
-    from hamilton.base import DictResult  # noqa: PLC0415
-    from hamilton.plugins.h_ray import RayGraphAdapter  # noqa: PLC0415
-
     owned = _connect(address)
     relay = ControlChannel()
     ended = threading.Event()
     thread = threading.Thread(target=pump, args=(relay, stop, advanced, ended), daemon=True)
     thread.start()
     try:
-        yield Session([RayGraphAdapter(DictResult())], relay)
+        yield Session([_adapter()], relay)
     except RayTaskError as error:
         raise cast("Any", error).cause from error
     finally:
@@ -250,6 +248,19 @@ def session(address: str | None, stop: Stop, advanced: Callable[[Counts], None])
             relay.close()
         if owned:
             ray.shutdown()
+
+
+def _adapter() -> Any:
+    """Hamilton's adapter for Ray, which executes each node as a task of NODE_OPTIONS."""
+    # Workers import this module, too, and need no Hamilton.
+    from hamilton.base import DictResult  # noqa: PLC0415
+    from hamilton.plugins.h_ray import RayGraphAdapter, raify  # noqa: PLC0415
+
+    class Adapter(RayGraphAdapter):  # type: ignore[misc]  # Hamilton is not typed
+        def do_remote_execute(self, *, execute_lifecycle_for_node: Any, node: Any, **kwargs: Any) -> Any:
+            return ray.remote(raify(execute_lifecycle_for_node)).options(**NODE_OPTIONS).remote(**kwargs)
+
+    return Adapter(DictResult())
 
 
 def check_address(address: str | None) -> None:

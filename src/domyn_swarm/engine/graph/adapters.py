@@ -25,11 +25,11 @@ def load_adapters(references: Sequence[str]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def telling_of(references: Sequence[str]) -> Iterator[None]:
-    """What breaks in here while adapters look on, and is none of our own errors, may well be theirs.
+def explaining_adapters(references: Sequence[str]) -> Iterator[None]:
+    """An error in here that is none of our own is attributed to the adapters, if there are any.
 
     Raises:
-        ConfigurationError: that.
+        ConfigurationError: an adapter raised it.
     """
     try:
         yield

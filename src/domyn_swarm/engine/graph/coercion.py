@@ -24,8 +24,6 @@ from domyn_swarm.errors import ConfigurationError
 if TYPE_CHECKING:
     from domyn_swarm.engine.columns import Columns
 
-STREAMS = ("as_pandas", "batches", "transformed")
-"""The nodes that rows pass through in this process, in data order."""
 SCAN_ROWS = 65_536
 
 
@@ -76,27 +74,28 @@ def without(table: pa.Table, *columns: str) -> pa.Table:
 
 @dataclass
 class ReplayableStream:
-    """A stream that somebody gave for node `name`. Iterated again it begins anew, if what it was made from does."""
+    """A stream of type `kind` that somebody gave. Iterated again it begins anew, if what it was made from does."""
 
-    name: str
+    kind: Any
     items: Any
     columns: Columns
 
     def __iter__(self) -> Iterator[Any]:
-        return streamed(self.name, self.items, self.columns)
+        return streamed(self.kind, self.items, self.columns)
 
     def close(self) -> None:
         """Whoever pulls a stream closes it; what somebody gave is theirs."""
 
 
-def streamed(name: str, items: Any, columns: Columns) -> Generator[Any, None, None]:
-    """The items in the form that node `name` passes on, rows counted where they are not."""
-    if name == "batches":
+def streamed(kind: Any, items: Any, columns: Columns) -> Generator[Any, None, None]:
+    """The items in the form that a node of type `kind` passes on, rows counted where they are not."""
+    passed_on = get_args(kind)[0]
+    if passed_on not in (pd.DataFrame, pa.Table):
         yield from items
         return
     at = 0
     for item in [items] if is_frame(items) else items:
-        yield _pandas(item, at, columns.id) if name == "as_pandas" else _finished(table_of(item), at, columns)
+        yield _pandas(item, at, columns.id) if passed_on is pd.DataFrame else _finished(table_of(item), at, columns)
         at += len(item)
 
 

@@ -11,10 +11,11 @@ import graphlib
 import inspect
 import pickle
 import uuid
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 import msgspec
 import pandas as pd
@@ -25,7 +26,6 @@ from domyn_swarm.data.columns import POSITION, ROW_ID
 from domyn_swarm.data.memory import InMemoryInput, digest_of
 from domyn_swarm.engine.graph.code_digest import code_digest
 from domyn_swarm.engine.graph.coercion import (
-    STREAMS,
     ReplayableStream,
     among,
     collected,
@@ -47,10 +47,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from domyn_swarm.engine.columns import Columns
+    from domyn_swarm.engine.graph.nodes import PageNode
     from domyn_swarm.jobspec import JobSpec
 
-FRAMES = ("source", "identified", "limited", "pending")
-"""The nodes that rows pass through as the engine's lazy frames, in data order."""
 DIGEST_CHARS = 8
 
 
@@ -71,16 +70,11 @@ class Overrides:
         return frozenset({**self.values, **self.functions})
 
     @property
-    def keep_rows_here(self) -> bool:
-        """Whether rows go through this process even if the engine has workers, which know nothing of replacements."""
-        return not self.pull_rows or not self.names.isdisjoint((*STREAMS, "flushed"))
-
-    @property
     def pull_rows(self) -> bool:
         """Whether the output is still made from rows that were flushed."""
         finalized = self.functions.get("finalized")
-        taken = finalized is None or "flushed" in inspect.signature(finalized).parameters
-        return taken and "finalized" not in self.values
+        taken = finalized is None or {"flushed", "compacted"} & {*inspect.signature(finalized).parameters}
+        return bool(taken) and "finalized" not in self.values
 
     @cached_property
     def identity(self) -> Mapping[str, str]:
@@ -120,27 +114,21 @@ def functions_of(replacements: Iterable[Callable[..., Any] | ModuleType]) -> dic
     return found
 
 
-def check(
-    overrides: Overrides,
-    kinds: Mapping[str, Any],
-    inputs: Mapping[str, set[str]],
-    offered: Iterable[str],
-    backend: DataBackend,
-) -> None:
-    """Refuse what no node can be replaced by.
-
-    `kinds` has the nodes' types, `inputs` what each is made from, `offered` the names of what any node may take.
+def check(overrides: Overrides, nodes: Mapping[str, PageNode], offered: Iterable[str], backend: DataBackend) -> None:
+    """Refuse what no node can be overridden by. `offered` are the names of the inputs that any node may take.
 
     Raises:
-        ConfigurationError: there is no such node, or it cannot be that; the message says what there is.
+        ConfigurationError: the node does not exist, or it cannot be that; the message says what can.
     """
+    kinds = {name: node.type for name, node in nodes.items()}
+    inputs = {name: node.inputs for name, node in nodes.items()}
     known = set(inputs).union(*inputs.values(), offered)
     for name in sorted(overrides.names):
         check_node(name, kinds, known)
     for name, value in overrides.values.items():
         if takes := misfit(kinds[name], value, backend):
             raise ConfigurationError(f"Node {name!r} cannot be a {named(type(value))}.", f"It takes {takes}.")
-    made_from = dict(inputs)
+    made_from: dict[str, Iterable[str]] = dict(inputs)
     for name, function in overrides.functions.items():
         _check_parameters(name, function, kinds, inputs[name], known)
         made_from[name] = _taken(function, known)
@@ -193,7 +181,9 @@ def _near(name: str, names: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}? " if near else ""
 
 
-def planning_values(overrides: Overrides, spec: JobSpec, backend: DataBackend) -> dict[str, Any]:
+def planning_values(
+    overrides: Overrides, nodes: Mapping[str, PageNode], spec: JobSpec, backend: DataBackend
+) -> dict[str, Any]:
     """What is known of the nodes before any is computed, but for streams: see `stream_values`.
 
     Raises:
@@ -201,41 +191,48 @@ def planning_values(overrides: Overrides, spec: JobSpec, backend: DataBackend) -
         DataError: ids are not valid.
     """
     known: dict[str, Any] = {}
+    frames = [name for name, node in nodes.items() if node.is_frame]
     if overrides.held is not None:
         known = {"files": overrides.held.files, "source": backend.from_arrow(overrides.held.table)}
-    for name in (name for name in FRAMES if name in overrides.values):
+    for name in (name for name in frames if name in overrides.values):
         value = overrides.values[name]
         if isinstance(value, lazy_type(backend)):
-            known |= dict.fromkeys(("limited", "pending") if name == "pending" else (name,), value)
+            known["limited" if name == "pending" else name] = value  # finished rows are not computed again
         else:
-            known |= _from_the_beginning(name, table_of(value), spec, backend)
-    return known | {name: value for name, value in overrides.values.items() if name not in (*FRAMES, *STREAMS)}
+            before = frames[: frames.index(name) + 1]
+            known |= _from_the_beginning(before, table_of(value), spec, backend)
+    others = {name: value for name, value in overrides.values.items() if not nodes[name].is_stream}
+    return known | {name: value for name, value in others.items() if name not in frames}
 
 
-def _from_the_beginning(name: str, table: pa.Table, spec: JobSpec, backend: DataBackend) -> dict[str, Any]:
+def _from_the_beginning(frames: list[str], table: pa.Table, spec: JobSpec, backend: DataBackend) -> dict[str, Any]:
+    """The values of `frames`, and of the files that the first is read from, when the table is the last of them."""
     plain = without(table, POSITION) if spec.id_column else without(table, POSITION, ROW_ID)
     known = {"files": InMemoryInput.of(plain).files, "source": backend.from_arrow(plain)}
-    if name == "source":
-        return known
-    # `pending` is computed even then: rows that are done by now are not computed again.
-    return known | dict.fromkeys(FRAMES[1 : FRAMES.index(name) + 1][:2], identified(table, spec.id_column, backend))
+    # `pending` is computed even then: finished rows are not computed again.
+    given = [name for name in frames[1:] if name != "pending"]
+    return known | (dict.fromkeys(given, identified(table, spec.id_column, backend)) if given else {})
 
 
-def stream_values(overrides: Overrides, columns: Columns) -> dict[str, Any]:
+def stream_values(overrides: Overrides, nodes: Mapping[str, PageNode], columns: Columns) -> dict[str, Any]:
     """The streams that stand in for nodes."""
-    return {
-        name: ReplayableStream(name, overrides.values[name], columns) for name in STREAMS if name in overrides.values
-    }
+    given = {name: value for name, value in overrides.values.items() if nodes[name].is_stream}
+    return {name: ReplayableStream(nodes[name].type, value, columns) for name, value in given.items()}
 
 
-def node_function(name: str, kind: Any, function: Callable[..., Any], known: Iterable[str]) -> Callable[..., Any]:
+def node_function(
+    page: PageNode, nodes: Mapping[str, PageNode], function: Callable[..., Any], known: Iterable[str]
+) -> Callable[..., Any]:
     """`function` as the graph calls it: given the frames that its annotations ask for, its result brought into form.
 
-    `known` are the nodes and inputs of the graph; a parameter that is none of them keeps its default.
+    `known` are the nodes and inputs of the graph; a parameter that is none of them keeps its default. What came after
+    the recovery of the run's folder still does.
     """
+    name, kind = page.name, page.type
     hints, taken = _hints(function), _taken(function, known)
-    needed = {"columns"} if name in STREAMS else {"spec"} if name in FRAMES else set()
+    needed = {"columns"} if page.is_stream else {"spec"} if page.is_frame else set()
     needed |= {"limited", "done"} if name == "pending" else set()
+    needed |= {one for one in page.inputs if one in nodes and nodes[one].phase == "recover"}
     asked = sorted(taken | needed | ({"backend"} if name != "backend" else set()))
 
     def node(**given: Any) -> Any:
@@ -269,8 +266,8 @@ def _in_form(name: str, kind: Any, value: Any, given: Mapping[str, Any]) -> Any:
     if misfit(kind, value, backend):
         raise ConfigurationError(f"{name}() made a {named(type(value))}.", f"Node {name!r} takes {wanted(kind)}.")
     is_lazy = kind is Frame and isinstance(value, lazy_type(backend))
-    if name in STREAMS:
-        return streamed(name, value, given["columns"])
+    if get_origin(kind) in (Iterator, Generator):
+        return streamed(kind, value, given["columns"])
     if kind is not Frame:
         return value
     id_column = given["spec"].id_column

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin
 import msgspec
 
 from domyn_swarm.data.backends.base import Frame
-from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.engine.calls.pipeline import check_method, method_of
-from domyn_swarm.engine.graph.build import config_of, driver_for, made_from, planning_inputs, reached
+from domyn_swarm.engine.graph.build import build_graph, config_of
 from domyn_swarm.engine.graph.coercion import is_frame, named
+from domyn_swarm.engine.graph.inputs import OBJECTS, planning_inputs
+from domyn_swarm.engine.graph.nodes import function_on_page, made_from, reached
 from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.engine.recording.run_record import without_secrets
 from domyn_swarm.errors import ConfigurationError, opt
@@ -28,23 +29,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from domyn_swarm.data.backends.base import DataBackend
+    from domyn_swarm.engine.graph.build import RunGraph
     from domyn_swarm.engine.graph.overrides import Overrides
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobspec import JobSpec
 
 VALUE_CHARS = 200
-ALWAYS = ("store", "done", "limited")
-"""Nodes that a run asks for, whatever its output is made from."""
 _OWN = ("builtins", "collections", "typing", "domyn_swarm")
 """Packages whose types are shown without their package."""
 
 
 def describe(
-    spec: JobSpec, where: str | None = None, job: SwarmJob | None = None, overrides: Overrides = NOTHING
+    spec: JobSpec,
+    where: str | None = None,
+    job: SwarmJob | None = None,
+    overrides: Overrides = NOTHING,
+    graph: RunGraph | None = None,
 ) -> Graph:
     """The graph for `spec`: config, inputs and nodes, each after what it is made from, in the page's order where free.
 
-    `where` is as in `driver_for`; None: where the rows of a run would go through. `job` spares building it again. Nodes
+    `where` is as in `build_graph`. `job` and `graph` (which has overrides of its own) spare building them again. Nodes
     that nothing needs, because `overrides` has values for what is downstream of them, are left out.
 
     Raises:
@@ -53,12 +57,11 @@ def describe(
     """
     job = job or build_job(load_job_class(spec.job), spec.job_kwargs)
     check_method(job, spec)
-    backend = overrides.values.get("backend") or load_backend(spec.data_backend)
-    where = where or ("workers" if backend.distributed and not overrides.keep_rows_here else "driver")
-    variables = driver_for(spec, where, overrides=overrides).list_available_variables()
-    config = config_of(spec, where)
+    graph = graph or build_graph(spec, overrides, where=where)
+    variables = graph.driver.list_available_variables()
+    config = config_of(spec, graph.where)
     computed = {variable.name: variable for variable in variables if not variable.is_external_input}
-    nodes = _needed([_node(variable, backend, overrides) for variable in _in_data_order(computed)])
+    nodes = _needed([_node(variable, graph) for variable in _in_data_order(computed)])
     taken = {name for node in nodes for name in node.inputs} - computed.keys()
     given = [_input(variable, spec, job) for variable in variables if variable.name in taken]
     about = [Node(name=name, kind="config", value=value) for name, value in config.items()]
@@ -125,7 +128,7 @@ def _check_name(graph: Graph, name: str, option: str) -> None:
 def _in_data_order(variables: Mapping[str, Any]) -> list[Any]:
     """Each after what it is made from, and otherwise as they stand on the page."""
     missing = {name: len(made_from(variable) & variables.keys()) for name, variable in variables.items()}
-    ready = [(_line(_function(variables[name])), name) for name, count in missing.items() if not count]
+    ready = [(_line(function_on_page(variables[name])), name) for name, count in missing.items() if not count]
     heapq.heapify(ready)
     ordered = []
     while ready:
@@ -135,7 +138,7 @@ def _in_data_order(variables: Mapping[str, Any]) -> list[Any]:
             if made in made_from(variable):
                 missing[name] -= 1
                 if not missing[name]:
-                    heapq.heappush(ready, (_line(_function(variable)), name))
+                    heapq.heappush(ready, (_line(function_on_page(variable)), name))
     return ordered
 
 
@@ -144,42 +147,48 @@ def _first_use(node: Node, nodes: list[Node]) -> int:
 
 
 def _needed(nodes: list[Node]) -> list[Node]:
-    """Those that the last one is made from, or that a run asks for by itself, and what they are made from."""
+    """Those that the last one is made from, or that a run needs before any row, and what they are made from."""
     inputs = {node.name: node.inputs for node in nodes}
-    needed = set().union(*(reached(inputs, name) for name in (*ALWAYS, nodes[-1].name)))
+    wanted = [node.name for node in nodes if node.phase == "recover"]
+    needed = set().union(*(reached(inputs, name) for name in (*wanted, nodes[-1].name)))
     return [node for node in nodes if node.name in needed]
 
 
-def _node(variable: Any, backend: DataBackend, overrides: Overrides) -> Node:
+def _node(variable: Any, graph: RunGraph) -> Node:
+    overrides, backend, page = graph.overrides, graph.backend, graph.nodes[variable.name]
     if variable.name in overrides.values:
         value = _value_text(overrides.values[variable.name])
-        return Node(name=variable.name, type=_type_of(variable, backend), value=value, overridden="value")
+        kind = _type_of(variable, backend)
+        return Node(name=variable.name, type=kind, phase=page.phase, rows=page.rows, value=value, overridden="value")
     if variable.name in overrides.functions:
-        return _replaced(variable, overrides.functions[variable.name], backend)
-    function = _function(variable)
+        return _replaced(variable, overrides.functions[variable.name], graph)
+    function = function_on_page(variable)
     variant = function.__code__.co_name.removeprefix(variable.name).removeprefix("__")
     native = inspect.getdoc(backend.iter_batches) if "native" in variant else None
-    effects = variable.tags.get("effects", [])
     return Node(
         name=variable.name,
         type=_type_of(variable, backend),
         variant=variant,
-        doc="\n".join(filter(None, [variable.documentation, native])),
+        doc="\n".join(filter(None, [inspect.getdoc(function), native])),
         where=f"{function.__module__.replace('.', '/')}.py:{_line(function)}",
         inputs=[name for name in inspect.signature(function).parameters if name in made_from(variable)],
-        effects=msgspec.convert([effects] if isinstance(effects, str) else effects, list[Effect]),
+        phase=page.phase,
+        rows=page.rows,
+        effects=msgspec.convert(page.effects, list[Effect]),
     )
 
 
-def _replaced(variable: Any, function: Callable[..., Any], backend: DataBackend) -> Node:
+def _replaced(variable: Any, function: Callable[..., Any], graph: RunGraph) -> Node:
     code = function.__code__
     # What a notebook's cells are called is of no use to anybody.
     where = f"{PurePath(code.co_filename).name}:{code.co_firstlineno}" if Path(code.co_filename).is_file() else ""
     return Node(
         name=variable.name,
-        type=_type_of(variable, backend),
+        type=_type_of(variable, graph.backend),
         doc=inspect.getdoc(function) or "",
         where=where,
+        phase=graph.nodes[variable.name].phase,
+        rows=graph.nodes[variable.name].rows,
         inputs=[name for name in inspect.signature(function).parameters if name in made_from(variable)],
         overridden="function",
     )
@@ -199,13 +208,6 @@ def _value_text(value: Any) -> str:
     except TypeError:
         size = ""
     return f"{kind}{size}"
-
-
-def _function(variable: Any) -> Callable[..., Any]:
-    """The function on the graph's page that makes the node, or would, if it were not replaced."""
-    function: Callable[..., Any] = variable.originating_functions[0]
-    replaced: Callable[..., Any] = getattr(function, "replaces", function)
-    return replaced
 
 
 def _line(function: Any) -> int:
@@ -240,7 +242,8 @@ def type_text(hint: Any) -> str:
 
 def _input(variable: Any, spec: JobSpec, job: SwarmJob) -> Node:
     kind = type_text(variable.type) if variable.type is not Any else ""
-    return Node(name=variable.name, kind="input", type=kind, value=_value(variable.name, spec, job))
+    about = OBJECTS.get(variable.name, "")
+    return Node(name=variable.name, kind="input", type=kind, doc=about, value=_value(variable.name, spec, job))
 
 
 def _value(name: str, spec: JobSpec, job: SwarmJob) -> str:

@@ -10,7 +10,9 @@ import pyarrow.compute as pc
 
 from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.data.columns import FAILURE, TRACE
-from domyn_swarm.engine.recording.node_stats import Flows, shown
+from domyn_swarm.engine.calls.pipeline import row_failed
+from domyn_swarm.engine.recording.node_stats import Flows, of_no_node, shown
+from domyn_swarm.errors import Interrupted, JobError, opt
 from domyn_swarm.storage.texts import id_text
 from domyn_swarm.telemetry.counts import EXAMPLES, Counts, Failed
 from domyn_swarm.telemetry.trace import OTHERS, kind_of, traceback_in
@@ -104,6 +106,25 @@ class Meter:
     def finish(self) -> None:
         """Count the last requests, which may have brought no row. Nothing is shown: showing may be what broke."""
         self.counts += self._requests()
+
+    def check(self, id_col: str, on_error: str) -> None:
+        """Refuse to complete a run that was asked to stop, or in which more rows failed than may.
+
+        Raises:
+            JobError: too many rows failed.
+            Interrupted: the run was asked to stop.
+        """
+        counts = self.counts
+        if on_error == "fail" and counts.failed:
+            (error, _), failed = next(iter(counts.failures.items()))
+            raise of_no_node(row_failed(id_col, failed.examples[0][0], error, failed.examples[0][1]))
+        if self.overspent:
+            allowed = opt("max_errors", self._budget.text)
+            message = f"{counts.failed:,} of {counts.rows:,} rows have failed, more than {allowed} allows."
+            hint = "The reasons are in the run's parts. Remove the cause, or allow more."
+            raise of_no_node(JobError(message, hint))
+        if self.stop.is_set():
+            raise of_no_node(Interrupted("The run was asked to stop."))
 
     def snapshot(self) -> Counts:
         """What happened so far, with what this process's nodes passed on. Safe to take from any thread."""

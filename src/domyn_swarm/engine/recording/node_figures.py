@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from domyn_swarm.telemetry.counts import Failed
 
 KINDS_SHOWN = 50
-STREAMS = ("as_pandas", "batches", "transformed", "flushed")
-"""Nodes that pending rows pass through, a batch at a time."""
 
 
 def figures_of(
@@ -38,11 +36,12 @@ def figures_of(
     for node, tell in _TELLERS.items():
         if node in known:
             tell(known[node], plan, counts)
+    _lost(known, plan, counts)
     if artifact is not None:
         _finalized(known["finalized"], artifact)
-    for node in STREAMS if plan.pending else ():
-        if node in known and node not in flows.at_work:
-            _check_end(known[node], plan.pending)
+    for name in (one.name for one in graph.nodes if one.phase == "stream" and one.rows):
+        if name not in flows.at_work:
+            _check_end(known[name], plan.pending)
     if broken in known:
         known[broken].state = "failed"
     return known
@@ -57,9 +56,11 @@ def _state(node: str, counts: Counts, flows: Flows) -> NodeState:
 
 
 def _check_end(figures: Figures, pending: int) -> None:
-    """A stream that ended before the rows did was stopped."""
+    """A stream that ended before the rows did was stopped; without pending rows nobody pulled it."""
     if figures.state == "done" and (figures.rows or 0) < pending:
         figures.state = "stopped"
+    elif figures.state == "done" and not pending:
+        figures.state = "waiting"
 
 
 def _from_flow(figures: Figures, flow: Flow) -> None:
@@ -105,12 +106,28 @@ def _limited(figures: Figures, plan: RunPlan, _: Counts) -> None:
         figures.lost = [Lost(figures.rows_in - plan.rows, why)]
 
 
+def _found(figures: Figures, plan: RunPlan, _: Counts) -> None:
+    damaged = len(plan.nodes["found"].damaged)
+    figures.note = f"{damaged:,} damaged part(s)" if damaged else ""
+
+
+def _recovered(figures: Figures, plan: RunPlan, _: Counts) -> None:
+    damaged = len(plan.nodes["recovered"].damaged)
+    figures.note = f"{damaged:,} damaged part(s) were set aside" if damaged else ""
+
+
 def _done(figures: Figures, plan: RunPlan, _: Counts) -> None:
     done = plan.nodes["done"]
     figures.rows = plan.rows - plan.pending
-    notes = [f"{done.failed:,} rows failed before and are tried again" if done.failed else ""]
-    notes += [f"{len(done.damaged):,} damaged part(s) were set aside" if done.damaged else ""]
-    figures.note = "; ".join(filter(None, notes))
+    figures.note = f"{done.failed:,} rows failed before and are tried again" if done.failed else ""
+
+
+def _row_count(figures: Figures, plan: RunPlan, _: Counts) -> None:
+    figures.note = f"{plan.rows:,} rows"
+
+
+def _pending_count(figures: Figures, plan: RunPlan, _: Counts) -> None:
+    figures.note = f"{plan.pending:,} rows"
 
 
 def _pending(figures: Figures, plan: RunPlan, _: Counts) -> None:
@@ -119,7 +136,15 @@ def _pending(figures: Figures, plan: RunPlan, _: Counts) -> None:
         figures.lost = [Lost(plan.rows - plan.pending, "done before, by earlier runs")]
 
 
-def _transformed(figures: Figures, plan: RunPlan, counts: Counts) -> None:
+def _lost(known: Mapping[str, Figures], plan: RunPlan, counts: Counts) -> None:
+    """Rows without an output, at the node that calls the job: with workers that is the one that hands out blocks."""
+    node = "transformed" if "transformed" in known else "flushed"
+    if node not in known:  # nothing is made from them
+        return
+    figures = known[node]
+    if node == "flushed" and (flow := counts.flows.get("transformed")) is not None:
+        figures.memory = max(filter(None, (figures.memory, flow.memory)), default=None)
+        figures.schema, figures.sample = flow.schema, flow.sample
     figures.rows_in = plan.pending
     why = {
         "failed: no output, an entry in the errors file, tried again by the next run": counts.failed,
@@ -140,8 +165,9 @@ def _finalized(figures: Figures, artifact: Artifact) -> None:
 
 
 _TELLERS: Mapping[str, Callable[[Figures, RunPlan, Counts], None]] = {
-    "files": _files, "source": _source, "identified": _identified, "limited": _limited, "done": _done,
-    "pending": _pending, "transformed": _transformed, "flushed": _flushed,
+    "files": _files, "source": _source, "identified": _identified, "limited": _limited,
+    "row_count": _row_count, "found": _found, "recovered": _recovered, "done": _done,
+    "pending": _pending, "pending_count": _pending_count, "flushed": _flushed,
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
 
 T = TypeVar("T")
+E = TypeVar("E", bound=BaseException)
 SAMPLE_ROWS = 3
 VALUE_CHARS = 200
 _NODE = "domyn_swarm_node"
@@ -107,9 +108,15 @@ def _process() -> psutil.Process:
 
 def attach_node(error: BaseException, node: str) -> None:
     """Note that `error` was raised in `node`, unless that is known already."""
-    if node_of(error) is None:
+    if not hasattr(error, _NODE):
         with contextlib.suppress(AttributeError):  # an error with slots
             setattr(error, _NODE, node)
+
+
+def of_no_node(error: E) -> E:
+    """`error`, as one that is no node's fault, whichever raises it."""
+    setattr(error, _NODE, None)
+    return error
 
 
 def node_of(error: BaseException) -> str | None:

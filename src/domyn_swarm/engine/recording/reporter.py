@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from domyn_swarm.engine.recording.command_line import command_of, options_of, wh
 from domyn_swarm.engine.recording.describe import describe, job_name
 from domyn_swarm.engine.recording.node_figures import failures_of, figures_of, traffic_of
 from domyn_swarm.engine.recording.node_stats import node_of
+from domyn_swarm.engine.recording.run_record import Record
 from domyn_swarm.engine.recording.timeline import TimeSeries
 from domyn_swarm.errors import Interrupted, SwarmError
 from domyn_swarm.masking import masked
@@ -30,16 +32,18 @@ from domyn_swarm.report.files import save_report
 from domyn_swarm.report.model import Broken, Report
 from domyn_swarm.storage.files import is_local
 from domyn_swarm.storage.texts import now, storable
+from domyn_swarm.telemetry.counts import Counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from domyn_swarm.checkpoint.done_rows import DoneRows
     from domyn_swarm.checkpoint.lock import Lock
     from domyn_swarm.checkpoint.run_record import RunState
     from domyn_swarm.engine.output_writer import Artifact
     from domyn_swarm.engine.planning import RunPlan
     from domyn_swarm.engine.recording.metrics import Meter
-    from domyn_swarm.engine.recording.run_record import Record
+    from domyn_swarm.engine.recovery import Recovery
 
 LOOK_SECONDS = 1.0
 SAVE_LOOKS = 2
@@ -55,16 +59,19 @@ _TOOLS = re.compile("extra == '(dev|test)'")
 logger = logging.getLogger("domyn_swarm")
 
 
-class Watch:
-    """Looks at a run every LOOK_SECONDS, and writes down what it sees."""
+class Reporter:
+    """Writes the record of a run: when it begins, every LOOK_SECONDS while it runs, and when it ends.
 
-    def __init__(self, record: Record, plan: RunPlan, meter: Meter, lock: Lock) -> None:
-        self._record = record
-        self._plan = plan
+    `plan` has the counts and the finished rows as they are since the run began.
+    """
+
+    def __init__(self, plan: RunPlan, meter: Meter, lock: Lock) -> None:
+        self.plan = plan
+        self.has_begun = False
+        self._record = Record(plan.store, plan.spec, plan.identity, plan.nodes["files"], plan.nodes["columns"].inputs)
         self._meter = meter
         self._lock = lock
-        where = "workers" if plan.in_workers else "driver"
-        self._graph = describe(plan.spec, where, plan.job, plan.overrides)
+        self._graph = describe(plan.spec, job=plan.job, graph=plan.graph)
         self._options = options_of(plan.spec)
         self._chronicle = TimeSeries()
         self._since = time.monotonic()
@@ -72,10 +79,29 @@ class Watch:
         self._over = threading.Event()
         self._told = False
 
+    def begin(self, recovered: Recovery, done: DoneRows, rows: int, pending: int) -> Record:
+        """Record that the run has begun, and number its parts. The caller has recovered the folder.
+
+        When the graph is executed again, because a part was damaged, `pending` rows are left, which count once.
+        """
+        counts = self._meter.counts
+        if self.has_begun:
+            self._meter.advanced(Counts(self.plan.pending - counts.rows - pending, -counts.failed))
+            return self._record
+        nodes = {**self.plan.nodes, "recovered": recovered, "done": done}
+        changed = done.changed_before(rows)
+        self.plan = replace(self.plan, nodes=nodes, rows=rows, pending=pending, changed=changed)
+        record = self._record
+        self.plan.store.begin(record.run_id, record.number, record.identity, self._lock.fence)
+        record.begin(self._report("running"))
+        self._meter.progress.started(rows, rows - pending)
+        self.has_begun = True
+        return record
+
     @contextlib.contextmanager
-    def looking(self) -> Iterator[None]:
-        """Look and write from a thread of its own, for as long as the run goes."""
-        thread = threading.Thread(target=self._look, name="domyn-swarm-watch", daemon=True)
+    def watching(self) -> Iterator[None]:
+        """Update the record from a separate thread while the run executes."""
+        thread = threading.Thread(target=self._watch, name="domyn-swarm-watch", daemon=True)
         handler = _Warnings(self._warnings)
         logger.addHandler(handler)
         thread.start()
@@ -86,39 +112,37 @@ class Watch:
             thread.join()
             logger.removeHandler(handler)
 
-    def begun(self) -> Report:
-        """The report of a run that begins."""
-        return self._report("running")
+    def end(self, artifact: Artifact) -> None:
+        """Record that the run is done."""
+        report = self._ended(self._report("done", artifact=artifact))
+        self._record.end(report, content="" if artifact.failed else artifact.content)  # a rerun has to say it again
+        self._save_report(report)
 
-    def done(self, artifact: Artifact) -> Report:
-        """The report of a run that is done."""
-        return self._ended(self._report("done", artifact=artifact))
-
-    def broke(self, error: BaseException, explained: BaseException) -> Report:
-        """The report of a run that `error` ended; `explained` is what its user sees."""
+    def fail(self, error: BaseException, explained: BaseException) -> None:
+        """Record that `error` ended the run; `explained` is what its user sees."""
         interrupted = isinstance(explained, Interrupted)
         report = self._report("interrupted" if interrupted else "failed", broken=node_of(error))
         if not interrupted:
             report.broken = _broken(error, explained)
-        if not why_no_command(self._plan.spec, self._plan.overrides):
-            report.resume = command_of(msgspec.structs.replace(self._plan.spec, resume=True))
-        return self._ended(report)
+        if not why_no_command(self.plan.spec, self.plan.overrides):
+            report.resume = command_of(msgspec.structs.replace(self.plan.spec, resume=True))
+        self._record.end(self._ended(report), error)
+        self._save_report(report)
 
-    def save(self, report: Report) -> None:
-        """Write the picture and the report."""
+    def _save_report(self, report: Report) -> None:
         with self._forgiving():
-            save_report(self._plan.store.folder, report)
+            save_report(self.plan.store.folder, report)
 
     def _ended(self, report: Report) -> Report:
         report.ended = report.as_of
         return report
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         looks = 0
-        every = SAVE_LOOKS if is_local(self._plan.store.folder.fs) else SAVE_LOOKS_REMOTE
+        every = SAVE_LOOKS if is_local(self.plan.store.folder.fs) else SAVE_LOOKS_REMOTE
         while not self._over.wait(LOOK_SECONDS):
             self._note()
-            if looks % every == 0:
+            if self.has_begun and looks % every == 0:
                 with self._forgiving():
                     self._save(report_too=looks % (every * REPORT_SAVES) == 0)
             looks += 1
@@ -128,14 +152,14 @@ class Watch:
         report = self._report("running")
         self._record.update(report)
         if report_too:
-            save_report(self._plan.store.folder, report)
+            save_report(self.plan.store.folder, report)
 
     def _note(self, *, last: bool = False) -> None:
         seconds = time.monotonic() - self._since
         self._chronicle.note(seconds, self._meter.snapshot(), self._meter.flows.sample_memory(), last=last)
 
     def _report(self, state: RunState, *, broken: str | None = None, artifact: Artifact | None = None) -> Report:
-        spec, folder, counts = self._plan.spec, self._plan.store.folder, self._meter.snapshot()
+        spec, folder, counts = self.plan.spec, self.plan.store.folder, self._meter.snapshot()
         seconds = max(1e-3, time.monotonic() - self._since)
         if state != "running":
             self._note(last=True)
@@ -144,8 +168,8 @@ class Watch:
             path=folder.path, job=job_name(spec), state=state, number=self._record.number,
             started=self._record.content["started"], ended=None, as_of=now(),
             seconds=round(seconds, 3), host=self._record.content["host"],
-            graph=self._graph, figures=figures_of(self._graph, self._plan, counts, self._meter.flows, broken, artifact),
-            total=self._plan.rows, done_before=self._plan.rows - self._plan.pending,
+            graph=self._graph, figures=figures_of(self._graph, self.plan, counts, self._meter.flows, broken, artifact),
+            total=self.plan.rows, done_before=self.plan.rows - self.plan.pending,
             rows=counts.rows, failed=counts.failed, failures=failures_of(counts.failures),
             timeline=self._chronicle.line, traffic=traffic_of(counts, seconds),
             parts=len(sizes), parts_bytes=sum(sizes.values()),
@@ -158,7 +182,7 @@ class Watch:
     def _files(self, folder: str) -> dict[str, int]:
         """What broke the run may keep its folder from being read."""
         with contextlib.suppress(Exception):
-            return self._plan.store.folder.files(folder)
+            return self.plan.store.folder.files(folder)
         return {}
 
     @contextlib.contextmanager

@@ -60,7 +60,7 @@ class Record:
             "input_columns": input_columns,
             "input_digest": store.input_digest,
             "input_files": listed_files(files),
-            "ids": _ids_key(spec, store),
+            "ids": _ids_key(store, spec.id_column, spec.backend_read_kwargs),
             "identity": self.identity,
             "content": before.content if before else None,
         }
@@ -101,14 +101,14 @@ def without_secrets(spec: JobSpec) -> JobSpec:
     return msgspec.structs.replace(spec, **public_options(msgspec.structs.asdict(spec)))
 
 
-def ids_are_known(spec: JobSpec, store: CheckpointStore) -> bool:
+def ids_are_known(store: CheckpointStore, read_kwargs: Mapping[str, Any]) -> bool:
     """Whether the ids of this very input have been checked before a run, so that it need not be done again."""
     record = RunRecord.load(store.folder)
-    return record is not None and record.ids == _ids_key(spec, store)
+    return record is not None and record.ids == _ids_key(store, store.id_col, read_kwargs)
 
 
-def _ids_key(spec: JobSpec, store: CheckpointStore) -> str:
+def _ids_key(store: CheckpointStore, id_column: str | None, read_kwargs: Mapping[str, Any]) -> str:
     """Identifies the ids: what is read, and how. Secrets do not count: their digests could be guessed at."""
-    options = public_options({"backend_read_kwargs": spec.backend_read_kwargs})
-    read = msgspec.json.encode([store.input_digest, spec.id_column, options["backend_read_kwargs"]])
+    options = public_options({"backend_read_kwargs": dict(read_kwargs)})
+    read = msgspec.json.encode([store.input_digest, id_column, options["backend_read_kwargs"]])
     return hashlib.sha256(read).hexdigest()[:32]

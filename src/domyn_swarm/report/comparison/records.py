@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from domyn_swarm.checkpoint.inspection import aligned
-from domyn_swarm.checkpoint.part import JOB_FIELD, NODE
+from domyn_swarm.checkpoint.part import JOB_FIELD, NODE, ROW_NODES
 from domyn_swarm.checkpoint.run_record import FILE, RunRecord, SpecRecord
 from domyn_swarm.data.columns import ROW_ID
 from domyn_swarm.errors import ConfigurationError
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOCATIONS = ("--output", "--checkpoint-dir", "--checkpoint-tag")
 """Options that only determine where files are written."""
 JOB_KWARGS = "--job-kwargs"
-COUNTED = ("files", "source", "identified", "limited")
+COUNTED = ROW_NODES[: ROW_NODES.index("pending")]
 """Nodes that determine which row a generated id refers to."""
 REPEATED_OPTIONS = ("job", "input_columns", "output_columns", "id_column", "model", "filters")
 """Entries of a job's identity that repeat options."""
