@@ -24,7 +24,7 @@ from tests.servers.object_store import KEY, SECRET, ObjectStore, object_store
 STORES = "docs/object-stores.md"
 SLURM = "docs/slurm.md"
 """Read in tests/test_slurm.py, where there is one."""
-SLOW = {"docs/contributing.md", "docs/ray.md"}
+SLOW = {"docs/contributing.md", "docs/ray.md", "docs/walk-away.md"}
 PAGES = ["README.md", *sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/**/*.md"))]
 READ = [
     pytest.param(page, marks=pytest.mark.stress if page in SLOW else ())
@@ -32,7 +32,7 @@ READ = [
     if page not in (STORES, SLURM) and blocks(page)
 ]
 OTHERS = {
-    "--backend", "--dashboard-host", "--help", "--keep-going", "--kills", "--threads-http",
+    "--backend", "--compile-bytecode", "--dashboard-host", "--help", "--keep-going", "--kills", "--threads-http",
     "--write-compatibility", "--array", "--chdir", "--cpus-per-task", "--export", "--open-mode", "--parsable",
     "--signal", "--time", "--when-time-is-up",
 }  # fmt: skip
@@ -56,12 +56,7 @@ def port() -> str:
         return str(server.getsockname()[1])
 
 
-DETACHED = "docs/walk-away.md"  # whose runs are new Pythons
-
-
-@pytest.mark.parametrize(
-    "page", [pytest.param(page, marks=[pytest.mark.stress] if page == DETACHED else []) for page in READ]
-)
+@pytest.mark.parametrize("page", READ)
 def test_every_block_of_a_page_does_what_it_says(page: str, folder: Path, port: str) -> None:
     with Reader(folder, {}, {"--port 8000": f"--port {port}", "127.0.0.1:8000": f"127.0.0.1:{port}"}) as reader:
         read(page, reader)
