@@ -102,6 +102,7 @@ def build_graph(
     Raises:
         ConfigurationError: something cannot override its node; the message says what can.
     """
+    _before_import()
     if flows is not None:
         from domyn_swarm.engine.graph.observer import Observer  # noqa: PLC0415 - made from Hamilton's class
 
@@ -151,10 +152,19 @@ def _keeps_rows_here(overrides: Overrides, nodes: Mapping[str, PageNode]) -> boo
     return any(nodes[name].phase == "stream" for name in overrides.names)
 
 
-def _driver(spec: JobSpec, where: str, adapters: Sequence[Any], *more: types.ModuleType) -> Driver:
+def _before_import() -> None:
+    """Set what Hamilton reads while it is imported.
+
+    Raises:
+        ConfigurationError: the user has no home, which it needs.
+    """
     os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")  # it would import polars wherever that is installed
     logging.getLogger("hamilton").setLevel(logging.CRITICAL)  # it prints tracebacks of errors that we explain
     check_home()
+
+
+def _driver(spec: JobSpec, where: str, adapters: Sequence[Any], *more: types.ModuleType) -> Driver:
+    _before_import()
     from hamilton import driver  # noqa: PLC0415
 
     builder = driver.Builder().with_config(config_of(spec, where)).with_adapters(*adapters)
