@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.checkpoint.part import DamagedPartError
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST_DAMAGED = 2
 """Parts that one run writes, loses to damage, and computes again."""
+COUNTS_SECONDS = 5.0
+"""How long to wait for the last counts of workers, before the error budget is checked."""
 
 
 def recover_only(plan: RunPlan) -> None:
@@ -88,7 +91,15 @@ def _in_workers(plan: RunPlan, meter: Meter, reporter: Reporter) -> Artifact:
 
         with on_signals(meter.stop):
             report = value("flushed")
+        _await_counts(meter, report)
         meter.check(plan.store.id_col, spec.on_error)
         artifact = value("finalized", flushed=report)
         meter.flows.ended.update(graph.of_phase("output"))
     return artifact
+
+
+def _await_counts(meter: Meter, report: FlushReport) -> None:
+    """Wait until all flushed rows have been counted here: the last counts may still be on their way."""
+    deadline = time.monotonic() + COUNTS_SECONDS
+    while meter.counts.rows < report.rows and time.monotonic() < deadline:
+        time.sleep(0.02)
