@@ -17,6 +17,7 @@ import pytest
 import typer
 
 from domyn_swarm.cli.main import app
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.errors import SwarmError
 from tests.conftest import job, run_command, write
 
@@ -50,11 +51,11 @@ def said(*arguments: str, status: int = 0) -> Any:
 
 
 def refusal(*arguments: str) -> str:
-    """What a command says that is refused."""
+    """What a command that is refused says, as its user reads it."""
     with pytest.raises(SwarmError) as refused:
         called_here(*arguments)
     assert refused.value.exit_status == 2
-    return str(refused.value)
+    return on_command_line(refused.value)
 
 
 def called_here(*arguments: str) -> int:

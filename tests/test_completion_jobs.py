@@ -261,7 +261,7 @@ def test_a_failure_of_the_endpoint_is_tried_again_and_then_succeeds() -> None:
     ("body", "message"),
     [
         ({"choices": []}, "The answer has no choices: {'choices': []}"),
-        ({"error": {"message": "overloaded"}}, "The answer has no choices: {'error': {'message': 'overloaded'}}"),
+        ({"error": {"message": "no template"}}, "The answer has no choices: {'error': {'message': 'no template'}}"),
         ({"choices": [{"message": {"content": None}}]}, "The answer has no text."),
         (
             {"choices": [{"message": {"tool_calls": []}, "finish_reason": "tool_calls"}]},

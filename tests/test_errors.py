@@ -41,11 +41,6 @@ PAGE = ROOT / "docs/reference/error-codes.md"
 CODE = re.compile(r"[a-z_]+\.[a-z_]+")
 IMPORT = re.compile(r"from (domyn_swarm[\w.]*) import \(?([\w, ]+)")
 KEY = "sk-0123456789abcdef"
-LATER = {
-    "engine/graph/coercion.py", "engine/graph/overrides.py", "engine/planning.py", "engine/runner.py",
-    "engine/recording/reporter.py",
-}  # fmt: skip
-"""Modules whose errors have the code of their class."""
 DEFAULTS = {  # classes whose default code says it all
     "MissingDependencyError", "ExhaustedError", "Interrupted", "TimeUp", "OutputConflictError", "DamagedPartError",
     "UnreadableRecordError", "IndexUnavailableError",
@@ -156,7 +151,7 @@ def test_every_error_has_a_code_of_its_own() -> None:
     bare = [
         f"{path}:{call.lineno}"
         for path, call in _calls()
-        if isinstance(call.func, ast.Name) and call.func.id in kinds and path not in LATER
+        if isinstance(call.func, ast.Name) and call.func.id in kinds
         if not any(word.arg in ("code", None) for word in call.keywords)
     ]
     assert bare == []

@@ -707,7 +707,7 @@ def test_without_the_token_nothing_is_told(finished: View, target: str, authoriz
 
 
 def test_its_help_loads_nothing_heavy() -> None:
-    assert loaded(HELP.format(arguments=["job", "view", "--help"])) == []
+    assert loaded(HELP.format(lines=["job view --help"])) == []
 
 
 # In a browser.

@@ -65,7 +65,7 @@ def test_a_page_that_is_found_damaged_when_the_output_is_written_costs_no_answer
     with pytest.raises(JobError, match=r"column 'carried' of .*a\.parquet") as told:
         run(make_spec(options(engine)))
     assert "3,000 rows of this run are kept" in told.value.hint
-    assert "--output-mode io_only" in told.value.hint
+    assert "output_mode='io_only'" in told.value.hint
     more = {}
     if fix == "restored":
         Path(path).write_bytes(whole)

@@ -31,6 +31,7 @@ from domyn_swarm import RunResult, SwarmJob, make_spec, masking, run
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.cli.options import with_spec_options
 from domyn_swarm.data import samples
+from domyn_swarm.edges import COMMAND_LINE
 from domyn_swarm.engine.recording import reporter
 from domyn_swarm.engine.recording.command_line import command_of
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError
@@ -344,7 +345,7 @@ def test_a_run_that_stops_at_the_first_failure_tells_the_row_and_what_it_did_not
     assert told.state == recorded()["state"] == "failed"
     assert told.broken is not None
     assert (told.broken.type, told.broken.node) == ("JobError", "transformed")
-    assert (told.broken.message, told.broken.hint, told.broken.traceback) == (error.message, error.hint, "")
+    assert (told.broken.message, told.broken.hint, told.broken.traceback) == (*error.rendered(COMMAND_LINE), "")
     assert told.broken.message.startswith("The row with _row_id = 100 failed: ValueError: cannot do 'bad 100'")
     reached = told.rows
     assert 101 <= reached < 400

@@ -24,12 +24,14 @@ from domyn_swarm.report.model import (
 )
 
 ITEMS = (
-    "backend", "files", "source", "schema", "columns", "store", "identified__given", "limited", "done__resumed",
-    "pending", "as_pandas", "batches__items", "transformed__driver", "flushed__driver", "finalized",
+    "backend", "files", "source", "schema", "columns", "store", "identified__given", "limited", "row_count",
+    "found__resumed", "recovered__resumed", "done", "pending", "pending_count", "record", "as_pandas", "batches__items",
+    "transformed", "flushed__driver", "compacted", "finalized",
 )  # fmt: skip
 NATIVE_ON_RAY = (
-    "backend", "files", "source", "schema", "columns", "store", "identified__generated", "limited", "done__anew",
-    "pending", "transformed__workers", "flushed__workers", "finalized",
+    "backend", "files", "source", "schema", "columns", "store", "identified__generated", "limited", "row_count",
+    "found__anew", "recovered__anew", "done", "pending", "pending_count", "record", "worker_job", "flushed__workers",
+    "compacted", "finalized",
 )  # fmt: skip
 EFFECTS: dict[str, list[Effect]] = {
     "source": ["reads input"], "files": ["reads input"], "transformed": ["calls job"], "flushed": ["writes parts"],

@@ -179,7 +179,7 @@ def test_a_refusal_names_column_type_and_value(run_job: Run) -> None:
     write("in.parquet", {"text": ["a"], "number": [1]})
     with pytest.raises(ConfigurationError) as refused:
         run_job("Upper", input="in.parquet", backend_read_kwargs={"filters": [["number", ">", "one"]]})
-    assert all(part in refused.value.message for part in ("--backend-read-kwargs", "'number'", "int64", "'one'"))
+    assert all(part in refused.value.message for part in ("backend_read_kwargs", "'number'", "int64", "'one'"))
     assert [path.name for path in Path().iterdir()] == ["in.parquet"]
 
 

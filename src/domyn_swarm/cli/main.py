@@ -15,7 +15,7 @@ from domyn_swarm.cli import checkpoint, endpoint, init, job
 from domyn_swarm.cli.doctor import doctor
 from domyn_swarm.edges import on_command_line
 from domyn_swarm.endpoint.keys import hide_keys
-from domyn_swarm.errors import Interrupted, SwarmError
+from domyn_swarm.errors import Interrupted, JobError, SwarmError
 from domyn_swarm.report import terminal
 
 app = typer.Typer(
@@ -79,8 +79,9 @@ def _status() -> int:
         typer.echo("Interrupted.", err=True)
         return Interrupted.exit_status
     except SwarmError as error:
-        if logging.getLogger("domyn_swarm").level == logging.DEBUG and error.__cause__ is not None:
-            logging.getLogger("domyn_swarm").debug("caused by", exc_info=error.__cause__)
+        cause = error.__cause__ or (error if error.exit_status == JobError.exit_status else None)
+        if cause is not None:
+            logging.getLogger("domyn_swarm").debug("caused by", exc_info=cause)
         typer.echo(f"{'Error: ' if error.exit_status in (1, 2) else ''}{on_command_line(error)}", err=True)
         sys.stdout.flush()
         sys.stderr.flush()

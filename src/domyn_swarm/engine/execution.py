@@ -54,6 +54,8 @@ def complete(plan: RunPlan, meter: Meter, reporter: Reporter) -> Artifact:
                     f"the last is {error.part}: {error.reason}",
                     "They were read when they were written, so look at the disk. "
                     "Nothing is computed again until the next run.",
+                    code="checkpoint.damaged",
+                    path=plan.store.path,
                 ) from error
 
 

@@ -88,7 +88,9 @@ def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore
     """
     if not store.folder.parts():
         return
-    record = RunRecord.load(store.folder) or _record_in_parts(store)
+    record = RunRecord.load(store.folder)
+    if record is None or not record.identity:
+        record = _record_in_parts(store)
     ways_out = (
         f"Run with {opt('resume', False)} to compute every row again, or with another {opt('checkpoint_tag')} to "
         "keep both."

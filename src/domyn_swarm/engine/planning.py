@@ -133,6 +133,8 @@ def _check_pending(nodes: Mapping[str, Any], overrides: Overrides) -> None:
         raise ConfigurationError(
             f"The function for 'pending' made {made:,} rows, and {wanted:,} rows of `limited` have no output yet.",
             "Leave rows out in `limited`; `pending` has all of them that are not done.",
+            code="override.rows",
+            step="pending",
         )
 
 

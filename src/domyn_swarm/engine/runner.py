@@ -175,8 +175,10 @@ def _explained(error: BaseException, plan: RunPlan, meter: Meter) -> BaseExcepti
         return error
     if isinstance(error, OSError) and error.errno in _FIXES:
         where = error.filename or plan.store.path
-        return JobError(f"{where}: {error.strerror}.", f"{_FIXES[error.errno]} {resume}")
-    return JobError(f"{type(error).__name__}: {error}", resume)
+        return JobError(
+            f"{where}: {error.strerror}.", f"{_FIXES[error.errno]} {resume}", code="storage.unwritable", path=where
+        )
+    return JobError(f"{type(error).__name__}: {error}", resume, code="run.failed")
 
 
 def _stopped(spec: JobSpec, meter: Meter, resume: str) -> SwarmError:
@@ -185,7 +187,9 @@ def _stopped(spec: JobSpec, meter: Meter, resume: str) -> SwarmError:
         return Interrupted("Interrupted.", resume)
     if spec.checkpointing and meter.counts.rows > meter.counts.failed:
         return TimeUp("Time was up.", resume)
-    return JobError("Time was up before a row was done that is kept.", f"Allow more time. {resume}")
+    return JobError(
+        "Time was up before a row was done that is kept.", f"Allow more time. {resume}", code="run.no_progress"
+    )
 
 
 _FIXES = {

@@ -55,6 +55,8 @@ def among(table: pa.Table, limited: Frame, id_col: str, backend: DataBackend) ->
         raise ConfigurationError(
             f"The function for 'pending' made a row with {id_col} = {table[id_col][0].as_py()!r}; `limited` has none.",
             "It may leave rows of `limited` out and change their columns; put others into `limited` or `source`.",
+            code="override.rows",
+            step="pending",
         )
     return backend.from_arrow(table)
 
@@ -121,7 +123,10 @@ def _finished(table: pa.Table, at: int, columns: Columns) -> pa.Table:
 
 def _check_column(table: pa.Table, name: str, what: str) -> None:
     if name not in table.column_names:
-        raise ConfigurationError(f"{what} has no column {name!r}.", f"It has: {', '.join(table.column_names)}.")
+        raise ConfigurationError(
+            f"{what} has no column {name!r}.", f"It has: {', '.join(table.column_names)}.",
+            code="column.missing", column=name, choices=tuple(table.column_names),
+        )  # fmt: skip
 
 
 def table_of(value: Any) -> pa.Table:
@@ -134,10 +139,12 @@ def table_of(value: Any) -> pa.Table:
         table = held_table(value)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise ConfigurationError(
-            f"Cannot convert {named(type(value))} to Arrow: {error}", "Give each of its columns one type."
+            f"Cannot convert {named(type(value))} to Arrow: {error}",
+            "Give each of its columns one type.",
+            code="frame.types",
         ) from None
     if table is None:
-        raise ConfigurationError(f"A {named(type(value))} is no frame.", f"It takes {TAKEN}.")
+        raise ConfigurationError(f"A {named(type(value))} is no frame.", f"It takes {TAKEN}.", code="frame.type")
     return table
 
 

@@ -110,6 +110,7 @@ def functions_of(replacements: Iterable[Callable[..., Any] | ModuleType]) -> dic
             raise ConfigurationError(
                 f"A node is replaced by a function of its name, or by those of a module, not by a {named(type(one))}.",
                 "Values are given as overrides={node: value}.",
+                code="override.function",
             )
     return found
 
@@ -127,20 +128,32 @@ def check(overrides: Overrides, nodes: Mapping[str, PageNode], offered: Iterable
         check_node(name, kinds, known)
     for name, value in overrides.values.items():
         if takes := misfit(kinds[name], value, backend):
-            raise ConfigurationError(f"Node {name!r} cannot be a {named(type(value))}.", f"It takes {takes}.")
+            raise ConfigurationError(
+                f"Node {name!r} cannot be a {named(type(value))}.",
+                f"It takes {takes}.",
+                code="override.type",
+                step=name,
+            )
     made_from: dict[str, Iterable[str]] = dict(inputs)
     for name, function in overrides.functions.items():
         _check_parameters(name, function, kinds, inputs[name], known)
         made_from[name] = _taken(function, known)
         returned = _hints(function).get("return", Any)
         if returned is not Any and (takes := makes_other(kinds[name], returned, backend)):
-            raise ConfigurationError(f"{name}() is to make a {named(returned)}.", f"Node {name!r} takes {takes}.")
+            raise ConfigurationError(
+                f"{name}() is to make a {named(returned)}.",
+                f"Node {name!r} takes {takes}.",
+                code="override.type",
+                step=name,
+            )
     try:
         graphlib.TopologicalSorter(made_from).prepare()
     except graphlib.CycleError as error:
         way = " -> ".join(reversed(error.args[1]))
         raise ConfigurationError(
-            f"A node would be made from itself: {way}.", "A function takes what is before its node."
+            f"A node would be made from itself: {way}.",
+            "A function takes what is before its node.",
+            code="override.cycle",
         ) from None
 
 
@@ -155,8 +168,19 @@ def check_node(name: str, nodes: Iterable[str], inputs: Iterable[str] = ()) -> N
         return
     there = f"Nodes: {', '.join(nodes)}."
     if name in inputs:
-        raise ConfigurationError(f"{name!r} is no node, but an input of the graph.", f"Options go to plan(). {there}")
-    raise ConfigurationError(f"The graph has no node {name!r}.", f"{_near(name, nodes)}{there}")
+        raise ConfigurationError(
+            f"{name!r} is no node, but an input of the graph.",
+            f"Options go to plan(). {there}",
+            code="override.input",
+            step=name,
+        )
+    raise ConfigurationError(
+        f"The graph has no node {name!r}.",
+        f"{_near(name, nodes)}{there}",
+        code="node.unknown",
+        step=name,
+        choices=tuple(nodes),
+    )
 
 
 def _check_parameters(
@@ -167,12 +191,16 @@ def _check_parameters(
             raise ConfigurationError(
                 f"{name}({parameter}): a node takes its inputs by their names.",
                 f"Node {name!r} takes: {', '.join(sorted(replaced)) or 'nothing'}.",
+                code="override.parameter",
+                step=name,
             )
         if parameter.name not in known and parameter.default is parameter.empty:
             raise ConfigurationError(
                 f"{name}({parameter.name}): the graph has neither a node nor an option {parameter.name!r}.",
                 f"{_near(parameter.name, known)}Node {name!r} takes: {', '.join(sorted(replaced)) or 'nothing'}. "
                 f"Nodes: {', '.join(kinds)}.",
+                code="override.parameter",
+                step=name,
             )
 
 
@@ -264,7 +292,12 @@ def _as_asked(value: Any, hint: Any, given: Mapping[str, Any]) -> Any:
 def _in_form(name: str, kind: Any, value: Any, given: Mapping[str, Any]) -> Any:
     backend = value if name == "backend" else given["backend"]
     if misfit(kind, value, backend):
-        raise ConfigurationError(f"{name}() made a {named(type(value))}.", f"Node {name!r} takes {wanted(kind)}.")
+        raise ConfigurationError(
+            f"{name}() made a {named(type(value))}.",
+            f"Node {name!r} takes {wanted(kind)}.",
+            code="override.type",
+            step=name,
+        )
     is_lazy = kind is Frame and isinstance(value, lazy_type(backend))
     if get_origin(kind) in (Iterator, Generator):
         return streamed(kind, value, given["columns"])

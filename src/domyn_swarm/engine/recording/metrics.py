@@ -122,7 +122,7 @@ class Meter:
             allowed = opt("max_errors", self._budget.text)
             message = f"{counts.failed:,} of {counts.rows:,} rows have failed, more than {allowed} allows."
             hint = "The reasons are in the run's parts. Remove the cause, or allow more."
-            raise of_no_node(JobError(message, hint))
+            raise of_no_node(JobError(message, hint, code="run.max_errors", option="max_errors"))
         if self.stop.is_set():
             raise of_no_node(Interrupted("The run was asked to stop."))
 

@@ -225,7 +225,7 @@ class _Warnings(logging.Handler):
 
 
 def _broken(error: BaseException, explained: BaseException) -> Broken:
-    shown = explained if isinstance(explained, SwarmError) else SwarmError(str(explained))
+    shown = explained if isinstance(explained, SwarmError) else SwarmError(str(explained), code="run.failed")
     frames = "" if isinstance(error, SwarmError) else _frames(error)
     return Broken(type(error).__name__, *shown.rendered(COMMAND_LINE), node_of(error), frames, shown.code)
 
