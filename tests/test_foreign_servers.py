@@ -496,9 +496,8 @@ def test_a_key_that_is_wrong_or_missing_is_refused_before_the_run(
     given = ["--api-key-file", "key.txt"] if way == "--api-key-file" else []
     env = {"OPENAI_API_KEY": WRONG_KEY} if way == "OPENAI_API_KEY" else {}
     told = submit(command, llama, *TEXT, *given, env=env, status=2)
-    assert told == (
-        f"Error: --endpoint: {llama.url} cannot be used: GET models: status 401: Invalid API Key\n"
-        "Set DOMYN_SWARM_API_KEY or OPENAI_API_KEY, or name an --api-key-file, with a key that it takes.\n"
+    assert told.splitlines()[0] == (
+        f"Error: --endpoint: {llama.url} cannot be used: GET models: status 401: Invalid API Key"
     )
     assert tree() == before
     assert WRONG_KEY not in told

@@ -306,7 +306,9 @@ def test_clicking_a_node_shows_all_that_is_known_of_it(show: Show, drawn: bool) 
     assert told["Source"].startswith("domyn_dags/job.py:")
     assert (told["Rows in"], told["Rows out"], told["Time"]) == ("120,000", "90,000", "52 ms")
     tab.page.locator("#panel .link", has_text="done").click()
-    assert (selected(tab), facts(tab, "#panel")["Variant"]) == ("done", "resumed")
+    assert selected(tab) == "done"
+    tab.page.locator("#panel .link", has_text="found").click()
+    assert (selected(tab), facts(tab, "#panel")["Variant"]) == ("found", "resumed")
 
 
 def test_the_panel_shows_schema_sample_and_effects(show: Show) -> None:
