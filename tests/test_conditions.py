@@ -224,7 +224,8 @@ def test_an_endpoint_that_refuses_whatever_it_is_asked_leaves_the_rows_to_the_ot
         done = command(*submit([poor.url, rich.url], "--max-concurrency", "4", "--retries", "0"))
         assert len(poor.bodies) <= count + 8
     assert done.returncode == 0, done.stderr
-    assert f"{poor.url} is asked no more in this run: " in done.stderr
+    if count == 0 or status == 402:  # one that has answered is given several chances, more than these rows need
+        assert f"{poor.url} is asked no more in this run: " in done.stderr
 
 
 def test_a_text_for_which_a_key_is_refused_is_its_rows_failure_in_the_end(command: Command) -> None:

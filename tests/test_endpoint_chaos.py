@@ -343,7 +343,7 @@ def test_all_endpoints_die_for_good_and_the_same_command_goes_on_when_they_are_b
         assert process.returncode == 1
         assert f"Error: No endpoint has answered for 1.5 s: {servers[0].url}, {servers[1].url}.\n" in err
         kept = durable(texts)
-        assert "rows of this run are kept in .domyn-swarm/out.parquet. Run the same command again to go on" in err
+        assert "rows of this run are kept in .domyn-swarm/out.parquet. Run the same command again to resume" in err
         assert len(kept) >= 100 - 8
         assert record()["state"] == "failed"
         seen = [server.count() for server in servers]
