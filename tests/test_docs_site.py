@@ -130,11 +130,15 @@ def test_each_public_name_is_in_the_reference(site: Path, module: str) -> None:
     assert [name for name in public if not {f"{module}.{name}", f"domyn_swarm.{name}"} & described] == []
 
 
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, BaseException)
+
+
 def test_each_error_and_each_function_of_a_backend_is_in_the_reference(site: Path) -> None:
     base = importlib.import_module("domyn_swarm.data.backends.base")
     functions = [name for name in vars(base.DataBackend) if not name.startswith("_")]
     wanted = {f"{base.__name__}.DataBackend.{name}" for name in functions}
-    wanted |= {f"domyn_swarm.errors.{name}" for name, value in vars(errors).items() if isinstance(value, type)}
+    wanted |= {f"domyn_swarm.errors.{name}" for name, value in vars(errors).items() if _is_error(value)}
     assert wanted - ids(site / "reference/api.html") == set()
 
 
