@@ -144,7 +144,7 @@ def test_each_error_and_each_function_of_a_backend_is_in_the_reference(site: Pat
 
 def test_each_node_is_described(site: Path) -> None:
     headings = [heading.find(string=True) for heading in parsed(site / "reference/nodes.html").find_all("h2")]
-    assert headings == list(NODES)
+    assert headings == [*NODES, "Inputs"]
 
 
 # As a reader sees it
@@ -175,7 +175,7 @@ def test_the_first_page_says_what_it_is_how_to_run_it_and_what_a_run_looks_like(
 
 def test_search_finds_pages_options_and_names_and_asks_nobody(address: str, browser: Browser) -> None:
     for words, found in {
-        "poisoned": "walkthroughs.html",
+        "LongestTerm": "walkthroughs.html",
         "--max-tpm": "reference/command-line.html#cmdoption-domyn-swarm-job-submit-max-tpm",
         "EmbeddingJob": "reference/api.html#domyn_swarm.jobs.EmbeddingJob",
     }.items():
@@ -188,7 +188,7 @@ def test_search_finds_pages_options_and_names_and_asks_nobody(address: str, brow
 
 
 def test_search_works_from_disk(site: Path, browser: Browser) -> None:
-    tab = browser.open(f"{site.as_uri()}/search.html?q=poisoned")
+    tab = browser.open(f"{site.as_uri()}/search.html?q=LongestTerm")
     tab.page.locator('#search-results a[href^="walkthroughs.html"]').first.wait_for()
 
 
