@@ -74,7 +74,7 @@ class CheckpointStore:
     def for_worker(self, name: str) -> CheckpointStore:
         """This run's store for one of several processes that write parts at once; `name` keeps their parts apart."""
         store = copy.copy(self)
-        vars(store).update(_first=self._first._replace(worker=name))
+        store._first = self._first._replace(worker=name)  # noqa: SLF001 - a copy of our own object
         return store
 
     def done(self, locate: Locate, inputs: InputsNow | None = None) -> DoneRows:

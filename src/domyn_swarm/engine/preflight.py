@@ -1,6 +1,6 @@
-"""The last look before a run writes anything: at what its job asks, and at the engine's cluster.
+"""The last check before a run writes anything: of the endpoints that its job calls, and of the engine's cluster.
 
-A run that stays and one that is sent away go through the same.
+Runs in this process and runs that are submitted to a launcher are checked in the same way.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.planning import RunPlan
 
 
-def looked_around(plan: RunPlan) -> RunPlan:
-    """The plan with what only the endpoints know (the model that will answer) as part of its identity.
+def run_preflight(plan: RunPlan) -> RunPlan:
+    """Check what the run depends on. Returns the plan with the model that will answer as part of its identity.
 
     Raises:
-        SwarmError: with exit status 2, when the run could not go on, or would mix the answers of two models.
+        SwarmError: with exit status 2, when the run cannot work, or would mix the answers of two models.
     """
     before = (RunRecord.load(plan.store.folder) if plan.spec.resume else None) or RunRecord()
     known = {name: value for name, value in before.identity.items() if name in RESOLVED}

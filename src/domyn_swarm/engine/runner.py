@@ -19,7 +19,7 @@ from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.engine.identity import check_identity
 from domyn_swarm.engine.output_writer import is_current
 from domyn_swarm.engine.planning import make_plan
-from domyn_swarm.engine.preflight import looked_around
+from domyn_swarm.engine.preflight import run_preflight
 from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, NullProgress, Progress
 from domyn_swarm.engine.recording.node_stats import Flows
 from domyn_swarm.engine.recording.reporter import Reporter
@@ -81,7 +81,7 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
         plan = make_plan(spec, run_dir, flows, overrides)
         if left_out := summary(one for one in plan.nodes["files"].skipped if one.reason != HIDDEN):
             logger.warning("the input %s leaves out %s", spec.input, left_out)
-        plan = looked_around(plan)
+        plan = run_preflight(plan)
         with locked(plan.store.folder, stop) as lock:
             if spec.resume:
                 check_identity(plan.identity, spec, plan.store, plan.nodes["files"])

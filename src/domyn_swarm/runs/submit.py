@@ -19,7 +19,7 @@ from domyn_swarm.checkpoint.submission import FILE, LOG, Submission
 from domyn_swarm.engine.output_paths import check_outlives
 from domyn_swarm.engine.output_writer import is_current
 from domyn_swarm.engine.planning import make_plan
-from domyn_swarm.engine.preflight import looked_around
+from domyn_swarm.engine.preflight import run_preflight
 from domyn_swarm.engine.recording.run_record import without_secrets
 from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobspec import anchored
@@ -77,7 +77,7 @@ def prepare(spec: JobSpec, placement: Placement) -> PreparedRun:
         )
     placement = launcher.check(placement)
     plan = make_plan(spec)
-    return PreparedRun(looked_around(plan) if launcher.near else plan, placement, launcher)
+    return PreparedRun(run_preflight(plan) if launcher.near else plan, placement, launcher)
 
 
 def check_name_for(spec: JobSpec, wanted: str) -> None:
