@@ -359,6 +359,7 @@ FLAGS = {
     "--output": None,
     "--input-column": None,
     "--output-column": None,
+    "--keep": None,
     "--id-column": "a counter",
     "--limit": None,
     "--output-mode": "append",

@@ -19,7 +19,8 @@ import domyn_swarm
 from domyn_swarm import JobSpec, SwarmError, SwarmJob, make_spec
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.jobs.loading import build_job, job_fields, load_job_class
-from domyn_swarm.jobspec import DEFAULT_JOB, anchored, resolve
+from domyn_swarm.jobspec import DEFAULT_JOB, anchored
+from domyn_swarm.options.resolve import resolve
 from tests.conftest import job
 
 
@@ -352,6 +353,7 @@ EVERYTHING = {
     "output": "out/",
     "input_columns": ["a", "b"],
     "output_columns": ["c"],
+    "keep": ["d"],
     "id_column": "key",
     "limit": 10,
     "output_mode": "io_only",
@@ -365,7 +367,9 @@ EVERYTHING = {
     "ray_address": "auto",
     "endpoints": ["http://localhost:8000/v1", "http://localhost:8001/v1"],
     "model": "large",
+    "models": ["judge=small"],
     "api_key_file": "key",
+    "api_key_files": ["judge=other"],
     "max_concurrency": "auto",
     "max_rpm": 100.0,
     "max_tpm": 1000.0,

@@ -302,7 +302,7 @@ REFUSED = [
         "classes.py:Defaulted",
     ),
     Refused("constructor that refuses", "", "job.fields", {"option": "job_kwargs"}, "classes.py:Choosy"),
-    Refused("job without a class", "", "job.reference", {}, "classes.py"),
+    Refused("job without a class", "", "step.none", {}, "classes.py"),
     Refused("job of an unknown module", "", "job.missing", {}, "nosuch:Job"),
     Refused("job of an unknown file", "", "job.missing", {}, "nosuch.py:Job"),
     Refused("job of an unknown class", "", "job.missing", {}, job("Up")),

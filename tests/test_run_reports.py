@@ -36,7 +36,9 @@ from domyn_swarm.engine.recording import reporter
 from domyn_swarm.engine.recording.command_line import command_of
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError
 from domyn_swarm.jobs.loading import job_fields, load_job_class
-from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec, resolve
+from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec
+from domyn_swarm.options.named import with_named
+from domyn_swarm.options.resolve import resolve
 from domyn_swarm.report.files import report_of
 from domyn_swarm.report.model import Report
 from tests.chaos.damages import truncated
@@ -601,7 +603,8 @@ def command_line_of_submit() -> tuple[typer.Typer, list[JobSpec]]:
 
     def capture(options: dict[str, Any], job: str = typer.Argument(DEFAULT_JOB)) -> None:
         job_class = load_job_class(job)
-        found.append(resolve(job, options, job_class.defaults, job_fields(job_class)))
+        given = with_named(options, of_steps=True)
+        found.append(resolve(job, given, job_class.defaults, job_fields(job_class)))
 
     app = typer.Typer()
     app.command()(with_spec_options(capture))
@@ -626,9 +629,12 @@ Json = st.dictionaries(
     max_size=3,
 )
 Positive, Seconds = st.integers(1, 10**9), st.floats(1e-9, 1e9)
+Named = st.builds("{}={}".format, st.sampled_from(["judge", "_x"]), st.text(st.characters(codec="ascii"), min_size=1))
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "job_kwargs": Json, "input": Words, "output": st.sampled_from(["o.parquet", "a b/ü.parquet", "-x.parquet", "out/"]),
     "input_columns": st.lists(Words, max_size=3), "output_columns": st.lists(Words, max_size=3),
+    "keep": st.lists(Words, max_size=3), "models": st.lists(Named, max_size=2),
+    "api_key_files": st.lists(Named, max_size=2),
     "id_column": st.none() | Words, "limit": st.none() | Positive,
     "output_mode": st.sampled_from(["append", "replace", "io_only"]), "overwrite": st.booleans(),
     "data_backend": st.sampled_from(["pandas", "polars", "ray"]), "native_backend": st.booleans(),

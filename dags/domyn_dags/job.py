@@ -68,9 +68,9 @@ def schema(backend: DataBackend, source: Frame) -> dict[str, str]:
 
 
 @tag(phase="plan")
-def columns(schema: dict[str, str], files: InputFiles, spec: JobSpec) -> Columns:
+def columns(schema: dict[str, str], files: InputFiles, job: SwarmJob, spec: JobSpec) -> Columns:
     """Which columns identify a row, make an item, stand in the output: all of them checked to exist."""
-    return choose_columns(schema, spec, files.hive.names)
+    return choose_columns(schema, spec, files.hive.names, job)
 
 
 @tag(phase="plan")

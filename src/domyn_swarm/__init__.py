@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.runner import RunResult, run
     from domyn_swarm.errors import SwarmError
     from domyn_swarm.jobs.base import SwarmJob
+    from domyn_swarm.jobs.steps.models import Chat, Completion, Embedding
     from domyn_swarm.jobspec import JobSpec, make_spec
     from domyn_swarm.notebook.plan import Plan
     from domyn_swarm.notebook.start import plan
@@ -19,11 +20,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "JobSpec", "Plan", "RunResult", "SwarmError", "SwarmJob", "__version__", "compare", "make_spec", "plan",
-    "run",
+    "Chat", "Completion", "Embedding", "JobSpec", "Plan", "RunResult", "SwarmError", "SwarmJob", "__version__",
+    "compare", "make_spec", "plan", "run",
 ]  # fmt: skip
 
 _HOMES = {
+    "Chat": "domyn_swarm.jobs.steps.models",
+    "Completion": "domyn_swarm.jobs.steps.models",
+    "Embedding": "domyn_swarm.jobs.steps.models",
     "JobSpec": "domyn_swarm.jobspec",
     "Plan": "domyn_swarm.notebook.plan",
     "RunResult": "domyn_swarm.engine.runner",

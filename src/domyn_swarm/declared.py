@@ -18,16 +18,24 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def option(*flags: str, help: str, takes: str = "") -> msgspec.Meta:  # noqa: A002 - msgspec's term
-    """The declaration of an option. `takes` describes its values where its type does not."""
-    return msgspec.Meta(description=help, extra={"flags": flags, "takes": takes})
+def option(*flags: str, help: str, takes: str = "", named: str = "") -> msgspec.Meta:  # noqa: A002 - msgspec's term
+    """The declaration of an option.
+
+    `takes` describes its values where its type does not. `named` is the field for those values of the flag that are
+    given for one model of a job of steps.
+    """
+    return msgspec.Meta(description=help, extra={"flags": flags, "takes": takes, "named": named})
 
 
 class Option(NamedTuple):
-    """A declaration as it is read: flags (`--yes/--no` in one), accepted values if the type does not say, help."""
+    """A declaration as it is read.
+
+    Flags (`--yes/--no` in one), accepted values if the type does not say, the field for values with a name, help.
+    """
 
     flags: tuple[str, ...] = ()
     takes: str = ""
+    named: str = ""
     help: str = ""
 
 

@@ -29,6 +29,7 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # what clocks and locks take
 Grace = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1e300)]
+Named = Annotated[str, msgspec.Meta(pattern=r"^[^\W\d]\w*=.")]
 ErrorBudget = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%$|^\d+$")]
 
 
@@ -38,7 +39,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     Build one with `make_spec`, which validates it; `JobSpec(...)` itself validates nothing.
     """
 
-    job: Annotated[str, option(help="module:Class or path/to/file.py:Class")] = DEFAULT_JOB
+    job: Annotated[
+        str, option(help="module:Class or path/to/file.py:Class; a module or file alone is a job of steps")
+    ] = DEFAULT_JOB
     job_kwargs: Annotated[
         dict[str, Any], option("--job-kwargs", help="JSON object: the job's fields, or options that flags override")
     ] = {}
@@ -51,6 +54,9 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = []
     output_columns: Annotated[
         list[str], option("--output-column", help="Name of an output column; repeat for several")
+    ] = []
+    keep: Annotated[
+        list[str], option("--keep", help="Step that is kept in the output beside the others; repeat for several")
     ] = []
     id_column: Annotated[
         str | None, option("--id-column", help="Column that identifies a row: not null, unique (default: a counter)")
@@ -97,18 +103,34 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         option(
             "--endpoint",
             help="URL of an OpenAI-compatible server, or $ENDPOINT; repeat for several servers with the same model; "
-            "`demo` starts the bundled one",
+            "`demo` starts the bundled one; NAME=URL serves the model NAME of a job of steps",
         ),
     ] = []
     api_key_file: Annotated[
         str | None,
         option(
-            "--api-key-file", help="File that contains the API key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"
+            "--api-key-file",
+            help="File that contains the API key, or NAME=PATH for the model NAME of a job of steps (default: "
+            "$DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)",
+            named="api_key_files",
         ),
     ] = None
-    model: Annotated[str | None, option("--model", help="Model name (default: the first that the endpoint lists)")] = (
-        None
-    )
+    api_key_files: Annotated[
+        list[Named],
+        option("--api-key-file", help="The key files of models of a job of steps", takes="a list of NAME=PATH"),
+    ] = []
+    model: Annotated[
+        str | None,
+        option(
+            "--model",
+            help="Model name, or NAME=MODEL for the model NAME of a job of steps (default: the first that the endpoint "
+            "lists)",
+            named="models",
+        ),
+    ] = None
+    models: Annotated[
+        list[Named], option("--model", help="The models of a job of steps by name", takes="a list of NAME=MODEL")
+    ] = []
     allow_model_change: Annotated[
         bool,
         option(
@@ -238,9 +260,11 @@ def anchored(spec: JobSpec, folder: str = "") -> JobSpec:
     """
     names, folder = ("input", "output", "checkpoint_dir", "api_key_file"), folder or str(Path.cwd())
     paths = {name: _anchored(path, folder) for name in names if (path := getattr(spec, name)) is not None}
-    where, colon, job_class = spec.job.rpartition(":")
+    where, colon, job_class = (spec.job, "", "") if spec.job.endswith(".py") else spec.job.rpartition(":")
     job = f"{_anchored(where, folder)}{colon}{job_class}" if where.endswith(".py") else spec.job
-    return msgspec.structs.replace(spec, **paths, job=job)
+    files = (named.partition("=") for named in spec.api_key_files)
+    keys = [f"{name}={_anchored(path, folder)}" for name, _, path in files]
+    return msgspec.structs.replace(spec, **paths, job=job, api_key_files=keys)
 
 
 def _anchored(path: str, folder: str) -> str:
@@ -304,28 +328,6 @@ def _check_texts(spec: JobSpec) -> None:
         texts = value if isinstance(value, list) else [value]
         if invalid := next((text for text in texts if isinstance(text, str) and not is_text(text)), None):
             raise ConfigurationError(f"{invalid!r} is not UTF-8.", "Rename it.", code="option.not_text", option=name)
-
-
-def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job_fields: frozenset[str]) -> JobSpec:
-    """Merge options: flags override job kwargs, and job kwargs override the job class's defaults.
-
-    A job kwarg that names an option, and not a field of the job, sets that option (`{"max_concurrency": 8}`).
-
-    Raises:
-        ConfigurationError: as `make_spec`, and when `defaults` holds an unknown option.
-    """
-    if unknown := sorted(defaults.keys() - option_names()):
-        raise ConfigurationError(
-            f"Job {job!r}: its defaults hold {unknown[0]!r}, which is not an option.",
-            f"Options: {', '.join(sorted(option_names()))}.",
-            code="job.defaults",
-            path=job,
-        )
-    kwargs = dict(flags.get("job_kwargs") or {})
-    options = option_names() - job_fields
-    from_kwargs = {name: kwargs.pop(name) for name in list(kwargs) if name in options}
-    given = {name: value for name, value in flags.items() if value is not None}
-    return make_spec({**defaults, **from_kwargs, **given, "job": job, "job_kwargs": kwargs})
 
 
 def option_names() -> frozenset[str]:

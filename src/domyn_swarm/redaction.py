@@ -109,7 +109,7 @@ def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def _public_option(name: str, value: Any) -> Any:
     if name in _URLS:
         return public_text(value)
-    if name == "endpoints":
+    if name in ("endpoints", "models", "api_key_files"):
         return [public_text(url) for url in value] if isinstance(value, list) else value
     if name == "job_kwargs":
         return public_fields(value)

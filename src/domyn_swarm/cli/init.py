@@ -39,13 +39,19 @@ def group() -> None:
 def job(
     path: Annotated[str, typer.Argument(metavar="FILE", help="The Python file to write")] = "my_job.py",
     kind: Annotated[
-        Literal["item", "chat"],
-        typer.Option("--kind", help="item: a function applied to each row; chat: a request to a model for each row"),
+        Literal["item", "chat", "steps"],
+        typer.Option(
+            "--kind",
+            help="item: a function applied to each row; chat: a request to a model for each row; steps: several "
+            "functions, each of which makes a column",
+        ),
     ] = "item",
+    steps: Annotated[bool, typer.Option("--steps", help="The same as --kind steps.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Create a small, commented, working job and a sample input, and print the command that runs it."""
+    kind = "steps" if steps else kind
     if not re.fullmatch(r'[^"\\\n]*[\w-]\.py', path) or "://" in path:
         raise ConfigurationError(
             f"{path!r} is not the path of a Python file.",
@@ -64,11 +70,12 @@ def job(
                 option="FILE",
                 path=str(file),
             )
-    reference, output = f"{path}:{_class_name(path)}", f"out/{Path(sample).name}"
+    reference = path if kind == "steps" else f"{path}:{_class_name(path)}"
+    output = f"out/{Path(sample).name}"
     write_whole("FILE", path, _filled(kind, reference, sample, output).encode())
     write_whole("FILE", sample, _rows())
     words = ["domyn-swarm", "job", "submit", reference, "--input", sample, "--output", output]
-    command = shlex.join([*words, *(["--endpoint", "demo"] if kind == "chat" else [])])
+    command = shlex.join([*words, *(["--endpoint", "demo"] if kind != "item" else [])])
     if as_json:
         print_json({"job": path, "sample": sample, "command": command})
     else:
@@ -85,7 +92,7 @@ def _class_name(path: str) -> str:
 def _filled(kind: str, reference: str, sample: str, output: str) -> str:
     text = importlib.resources.files("domyn_swarm.cli.templates").joinpath(f"{kind}.py").read_text(encoding="utf-8")
     replacements = {
-        "my_job.py:MyJob": shlex.quote(reference),
+        ("my_job.py" if kind == "steps" else "my_job.py:MyJob"): shlex.quote(reference),
         "out/my_job.parquet": shlex.quote(output),
         "my_job.parquet": shlex.quote(sample),
         "class MyJob": f"class {reference.rpartition(':')[2]}",

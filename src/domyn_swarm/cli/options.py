@@ -25,7 +25,12 @@ def with_spec_options(command: Callable[..., None], without: Collection[str] = (
     job's defaults can set them. A job `@FILE` names an option file; flags on the command line override it.
     """
     hints = get_type_hints(JobSpec, include_extras=True)
-    fields = {name: hint for name, hint in hints.items() if option_of(JobSpec, name).flags and name not in without}
+    named = {option_of(JobSpec, name).named for name in hints}  # their values come with another field's flag
+    fields = {
+        name: hint
+        for name, hint in hints.items()
+        if option_of(JobSpec, name).flags and name not in without and name not in named
+    }
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
 
     def called(context: typer.Context, **values: Any) -> None:
@@ -95,6 +100,7 @@ def _json_object(name: str, text: str) -> dict[str, Any]:
 def _annotation(name: str, hint: Any) -> Any:
     takes = option_of(JobSpec, name).takes
     kind, metavar = (str, takes) if takes else _typer_type(get_args(hint)[0])
+    kind = list[str] if option_of(JobSpec, name).named else kind
     return Annotated[kind | None, typer_option(JobSpec, name, metavar=metavar)]
 
 

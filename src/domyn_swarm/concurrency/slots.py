@@ -28,10 +28,14 @@ _ROW: ContextVar[Row] = ContextVar("row")
 class Row:
     """Whoever holds one slot, with all tasks that it starts: how many of them wait for something else.
 
-    `held` are the bytes of large answers that came for the row in hand.
+    `held` are the bytes of large answers that came for the row in hand; those of the calls that a row makes at once,
+    each with a slot of its own, count for the `whole` row.
     """
 
     away = held = 0
+
+    def __init__(self, whole: Row | None = None) -> None:
+        self.whole = whole or self
 
 
 class Halted(BaseException):
@@ -66,9 +70,9 @@ class ConcurrencyLimiter:
         """Make these the slots of the current context and of all tasks that it starts."""
         _CURRENT.set(self)
 
-    def enter_row(self) -> Row:
-        """Make the current context, and all tasks that it starts, one holder of one slot."""
-        row = Row()
+    def enter_row(self, whole: Row | None = None) -> Row:
+        """Make the current context, and all tasks that it starts, one holder of one slot; a part of the row `whole`."""
+        row = Row(whole)
         _ROW.set(row)
         return row
 
@@ -188,6 +192,7 @@ async def reserve(size: int) -> None:
     row, limiter = _ROW.get(None), _CURRENT.get(None)
     if row is None or limiter is None:
         return
+    row = row.whole
     first = not row.held
     row.held += size
     if not first:
@@ -204,6 +209,11 @@ def rejected() -> None:
     """Tell whoever makes the calls that the server asked for fewer."""
     if (limiter := _CURRENT.get(None)) is not None:
         limiter.rejected()
+
+
+def current_row() -> Row | None:
+    """The row that this is called for."""
+    return _ROW.get(None)
 
 
 def current() -> ConcurrencyLimiter | None:

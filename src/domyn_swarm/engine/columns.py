@@ -11,6 +11,7 @@ from domyn_swarm.errors import ConfigurationError, DataError, opt
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobspec import JobSpec
 
 
@@ -40,8 +41,10 @@ class Columns:
         return list(dict.fromkeys([self.id, *self.kept]))
 
 
-def choose_columns(schema: Mapping[str, str], spec: JobSpec, folders: Sequence[str] = ()) -> Columns:
-    """The columns that `spec` asks for, or that are plain from the input's `schema`.
+def choose_columns(
+    schema: Mapping[str, str], spec: JobSpec, folders: Sequence[str] = (), job: SwarmJob | None = None
+) -> Columns:
+    """The columns that `spec` asks for, or that are plain from the input's `schema`; `job` may check them, too.
 
     `folders` are those that stand in the names of folders: they are inputs of the job only if they are asked for.
 
@@ -54,6 +57,8 @@ def choose_columns(schema: Mapping[str, str], spec: JobSpec, folders: Sequence[s
             "the input has no columns.", "Name files whose rows have some.", code="input.empty", option="input"
         )
     check_names(schema)
+    if job is not None:
+        job.check_columns(schema, spec)
     id_col = check_id_column(schema, spec.id_column)
     inputs = check_input_columns(schema, spec.input_columns, spec.id_column, folders)
     kept = check_kept_columns(schema, spec.output_mode, spec.output_columns, id_col, inputs)

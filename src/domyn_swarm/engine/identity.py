@@ -15,8 +15,9 @@ from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.engine.graph.code_digest import code_digest
 from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError, opt
-from domyn_swarm.jobs.base import MODEL, RESOLVED, REVISION
+from domyn_swarm.jobs.base import CODE, MODEL, REVISION, is_resolved, of_model
 from domyn_swarm.jobs.loading import stands_in_no_file
+from domyn_swarm.jobs.steps.names import spec_for as spec_of_model
 from domyn_swarm.redaction import holds_reference, public_fields
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ Listed: TypeAlias = "list[tuple[str, int | None, str]]"
 """Name, rows and digest of each file of an input."""
 IDENTITY = ("input_columns", "output_columns", "id_column", "model")
 """Options that change what a row's output is: parts made under others of these do not belong to the job."""
-CODE = "code"
 FILES_LISTED = 1000
 """Most files of the input that a run writes down, to tell later which have changed."""
 VALUE_CHARS = 200
@@ -47,11 +47,15 @@ def identity_of(spec: JobSpec, job: SwarmJob, overrides: Overrides = NOTHING) ->
         ConfigurationError: the job does not say what it is.
     """
     where, _, name = spec.job.rpartition(":")
-    identity = {"job": f"{PurePath(where).name}:{name}", **{name: getattr(spec, name) for name in IDENTITY}}
+    identity = {
+        "job": f"{PurePath(where).name}:{name}" if where else PurePath(name).name,
+        **{name: getattr(spec, name) for name in IDENTITY},
+    }
     # A job with an `__init__` of its own has no fields that could be asked.
     kwargs = {} if "__dataclass_fields__" in vars(type(job)) else spec.job_kwargs
     identity |= {"filters": spec.backend_read_kwargs.get("filters")}
     identity |= {CODE: code_digest(type(job))} if stands_in_no_file(type(job)) else {}
+    identity |= job.facts(spec)
     identity |= {f"{NODE}{name}": f"replaced by {digest}" for name, digest in overrides.identity.items()}
     try:
         own = {**kwargs, **job.identity()}
@@ -97,7 +101,7 @@ def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore
     )
     before = _public(record.identity)
     if changed := _changed(before, now, spec):
-        if set(changed) <= set(RESOLVED):
+        if all(map(is_resolved, changed)):
             ways_out += f" {opt('allow_model_change', True)} resumes from the rows that are there."
         lines = [_difference(name, before, now) for name in changed]
         raise CheckpointError(
@@ -152,20 +156,27 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec) -
     changed = [
         name
         for name in {**before, **now}
-        if name not in RESOLVED and before.get(name) != now.get(name) and (name in before or (before and name in given))
+        if not is_resolved(name)
+        and before.get(name) != now.get(name)
+        and (name in before or (before and name in given))
     ]
-    return changed if spec.allow_model_change or not before else [*changed, *_changed_model(before, now, spec)]
+    if spec.allow_model_change or not before:
+        return changed
+    names = dict.fromkeys(fact.partition(" ")[2] for fact in {**before, **now} if is_resolved(fact))
+    return [*changed, *(fact for name in names for fact in _changed_model(before, now, spec, name))]
 
 
-def _changed_model(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec) -> list[str]:
-    """MODEL or REVISION if they differ. What is not known, as when the endpoints were not asked, differs from nothing.
+def _changed_model(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec, name: str) -> list[str]:
+    """What of the model `name` differs, if anything. What is not known, as without a preflight, differs from nothing.
 
     Several replicas may tell several revisions: the model is the same as long as none is new.
     """
-    if MODEL in before and before[MODEL] != now.get(MODEL) and (spec.model or (before[MODEL] and now.get(MODEL))):
-        return [MODEL]
-    then, here = before.get(REVISION) or [], now.get(REVISION) or []
-    return [REVISION] if then and here and not set(here) <= set(then) else []
+    model, revision = of_model(MODEL, name), of_model(REVISION, name)
+    wanted = spec_of_model(spec, name).model
+    if model in before and before[model] != now.get(model) and (wanted or (before[model] and now.get(model))):
+        return [model]
+    then, here = before.get(revision) or [], now.get(revision) or []
+    return [revision] if then and here and not set(here) <= set(then) else []
 
 
 def _record_in_parts(store: CheckpointStore) -> RunRecord:
@@ -178,6 +189,9 @@ def _difference(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
     """A line about what differs; digests of code say nothing to anybody."""
     if name == CODE and name in before and name in now:
         return f"  the code of {now['job'].rpartition(':')[2]} has changed"
+    if name.startswith(f"{CODE} of "):
+        what = "has changed" if name in before and name in now else "is new" if name in now else "is not used any more"
+        return f"  the step {name.removeprefix(f'{CODE} of ')} {what}"
     return f"  {name}: {_shown(before, name)}, now {_shown(now, name)}"
 
 

@@ -140,7 +140,5 @@ def _check_pending(nodes: Mapping[str, Any], overrides: Overrides) -> None:
 
 def with_columns_of(job: SwarmJob, spec: JobSpec) -> JobSpec:
     """`spec` with the job's own columns where it names none."""
-    inputs, outputs = job.default_columns()
-    return msgspec.structs.replace(
-        spec, input_columns=spec.input_columns or list(inputs), output_columns=spec.output_columns or list(outputs)
-    )
+    inputs, outputs = job.columns(spec)
+    return msgspec.structs.replace(spec, input_columns=inputs, output_columns=outputs)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.engine.identity import check_identity
-from domyn_swarm.jobs.base import RESOLVED, REVISION
+from domyn_swarm.jobs.base import REVISION, is_resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ def run_preflight(plan: RunPlan) -> RunPlan:
         SwarmError: with exit status 2, when the run cannot work, or would mix the answers of two models.
     """
     before = (RunRecord.load(plan.store.folder) if plan.spec.resume else None) or RunRecord()
-    known = {name: value for name, value in before.identity.items() if name in RESOLVED}
+    known = {name: value for name, value in before.identity.items() if is_resolved(name)}
     if plan.pending:
         found = dict(plan.job.preflight(plan.spec) or {})
         plan = replace(plan, identity={**plan.identity, **found})
@@ -41,5 +41,9 @@ def run_preflight(plan: RunPlan) -> RunPlan:
 
 def _with_other_replicas(identity: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:
     """A replica that is away just now has not changed its model: what it said before still counts."""
-    now, then = identity.get(REVISION) or [], known.get(REVISION) or []
-    return {**identity, REVISION: then} if set(now) <= set(then) else identity
+    revisions = {
+        fact: then
+        for fact, then in known.items()
+        if fact.partition(" ")[0] == REVISION and set(identity.get(fact) or []) <= set(then or [])
+    }
+    return {**identity, **revisions}

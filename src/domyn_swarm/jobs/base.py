@@ -6,12 +6,26 @@ import dataclasses
 from collections.abc import Mapping, Sequence  # noqa: TC003 - the annotations of fields are evaluated
 from typing import TYPE_CHECKING, Any, ClassVar, cast, dataclass_transform
 
+from domyn_swarm.errors import ConfigurationError, opt
+
 if TYPE_CHECKING:
     from domyn_swarm.jobspec import JobSpec
     from domyn_swarm.telemetry.counts import Counts
 
-MODEL, REVISION = RESOLVED = ("model", "model_revision")
-"""What is part of a job's identity and may only be known from the endpoints."""
+CODE = "code"
+"""What the digest of a job's code is called in its identity; of steps, with their names: `code of answer`."""
+MODEL, REVISION = ("model", "model_revision")
+"""What is part of a job's identity and may only be known from the endpoints; of several models, with their names."""
+
+
+def of_model(fact: str, name: str) -> str:
+    """What MODEL or REVISION is called of the model `name`: `model judge`, and plain `model` of the one without."""
+    return f"{fact} {name}".strip()
+
+
+def is_resolved(fact: str) -> bool:
+    """Whether a part of an identity may only be known from the endpoints."""
+    return fact.partition(" ")[0] in (MODEL, REVISION)
 
 
 @dataclass_transform(kw_only_default=True)
@@ -61,6 +75,38 @@ class SwarmJob:
     def default_columns(self) -> tuple[Sequence[str], Sequence[str]]:
         """The input and the output columns when none are named: the class's, unless the fields say otherwise."""
         return self.input_columns, self.output_columns
+
+    def columns(self, spec: JobSpec) -> tuple[list[str], list[str]]:
+        """The input and the output columns of a run: those that `spec` names, else the job's own.
+
+        Raises:
+            ConfigurationError: an option cannot be used with this job.
+        """
+        for option in ("keep", "models", "api_key_files"):
+            if getattr(spec, option):
+                raise ConfigurationError(
+                    f"{spec.job} has no steps.",
+                    f"Leave {opt(option)} out: it is for a module of functions.",
+                    code="option.conflict",
+                    option=option,
+                )
+        inputs, outputs = self.default_columns()
+        return spec.input_columns or list(inputs), spec.output_columns or list(outputs)
+
+    def check_columns(self, schema: Mapping[str, str], spec: JobSpec) -> None:
+        """Refuse an input whose columns, with their types in `schema`, are not what the job takes.
+
+        Raises:
+            DataError: they are not.
+        """
+
+    def facts(self, spec: JobSpec) -> Mapping[str, Any]:
+        """What else decides the outputs under the options of `spec`, by names for messages (`code of answer`)."""
+        return {}
+
+    def payload(self, item: Any) -> Any:
+        """What `transform_item` gets for `item`, each time that the row is tried."""
+        return item
 
     def identity(self) -> Mapping[str, Any]:
         """What of the job decides its outputs: its fields. Rows that were made under other values are not resumed.

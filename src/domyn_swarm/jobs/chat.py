@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobs.contents import text_of
 from domyn_swarm.jobs.endpoint import EndpointJob, ItemError
-from domyn_swarm.jobs.json_schema import Content, Structure, StructureError, schema_of
+from domyn_swarm.jobs.json_schema import Content, Structure, schema_of
 from domyn_swarm.jobs.messages import Shape, messages_of, shown_in_prompt
 from domyn_swarm.jobs.replies import ReplyColumns, choices_of, counting, judged_by_text, together
+from domyn_swarm.jobs.second_request import fitting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -182,23 +183,11 @@ class ChatCompletionJob(ChatJob):
         self, messages: list[dict[str, Any]], answer: Answer, choices: list[dict[str, Any]]
     ) -> tuple[list[Any], Answer, list[dict[str, Any]]]:
         """The choices as data; when they do not fit, those of a second answer."""
-        found: list[Any] = []
-        try:
-            found.extend(map(self._parsed, choices))  # up to the one that does not fit
-            return found, answer, choices
-        except StructureError as error:
-            if any(choice.get("finish_reason") == "length" for choice in choices):  # another would be cut off, too
-                raise StructureError(f"{error} (it was cut off: finish_reason 'length')", answer.attempts) from None
-            back = f"That cannot be used: {error}. Answer again, with JSON that fits the schema and nothing else."
-        said = {"role": "assistant", "content": text_of(choices[len(found)])}
-        with counting([answer]):
-            second, choices = await self.chat([*messages, said, {"role": "user", "content": back}], **self._format)
-            try:
-                contents = list(map(self._parsed, choices))
-            except StructureError as error:
-                error.attempts = second.attempts
-                raise
-        return contents, together([answer, second]), choices
+
+        async def again(messages: list[dict[str, Any]]) -> tuple[Answer, list[dict[str, Any]]]:
+            return await self.chat(messages, **self._format)
+
+        return await fitting(self._parsed, again, messages, answer, choices)
 
     def _parsed(self, choice: dict[str, Any]) -> Content:
         assert self._structure is not None  # noqa: S101 - it is what the content is held against

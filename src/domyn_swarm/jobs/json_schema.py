@@ -6,15 +6,15 @@ import importlib
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import msgspec
 
 from domyn_swarm.endpoint.json_reader import NOT_JSON
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
 from domyn_swarm.jobs.contents import data_in
-from domyn_swarm.jobs.loading import find_in_working_folder
 from domyn_swarm.jobs.schema_types import SchemaTypes
+from domyn_swarm.jobs.working_folder import find_in_working_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,16 +42,17 @@ class Content(NamedTuple):
 class Structure:
     """A JSON schema as request parameter, as check, and as the types of columns.
 
-    `given` is the schema itself, the path of a file that holds it (`.json`), or a pydantic model as `module:Class`.
-    When one of `columns`, the names of output columns, is a property, `self.columns` are the properties. Those of a
-    model go by the names of its fields; the aliases, which the server is asked for, are in `self.aliases`.
+    `given` is the schema itself, the path of a file that holds it (`.json`), or a pydantic model: the class, or its
+    name as `module:Class`. When one of `columns`, the names of output columns, is a property, `self.columns` are the
+    properties. Those of a model go by the names of its fields; the aliases, which the server is asked for, are in
+    `self.aliases`.
 
     Raises:
         ConfigurationError: it is none of them, or no valid schema.
         MissingDependencyError: the validator is not installed.
     """
 
-    def __init__(self, given: dict[str, Any] | str, columns: Sequence[str] = ()) -> None:
+    def __init__(self, given: dict[str, Any] | str | type, columns: Sequence[str] = ()) -> None:
         model = _model(given)
         schema = schema_of(given)
         title = str(schema.get("title", "")) or "answer"
@@ -64,34 +65,51 @@ class Structure:
         properties = self.types.properties
         self.columns = tuple(properties) if properties.keys() & set(columns) else ()
 
-    def parsed(self, text: str, parts: Sequence[str], *, whole: bool) -> Content:
-        """The data that `text` holds: the properties `parts`, and all of it if `whole` is wanted.
+    def checked(self, text: str) -> Any:
+        """The data that `text` holds, as it is.
 
         Raises:
-            StructureError: it is no JSON, does not fit the schema, or what it holds does not fit a column.
+            StructureError: it is no JSON, or does not fit the schema.
         """
         try:
             value = data_in(text)
         except NOT_JSON as error:
             raise StructureError(f"the answer is not JSON: {error}") from None
         try:
-            fit = self._check(value)
+            return self._check(value)
+        except ValueError as error:
+            raise _unfit(error) from None
+
+    def parsed(self, text: str, parts: Sequence[str], *, whole: bool) -> Content:
+        """The data that `text` holds: the properties `parts`, and all of it if `whole` is wanted.
+
+        Raises:
+            StructureError: it is no JSON, does not fit the schema, or what it holds does not fit a column.
+        """
+        fit = self.checked(text)
+        try:
             if self.columns and not isinstance(fit, dict):
                 raise ValueError("it is no object")
             stored = {name: self.types.properties[name].stored(fit.get(name)) for name in parts}
             return Content(self.types.whole.stored(fit) if whole else None, stored)
         except ValueError as error:
-            raise StructureError(f"the answer does not fit the schema: {str(error)[:ERROR_CHARS]}") from None
+            raise _unfit(error) from None
 
 
-def schema_of(given: dict[str, Any] | str) -> dict[str, Any]:
+def _unfit(error: ValueError) -> StructureError:
+    return StructureError(f"the answer does not fit the schema: {str(error)[:ERROR_CHARS]}")
+
+
+def schema_of(given: dict[str, Any] | str | type) -> dict[str, Any]:
     """The JSON schema that `given` is or names.
 
     Raises:
         ConfigurationError: it is none.
     """
     model: Any = _model(given)
-    return _schema_of_model(model) if model else _schema(given)
+    if model:
+        return _schema_of_model(model)
+    return _schema(cast("dict[str, Any] | str", given))
 
 
 def _schema_of_model(model: Any, **options: Any) -> dict[str, Any]:
@@ -117,8 +135,10 @@ def _aliases(model: Any) -> dict[str, str]:
     return {alias: name for alias, name in found.items() if alias not in model.model_fields}
 
 
-def _model(reference: dict[str, Any] | str) -> Any:
-    """The pydantic model that `reference` names; None when it is a schema, or the path of one."""
+def _model(reference: dict[str, Any] | str | type) -> Any:
+    """The pydantic model that `reference` is or names; None when it is a schema, or the path of one."""
+    if isinstance(reference, type):
+        return _checked_model(reference, reference.__qualname__)
     if isinstance(reference, dict) or reference.endswith(".json"):
         return None
     where, _, name = reference.partition(":")
@@ -133,9 +153,13 @@ def _model(reference: dict[str, Any] | str) -> Any:
             option="job_kwargs",
             path=reference,
         ) from None
+    return _checked_model(model, reference)
+
+
+def _checked_model(model: Any, name: str) -> Any:
     if not hasattr(model, "model_json_schema"):
         raise ConfigurationError(
-            f"`schema` {reference!r} is no pydantic model.",
+            f"`schema` {name!r} is no pydantic model.",
             "Name a BaseModel.",
             code="schema.invalid",
             option="job_kwargs",

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import msgspec
 
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.errors import ConfigurationError, SwarmError
 from domyn_swarm.jobs.base import SwarmJob
+from domyn_swarm.jobs.working_folder import SENT_ALONG, find_in_working_folder
 from domyn_swarm.redaction import resolved
 
 if TYPE_CHECKING:
@@ -25,11 +26,10 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-SENT_ALONG = "DOMYN_SWARM_SENT_JOB"
-"""The variable that names, where a run was sent, the copy of the job's file, or of the folder that has its module."""
-
 _LIVE: weakref.WeakValueDictionary[str, type[SwarmJob]] = weakref.WeakValueDictionary()
 """Classes that no import finds, like those of a function's body, by the references that name them."""
+_STEPS: dict[str, Any] = {}
+"""Classes of modules of steps, by the references that name them."""
 
 
 def reference_to(job_class: type[SwarmJob]) -> str:
@@ -61,17 +61,30 @@ def is_known_here_only(job_class: type[SwarmJob]) -> bool:
     return stands_in_no_file(job_class) or job_class.__module__ == "__main__" or "<locals>" in job_class.__qualname__
 
 
+def is_module(reference: str) -> bool:
+    """Whether `reference` names a module or a file alone, whose functions are the job's steps."""
+    return ":" not in reference
+
+
+def module_in(reference: str) -> str:
+    """The module or file that `reference` names."""
+    return reference if is_module(reference) else reference.rpartition(":")[0]
+
+
 def load_job_class(reference: str) -> type[SwarmJob]:
-    """Import the class that `reference` names.
+    """Import the class that `reference` names; for a module alone, the job of its functions.
 
     Raises:
-        ConfigurationError: the module, file or class does not exist, or is no concrete SwarmJob.
+        ConfigurationError: the module, file or class does not exist, or is no concrete SwarmJob, or a module has no
+            steps.
     """
+    if is_module(reference):
+        return _job_of_steps(reference)
     where, _, name = reference.rpartition(":")
     if not where or not name:
-        hint = "Write module:Class or path/to/file.py:Class."
+        hint = "Write module:Class or path/to/file.py:Class, or the module or file alone for a job of steps."
         raise ConfigurationError(f"Job {reference!r} names no class.", hint, code="job.reference", path=reference)
-    module = _load_file(where, reference) if where.endswith(".py") else _load_module(where, reference)
+    module = _load(where, reference)
     job_class: Any = getattr(module, name, None) or _LIVE.get(reference)
     if job_class is None:
         jobs = f"Jobs there: {_listed(_jobs_in(module))}."
@@ -85,6 +98,22 @@ def load_job_class(reference: str) -> type[SwarmJob]:
     _check_members(job_class, reference)
     checked: type[SwarmJob] = job_class
     return checked
+
+
+def _job_of_steps(reference: str) -> type[SwarmJob]:
+    from domyn_swarm.jobs.steps.job import steps_class  # noqa: PLC0415 - for jobs of steps only
+
+    # Modifiers come from Hamilton, which would import polars wherever that is installed.
+    os.environ.setdefault("HAMILTON_AUTOLOAD_EXTENSIONS", "0")
+    module = _load(reference, reference)
+    known = _STEPS.get(reference)
+    if known is None or known.module is not module:
+        known = _STEPS[reference] = steps_class(module, reference, _jobs_in(module))
+    return known
+
+
+def _load(where: str, reference: str) -> ModuleType:
+    return _load_file(where, reference) if where.endswith(".py") else _load_module(where, reference)
 
 
 def _check_members(job_class: type[SwarmJob], reference: str) -> None:
@@ -133,6 +162,8 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
         if "__dataclass_fields__" in vars(job_class):
             return msgspec.convert(dict(kwargs), job_class)
         return job_class(**kwargs)  # it has an __init__ of its own, which takes the values as JSON gives them
+    except SwarmError:
+        raise
     except msgspec.ValidationError as error:
         raise ConfigurationError(
             f"{name} cannot be made: {error}.", "Fix the JSON.", code="job.fields", option="job_kwargs"
@@ -214,20 +245,6 @@ def _load_module(name: str, reference: str) -> ModuleType:
         raise _import_refusal(reference, error) from error
     except (Exception, SystemExit) as error:
         raise _import_refusal(reference, error) from error
-
-
-def find_in_working_folder(module: str) -> None:
-    """Put the working folder, or what was sent along instead, in front of `sys.path` if the module is there."""
-    sent = os.environ.get(SENT_ALONG)
-    folder, top = Path(sent or Path.cwd()).resolve(), module.partition(".")[0]
-    if str(folder) in sys.path or (not sent and "" in sys.path) or (not sent and top in sys.modules):
-        return
-    if not top.isidentifier():  # no file holds it, and a pattern or a path made of it would find others
-        return
-    package = folder / top
-    is_there = any(folder.glob(f"{top}.*")) or (package / "__init__.py").is_file()
-    if sent or is_there or (package.is_dir() and importlib.util.find_spec(top) is None):
-        sys.path.insert(0, str(folder))  # a console script has its own folder there instead
 
 
 def _import_refusal(reference: str, error: BaseException) -> ConfigurationError:

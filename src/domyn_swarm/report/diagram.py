@@ -107,7 +107,7 @@ def page_of(graph: Graph, picture: str | None) -> str:
         picture=drawn,
         config=config,
         inputs=f"<h2>Inputs</h2><dl>{inputs}</dl>" if inputs else "",
-        cards="\n".join(map(_card, _of(graph, "node"))),
+        cards="\n".join(map(_card, _of(graph, "node", "step"))),
     )
 
 
@@ -116,8 +116,8 @@ def _drawn(graph: Graph) -> list[Node]:
     return [node for node in graph.nodes if node.kind != "config"]
 
 
-def _of(graph: Graph, kind: str) -> list[Node]:
-    return [node for node in graph.nodes if node.kind == kind]
+def _of(graph: Graph, *kinds: str) -> list[Node]:
+    return [node for node in graph.nodes if node.kind in kinds]
 
 
 def _choices(graph: Graph) -> str:

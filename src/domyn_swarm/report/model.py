@@ -10,7 +10,7 @@ from domyn_swarm.checkpoint.records import check_moment
 from domyn_swarm.checkpoint.run_record import RunState  # noqa: TC001 - msgspec evaluates the annotations
 
 NodeState = Literal["waiting", "running", "done", "failed", "stopped"]
-Effect = Literal["reads input", "calls job", "writes record", "writes parts", "writes output"]
+Effect = Literal["reads input", "calls job", "calls model", "writes record", "writes parts", "writes output"]
 
 
 class Node(msgspec.Struct):
@@ -18,7 +18,8 @@ class Node(msgspec.Struct):
 
     Attributes:
         name: The node's name.
-        kind: Whether it is computed, an input (the job, an option), or configuration that selects variants.
+        kind: Whether it is computed, a step of the job, an input (the job, an option), or configuration that selects
+            variants.
         variant: The selected variant (`generated` of `identified__generated`).
         where: The location of its function (`domyn_dags/job.py:57`).
         inputs: The names of the nodes that it depends on.
@@ -29,7 +30,7 @@ class Node(msgspec.Struct):
     """
 
     name: str
-    kind: Literal["node", "input", "config"] = "node"
+    kind: Literal["node", "step", "input", "config"] = "node"
     type: str = ""
     variant: str = ""
     doc: str = ""

@@ -286,14 +286,16 @@ def _entry_lines(finding: PartEntry, *, counts: bool) -> Iterator[str]:
     if finding.failure is not None:
         tried = f"after {finding.failure['attempts']} attempt(s)"
         yield f"failed    {finding.failure['type']} {tried}: {finding.failure['message']}"
-        return
+        if all(value is None for value in finding.outputs.values()):
+            return
     yield "outputs"
     for name, value in finding.outputs.items():
         yield f"  {name}: {_shown(value)}"
 
 
 def _exchange_lines(entry: Any) -> Iterator[str]:
-    yield f"request   POST {entry.path}" + (" (shared with an identical request)" if entry.shared else "")
+    step = f" of step {entry.step}" if entry.step else ""
+    yield f"request   POST {entry.path}{step}" + (" (shared with an identical request)" if entry.shared else "")
     if entry.request is not None:
         yield f"  {_shown(entry.request)}"
     for number, attempt in enumerate(entry.attempts, 1):

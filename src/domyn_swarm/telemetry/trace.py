@@ -10,7 +10,7 @@ import re
 import time
 import traceback
 from contextvars import ContextVar
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
 import msgspec
@@ -25,6 +25,8 @@ TRACEBACK_CHARS = 2000
 SHAPE_CHARS = 160
 OTHERS = "other messages"
 """What rows of a run's many kinds have in common from some number of kinds on."""
+_STEPS = str(Path(__file__).parents[1] / "jobs" / "steps")
+"""What runs the steps of a row stands between a user's frames and ours."""
 _PLACE = re.compile(r'File "([^"]+)", (line \d+, in \S+)')
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
 
@@ -41,7 +43,7 @@ class Attempt(msgspec.Struct, omit_defaults=True, gc=False):
 
 
 class Exchange(msgspec.Struct, omit_defaults=True, gc=False):
-    """A request, its tries, and the answer: `request` as it was sent, `response` as it was read.
+    """A request, its tries, and the answer: `request` as it was sent, `response` as it was read, `step` who asked.
 
     Both are JSON in bytes while they are gathered: one object each, and not the many of an answer. With `shared`
     another row had asked the same, and its answer was taken.
@@ -52,10 +54,17 @@ class Exchange(msgspec.Struct, omit_defaults=True, gc=False):
     attempts: list[Attempt] = []
     response: Any = None
     shared: bool = False
+    step: str = ""
 
 
 Log: TypeAlias = list[Attempt | Exchange]
 _log: ContextVar[Log | None] = ContextVar("domyn_swarm_trace", default=None)
+_step: ContextVar[str] = ContextVar("domyn_swarm_step", default="")
+
+
+def enter_step(name: str) -> None:
+    """Let requests that this context sends from here on be those of the step `name`."""
+    _step.set(name)
 
 
 def start() -> Log:
@@ -67,7 +76,7 @@ def start() -> Log:
 
 def exchange(path: str, request: bytes) -> Exchange:
     """A request that is sent for the row; `request` is JSON."""
-    sent = Exchange(path, request, [])
+    sent = Exchange(path, request, [], step=_step.get())
     if (log := _log.get()) is not None:
         log.append(sent)
     return sent
@@ -76,7 +85,7 @@ def exchange(path: str, request: bytes) -> Exchange:
 def shared(path: str, request: bytes, response: Any) -> None:
     """A request that another row had sent already."""
     if (log := _log.get()) is not None:
-        log.append(Exchange(path, request, [], response, shared=True))
+        log.append(Exchange(path, request, [], response, shared=True, step=_step.get()))
 
 
 def failed(log: Log, error: BaseException) -> None:
@@ -96,7 +105,8 @@ def _text_of(error: BaseException) -> str:
 
 def _frames_of(error: BaseException) -> str:
     """The last frames, which are the user's; those above are the program's own."""
-    frames = traceback.extract_tb(error.__traceback__)[1:][-FRAMES:]
+    inner = traceback.extract_tb(error.__traceback__)[1:]
+    frames = [frame for frame in inner if not frame.filename.startswith(_STEPS)][-FRAMES:]
     return storable("".join(traceback.format_list(frames))[-TRACEBACK_CHARS:])
 
 

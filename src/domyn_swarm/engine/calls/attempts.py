@@ -11,7 +11,7 @@ from domyn_swarm.concurrency.retry import backoff, is_overload, is_retryable
 from domyn_swarm.concurrency.slots import Halted
 from domyn_swarm.endpoint.tries import Tries
 from domyn_swarm.engine.calls.call_pace import CallPace
-from domyn_swarm.engine.calls.outputs import Failure
+from domyn_swarm.engine.calls.outputs import Failure, explained
 from domyn_swarm.errors import JobError
 from domyn_swarm.telemetry import trace
 
@@ -89,7 +89,7 @@ class Attempts:
             if self._is_condition(error, ticket, tries, log):
                 await self._pace.pause(error, tries)
             elif self._is_final(error, attempts, tries, log):
-                return Failure.of(error, attempts)
+                return explained(Failure.of(error, attempts), payload)
             else:
                 if is_overload(error):
                     self._limiter.rejected()
@@ -148,7 +148,7 @@ class Attempts:
                 wait = 0.0
                 if not self._is_condition(error, ticket, tries, log):
                     if self._is_final(error, attempts, tries, log):
-                        return Failure.of(error, attempts)
+                        return explained(Failure.of(error, attempts), payload)
                     wait = backoff(attempts - tries.refusals, error)
                 if self._halted.wait(wait) or self._stop.is_set():
                     raise Halted from None

@@ -34,6 +34,7 @@ from domyn_swarm.engine.calls.output_types import (
     union,
     without_empty_dicts,
 )
+from domyn_swarm.jobs.steps.row import StepRow
 from domyn_swarm.masking import masked
 from domyn_swarm.storage.texts import safe_repr, storable
 
@@ -42,14 +43,20 @@ if TYPE_CHECKING:
 
 MESSAGE_CHARS = 2000
 
+_OF_A_FAILURE = [field.name for field in FAILURE_TYPE]
+
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a row has no output: the error's type and message, and how often it was tried."""
+    """Why a row has no output: the error's type and message, and how often it was tried.
+
+    `values` are those of the output columns that it has nonetheless, None for the others.
+    """
 
     type: str
     message: str
     attempts: int = 1
+    values: tuple[Any, ...] | None = None
 
     @classmethod
     def of(cls, error: BaseException, attempts: int = 1) -> Failure:
@@ -61,6 +68,11 @@ class Failure:
         message = storable(message[:MESSAGE_CHARS])
         tried = getattr(error, "attempts", None)
         return cls(type(error).__name__, message, tried if isinstance(tried, int) and tried > attempts else attempts)
+
+
+def explained(failure: Failure, payload: Any) -> Failure:
+    """`failure` of the row `payload`, with what that knows of it."""
+    return payload.explained(failure) if isinstance(payload, StepRow) else failure
 
 
 class OutputColumns:
@@ -123,7 +135,8 @@ class OutputColumns:
             try:
                 rows.append(self._named(output))
             except Exception as error:  # noqa: BLE001 - keys, too, are objects of anybody's
-                rows.append({})
+                kept = (isinstance(output, Failure) and output.values) or ()
+                rows.append(dict(zip(self._names, kept, strict=False)))
                 failures[row] = error.failure if isinstance(error, _Unfit) else Failure.of(error)
         names = self._names or dict.fromkeys(name for row in rows for name in row) or (DEFAULT_COLUMN,)
         return {name: [row.get(name) for row in rows] for name in names}, failures
@@ -255,10 +268,11 @@ def _needs_unpacking(kind: type) -> bool:
 
 
 def _with_failures(arrays: dict[str, Any], rows: int, failures: dict[int, Failure]) -> pa.Table:
-    """`arrays` and FAILURE as a table; a row that fails in one column has no outputs at all."""
+    """`arrays` and FAILURE as a table; a row that fails in one column has no outputs but those that its failure has."""
     if not failures:
         return pa.table({**arrays, FAILURE: pa.nulls(rows, FAILURE_TYPE)})
-    fine = pa.array([None if row in failures else row for row in range(rows)], pa.int64())
+    without = {row for row, failure in failures.items() if failure.values is None}
+    fine = pa.array([None if row in without else row for row in range(rows)], pa.int64())
     found = (failures.get(row) for row in range(rows))
-    why = [failure and vars(failure) for failure in found]
+    why = [failure and {name: getattr(failure, name) for name in _OF_A_FAILURE} for failure in found]
     return pa.table({name: array.take(fine) for name, array in arrays.items()} | {FAILURE: pa.array(why, FAILURE_TYPE)})

@@ -22,6 +22,7 @@ from domyn_swarm.engine.calls.limits import Limits, concurrency_for
 from domyn_swarm.engine.calls.outputs import Failure, OutputColumns
 from domyn_swarm.engine.calls.worker_pool import run_calls
 from domyn_swarm.errors import ConfigurationError, JobError, opt
+from domyn_swarm.jobs.base import SwarmJob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from domyn_swarm.concurrency.stop import Stop
     from domyn_swarm.data.backends.base import Unread
     from domyn_swarm.engine.columns import Columns
-    from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobspec import JobSpec
 
 
@@ -159,7 +159,7 @@ def _call_of(
     name = method_of(job, native=spec.native_backend)
     method = getattr(job, name)
     if name != "transform_items_native":
-        return method, _row_chunk if name == "transform_item" else _list_chunk
+        return method, partial(_row_chunk, job) if name == "transform_item" else _list_chunk
     native = partial(method, backend_name=spec.data_backend, id_col=columns.id, input_cols=columns.inputs)
     return _awaitable(native, method), _native_chunk
 
@@ -189,9 +189,10 @@ def _unread_chunk(unread: Unread) -> Chunk:
     return Chunk(JobBatch(unread.ids, unread.positions), iter(()), len(keys), keys, [*failures])
 
 
-def _row_chunk(batch: JobBatch) -> Chunk:
+def _row_chunk(job: SwarmJob, batch: JobBatch) -> Chunk:
     items = batch.items or []
-    return Chunk(batch, enumerate(items), len(items))
+    payloads = items if type(job).payload is SwarmJob.payload else map(job.payload, items)
+    return Chunk(batch, enumerate(payloads), len(items))
 
 
 def _list_chunk(batch: JobBatch) -> Chunk:

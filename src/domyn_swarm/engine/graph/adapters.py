@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from domyn_swarm.errors import About, ConfigurationError, SwarmError
-from domyn_swarm.jobs.loading import find_in_working_folder
+from domyn_swarm.jobs.working_folder import find_in_working_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -20,6 +20,7 @@ from domyn_swarm.engine.graph.inputs import OBJECTS, planning_inputs
 from domyn_swarm.engine.graph.nodes import function_on_page, made_from, reached
 from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.engine.recording.run_record import without_secrets
+from domyn_swarm.engine.recording.steps import with_steps
 from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.masking import masked
@@ -62,8 +63,9 @@ def describe(
     config = config_of(spec, graph.where)
     computed = {variable.name: variable for variable in variables if not variable.is_external_input}
     nodes = _needed([_node(variable, graph) for variable in _in_data_order(computed)])
+    nodes, models = with_steps(nodes, job, spec, type_text)
     taken = {name for node in nodes for name in node.inputs} - computed.keys()
-    given = [_input(variable, spec, job) for variable in variables if variable.name in taken]
+    given = [*models, *(_input(variable, spec, job) for variable in variables if variable.name in taken)]
     about = [Node(name=name, kind="config", value=value) for name, value in config.items()]
     title = f"{job_name(spec)} on {spec.data_backend}, {config['mode']}"
     return Graph(title, [*about, *sorted(given, key=lambda node: _first_use(node, nodes)), *nodes])
@@ -119,7 +121,7 @@ def _check_name(graph: Graph, name: str, option: str) -> None:
         return
     near = difflib.get_close_matches(name.partition("__")[0], names, 3, 0.5)
     meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    nodes = ", ".join(node.name for node in graph.nodes if node.kind == "node")
+    nodes = ", ".join(node.name for node in graph.nodes if node.kind in ("node", "step"))
     raise ConfigurationError(
         f"the graph has no node {name!r}.", f"{meant}Nodes: {nodes}.", code="node.unknown", option=option, step=name
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from domyn_swarm.errors import JobError
+from domyn_swarm.jobs.loading import module_in
 from domyn_swarm.jobspec import JobSpec
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def sent_job(launch: Launch) -> str | None:
     """The value of SENT_ALONG; None for a job in an installed module."""
     if not python_files(launch):
         return None
-    where = launch.job.rpartition(":")[0]
+    where = module_in(launch.job)
     return f"{FOLDER}/{_in_folder(launch, where).name}" if where.endswith(".py") else FOLDER
 
 
@@ -35,7 +36,7 @@ def python_files(launch: Launch) -> dict[str, Path]:
     Uploaded are the Python files in the job's folder and in packages below it. Data files are not: a working directory
     may hold gigabytes of them.
     """
-    where = launch.job.rpartition(":")[0]
+    where = module_in(launch.job)
     if where.endswith(".py"):
         return dict(_python_files(_in_folder(launch, where).parent, f"{FOLDER}/"))
     home, module = Path(launch.folder), where.partition(".")[0]

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from domyn_swarm.errors import ConfigurationError, JobError, MissingDependencyError, opt
-from domyn_swarm.jobs.loading import SENT_ALONG
+from domyn_swarm.jobs.working_folder import SENT_ALONG
 from domyn_swarm.runs import index
 from domyn_swarm.runs.launchers import ray_files
 from domyn_swarm.runs.launchers.base import FLUSH_SECONDS, LauncherStatus, handle_as
