@@ -50,7 +50,7 @@ INPUTS = {
     },
     "workers": {
         "data_backend", "input", "backend_read_kwargs", "spec", "run_dir", "run_storage", "limit", "monitor",
-        "keep_changed", "reporter",
+        "job", "keep_changed", "reporter",
     },
 }  # fmt: skip
 SVG = "{http://www.w3.org/2000/svg}"
@@ -463,7 +463,8 @@ def test_upstream_of_a_node_is_what_it_is_made_from(command: Command) -> None:
     ran = command("job", "graph", job("Upper"), "--upstream-of", "columns", "-o", "graph.svg")
     assert (ran.returncode, ran.stderr) == (0, "")
     assert set(boxes(ET.parse("graph.svg").getroot())) == {
-        "backend", "files", "source", "schema", "columns", "data_backend", "input", "backend_read_kwargs", "spec"
+        "backend", "files", "source", "schema", "columns", "data_backend", "input", "backend_read_kwargs", "spec",
+        "job",
     }  # fmt: skip
     assert named(upstream_of(graph_of(), "finalized")) == NODES["items"]
     assert named(upstream_of(graph_of(), "backend")) == ["backend"]
