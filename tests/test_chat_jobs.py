@@ -151,7 +151,7 @@ def test_an_empty_prompt_is_sent_as_it_is() -> None:
 def test_what_is_no_template_is_refused(prompt: str) -> None:
     write("in.parquet", {"item": ["a"]})
     error = refused("--endpoint", "demo", *kwargs(prompt=prompt))
-    assert (error.code, error.option) == ("prompt.template", "job_kwargs")
+    assert (error.code, error.option) == ("prompt.template", "prompt")
     assert "{{ and }}" in error.hint
 
 
@@ -162,8 +162,8 @@ def test_what_is_no_template_is_refused(prompt: str) -> None:
 def test_a_template_over_what_is_no_column_is_refused(prompt: str, field: str) -> None:
     write("in.parquet", {"item": ["a"]})
     error = refused("--endpoint", "demo", "--input-column", "item", *kwargs(prompt=prompt))
-    assert (error.code, error.option) == ("prompt.template", "job_kwargs")
-    assert f"`prompt` holds {field}," in error.message
+    assert (error.code, error.option) == ("prompt.template", "prompt")
+    assert f"holds {field}," in error.message
     assert "{column}" in error.hint
 
 
@@ -177,7 +177,7 @@ def test_a_template_that_no_row_can_fill_is_refused_before_any_row_is_tried(prom
 def test_a_prompt_over_a_column_that_is_not_among_the_input_columns_is_refused() -> None:
     write("in.parquet", {"text": ["a"], "language": ["French"]})
     error = refused("--endpoint", "demo", "--input-column", "text", *kwargs(prompt="{language}: {text}"))
-    assert (error.code, error.option, error.column) == ("prompt.column", "job_kwargs", "language")
+    assert (error.code, error.option, error.column) == ("prompt.column", "prompt", "language")
     assert "--input-column language" in on_command_line(error)
 
 

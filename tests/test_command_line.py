@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from domyn_swarm.declared import flag_of
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.jobs import run as run_a_spec
-from domyn_swarm.jobspec import JobSpec, flag_of
+from domyn_swarm.jobs.field_options import FieldOptions
+from domyn_swarm.jobspec import JobSpec
 from tests import forked
 from tests.conftest import JOBS, Command, job, rows, start_command, table, tree, write
 
@@ -355,6 +357,9 @@ def test_every_command_has_help(arguments: list[str], says: list[str], command: 
 
 FLAGS = {
     "--job-kwargs": None,
+    "--prompt": None,
+    "--system-prompt": None,
+    "--schema": None,
     "--input": None,
     "--output": None,
     "--input-column": None,
@@ -375,23 +380,23 @@ FLAGS = {
     "--model": "the first that the endpoint lists",
     "--allow-model-change": "--no-allow-model-change",
     "--preflight": "--preflight",
-    "--preflight-timeout": "5.0",
-    "--grace": "5.0",
+    "--preflight-timeout": "5",
+    "--grace": "5",
     "--keep-changed": "--no-keep-changed",
     "--api-key-file": "$DOMYN_SWARM_API_KEY or $OPENAI_API_KEY",
     "--max-concurrency": "32 for async methods, else one per core",
     "--max-rpm": None,
     "--max-tpm": None,
     "--retries": "2",
-    "--retry-timeout": "600.0",
+    "--retry-timeout": "600",
     "--timeout": "none; 600 for requests",
-    "--connect-timeout": "10.0",
+    "--connect-timeout": "10",
     "--dedupe": "--no-dedupe",
     "--on-error": "record",
     "--max-errors": None,
     "--checkpoint-dir": ".domyn-swarm next to the output",
     "--checkpoint-tag": "the output's name",
-    "--checkpoint-interval": "10.0",
+    "--checkpoint-interval": "10",
     "--resume": "--resume",
     "--checkpointing": "--checkpointing",
     "--trace": "--trace",
@@ -401,8 +406,9 @@ FLAGS = {
 
 
 def test_the_help_has_a_flag_for_each_field_of_the_spec_and_shows_its_default(command: Command) -> None:
-    assert {flag_of(field) for field in JobSpec.__struct_fields__} == {"job", *FLAGS}
-    entries = re.split(r"\n {2}(?=-)", command("job", "submit", "--help").stdout)
+    fields = {flag_of(kind, field) for kind in (JobSpec, FieldOptions) for field in kind.__struct_fields__}
+    assert fields == {"job", *FLAGS}
+    entries = re.split(r"\n(?: {2}(?=-)|\n)", command("job", "submit", "--help").stdout)
     shown = {}
     for entry in entries[1:]:
         words = "".join(entry.split())  # lines are broken at spaces and hyphens

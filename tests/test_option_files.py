@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from domyn_swarm import JobSpec, make_spec
 from domyn_swarm.checkpoint.folder import RunFolder
-from domyn_swarm.checkpoint.submission import LaunchOptions
 from domyn_swarm.cli.main import app
 from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.edges import on_command_line
 from domyn_swarm.engine.recording.command_line import options_with_defaults
 from domyn_swarm.errors import ConfigurationError, SwarmError
-from domyn_swarm.options.read_file import read_options
+from domyn_swarm.options.read_file import KINDS, read_options
 from domyn_swarm.options.resolve import spec_for
 from domyn_swarm.options.write_file import Format, options_of, written
 from tests.conftest import Command, job, rows, tree, write
@@ -109,7 +108,7 @@ def test_a_file_may_hold_every_option_of_job_submit() -> None:
     submit = dict(commands())["domyn-swarm job submit"]
     names = {parameter.name for parameter in submit.params} - {"dry_run", "as_json", "help"}
     share_a_flag = {"models", "api_key_files"}  # with `model` and `api_key_file`
-    assert names | share_a_flag == {*JobSpec.__struct_fields__, *LaunchOptions.__struct_fields__}
+    assert names | share_a_flag == {name for kind in KINDS for name in kind.__struct_fields__}
 
 
 # What is refused

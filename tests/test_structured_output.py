@@ -571,7 +571,7 @@ def test_not_a_number_and_infinity_are_numbers() -> None:
 
 def test_what_is_no_json_schema_is_refused() -> None:
     error = refused({"type": "strin"})
-    assert (error.code, error.option) == ("schema.invalid", "job_kwargs")
+    assert (error.code, error.option) == ("schema.invalid", "schema")
 
 
 @pytest.mark.parametrize(
@@ -583,7 +583,7 @@ def test_a_schema_that_no_answer_can_be_held_against_is_refused(schema: dict[str
 
 def test_a_schema_file_that_is_not_there_is_refused() -> None:
     error = refused("none.json")
-    assert (error.code, error.option, error.path) == ("schema.unreadable", "job_kwargs", "none.json")
+    assert (error.code, error.option, error.path) == ("schema.unreadable", "schema", "none.json")
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"type"'])

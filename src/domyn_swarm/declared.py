@@ -5,6 +5,7 @@ The command line, option files, the reference and the checks of values are made 
 
 from __future__ import annotations
 
+import difflib
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
@@ -13,29 +14,60 @@ import msgspec
 from domyn_swarm.errors import ConfigurationError, opt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-def option(*flags: str, help: str, takes: str = "", named: str = "") -> msgspec.Meta:  # noqa: A002 - msgspec's term
-    """The declaration of an option.
+class Section(NamedTuple):
+    """A section of `job submit --help`. Options are declared with the section that they are shown in."""
 
-    `takes` describes its values where its type does not. `named` is the field for those values of the flag that are
-    given for one model of a job of steps.
-    """
-    return msgspec.Meta(description=help, extra={"flags": flags, "takes": takes, "named": named})
+    title: str
+
+    def option(
+        self,
+        *flags: str,
+        help: str,  # noqa: A002 - msgspec's term
+        takes: str = "",
+        metavar: str = "",
+        named: str = "",
+    ) -> msgspec.Meta:
+        """The declaration of an option.
+
+        Args:
+            *flags: `--limit`, with a short form; `--yes/--no` is one flag.
+            help: A sentence without its full stop.
+            takes: Which values are accepted, where the type does not say.
+            metavar: The value's name in the help (`COLUMN`), where its type does not say it.
+            named: The field for those values of the flag that are given for one model of a job of steps.
+        """
+        extra = {"flags": flags, "takes": takes, "metavar": metavar, "named": named, "section": self.title}
+        return msgspec.Meta(description=help, extra=extra)
+
+
+IO = Section("Input and output")
+MODEL = Section("Model")
+REQUESTS = Section("Requests")
+LIMITS = Section("Limits and retries")
+CHECKPOINTS = Section("Checkpoints and resume")
+ENGINE = Section("Engine")
+PLACEMENT = Section("Where it runs")
+SECTIONS = (IO, MODEL, REQUESTS, LIMITS, CHECKPOINTS, ENGINE, PLACEMENT)
+"""In the order of the help."""
 
 
 class Option(NamedTuple):
     """A declaration as it is read.
 
-    Flags (`--yes/--no` in one), accepted values if the type does not say, the field for values with a name, help.
+    Flags (`--yes/--no` in one), accepted values if the type does not say, the value's name, the field for values with a
+    name, the section of the help, the help.
     """
 
     flags: tuple[str, ...] = ()
     takes: str = ""
+    metavar: str = ""
     named: str = ""
+    section: str = ""
     help: str = ""
 
 
@@ -69,7 +101,7 @@ def converted(kind: type[T], options: Mapping[str, Any]) -> T:
     if unknown := next((name for name in options if name not in known), None):
         raise ConfigurationError(
             f"Unknown option {unknown!r}.",
-            f"Known options: {', '.join(sorted(known))}",
+            nearest(unknown, known),
             code="option.unknown",
             choices=tuple(sorted(known)),
         )
@@ -82,7 +114,7 @@ def converted(kind: type[T], options: Mapping[str, Any]) -> T:
                 f"It takes: {what_it_takes(kind, name, error)}.",
                 code="option.invalid",
                 option=name,
-                choices=_choices(kind, name),
+                choices=choices(kind, name),
             ) from None
     for field in msgspec.structs.fields(kind):
         if field.required and field.name not in options:
@@ -92,13 +124,21 @@ def converted(kind: type[T], options: Mapping[str, Any]) -> T:
     return msgspec.convert(dict(options), kind)
 
 
+def nearest(name: str, known: Collection[str], kind: str = "Options") -> str:
+    """The hint for an unknown name: the one that was probably meant, and all that there are."""
+    near = difflib.get_close_matches(name.replace("-", "_"), known, 1)
+    meant = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{meant}{kind}: {', '.join(sorted(known))}."
+
+
 def what_it_takes(kind: type[msgspec.Struct], name: str, error: msgspec.ValidationError) -> str:
     """The values that the field `name` accepts, given the validation `error`, whose text begins with them."""
-    takes = ", ".join(_choices(kind, name)) or option_of(kind, name).takes
+    takes = ", ".join(choices(kind, name)) or option_of(kind, name).takes
     expected = str(error).partition(" - at ")[0].removeprefix("Expected ").partition(", got")[0]
     return takes or expected.replace("`", "").replace(" | null", "")
 
 
-def _choices(kind: type[msgspec.Struct], name: str) -> tuple[str, ...]:
+def choices(kind: type[msgspec.Struct], name: str) -> tuple[str, ...]:
+    """The values of a field that has a fixed set of them."""
     hint = get_args(hints_of(kind).get(name))[:1]
     return get_args(hint[0]) if hint and get_origin(hint[0]) is Literal else ()

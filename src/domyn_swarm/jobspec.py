@@ -6,7 +6,6 @@ graph's inputs and the documentation are all made from this class; nothing else 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -15,19 +14,18 @@ import msgspec
 
 from domyn_swarm import declared
 from domyn_swarm.data.backends.registry import canonical
-from domyn_swarm.data.finite import check_finite
-from domyn_swarm.declared import converted, option
-from domyn_swarm.errors import ConfigurationError, opt
+from domyn_swarm.declared import CHECKPOINTS, ENGINE, IO, LIMITS, MODEL, PLACEMENT, REQUESTS, converted
 from domyn_swarm.redaction import public_options
-from domyn_swarm.storage.paths import is_text, names_directory, split
+from domyn_swarm.spec_checks import check_spec
+from domyn_swarm.storage.paths import names_directory, split
 
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
 OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
 
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
-Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9)]  # what clocks and locks take
-Grace = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9, title="SECONDS")]  # what clocks and locks take
+Grace = Annotated[float, msgspec.Meta(ge=0, le=1e9, title="SECONDS")]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1e300)]
 Named = Annotated[str, msgspec.Meta(pattern=r"^[^\W\d]\w*=.")]
 ErrorBudget = Annotated[str, msgspec.Meta(pattern=r"^\d+(\.\d+)?%$|^\d+$")]
@@ -40,59 +38,81 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     job: Annotated[
-        str, option(help="module:Class or path/to/file.py:Class; a module or file alone is a job of steps")
+        str, IO.option(help="module:Class or path/to/file.py:Class; a module or file alone is a job of steps")
     ] = DEFAULT_JOB
     job_kwargs: Annotated[
-        dict[str, Any], option("--job-kwargs", help="JSON object: the job's fields, or options that flags override")
+        dict[str, Any],
+        MODEL.option("--job-kwargs", help="JSON object: the job's fields, or options that flags override"),
     ] = {}
     input: Annotated[
-        str, option("--input", "-i", help="Parquet file, directory, glob, brace range (in_{000..127}.parquet) or URL")
+        str,
+        IO.option(
+            "--input",
+            "-i",
+            metavar="PATH",
+            help="Parquet file, directory, glob, brace range (in_{000..127}.parquet) or URL",
+        ),
     ]
-    output: Annotated[str, option("--output", "-o", help="Parquet file, or a directory (no suffix, or a trailing /)")]
+    output: Annotated[
+        str,
+        IO.option("--output", "-o", metavar="PATH", help="Parquet file, or a directory (no suffix, or a trailing /)"),
+    ]
     input_columns: Annotated[
-        list[str], option("--input-column", help="Input column passed to the job; repeat for several")
+        list[str],
+        IO.option("--input-column", metavar="COLUMN", help="Input column passed to the job; repeat for several"),
     ] = []
     output_columns: Annotated[
-        list[str], option("--output-column", help="Name of an output column; repeat for several")
+        list[str], IO.option("--output-column", metavar="COLUMN", help="Name of an output column; repeat for several")
     ] = []
     keep: Annotated[
-        list[str], option("--keep", help="Step that is kept in the output beside the others; repeat for several")
+        list[str],
+        IO.option(
+            "--keep", metavar="STEP", help="Step that is kept in the output beside the others; repeat for several"
+        ),
     ] = []
     id_column: Annotated[
-        str | None, option("--id-column", help="Column that identifies a row: not null, unique (default: a counter)")
+        str | None,
+        IO.option(
+            "--id-column", metavar="COLUMN", help="Column that identifies a row: not null, unique (default: a counter)"
+        ),
     ] = None
-    limit: Annotated[Positive | None, option("--limit", help="Process only the first N rows of the input")] = None
+    limit: Annotated[Positive | None, IO.option("--limit", help="Process only the first N rows of the input")] = None
     output_mode: Annotated[
         Literal["append", "replace", "io_only"],
-        option(
+        IO.option(
             "--output-mode",
             help="append: all input columns + outputs; replace: id + outputs; io_only: id + inputs + outputs",
         ),
     ] = "append"
     overwrite: Annotated[
-        bool, option("--overwrite/--no-overwrite", help="Replace an existing output that this run did not write")
+        bool, IO.option("--overwrite/--no-overwrite", help="Replace an existing output that this run did not write")
     ] = False
 
-    data_backend: Annotated[str, option("--data-backend", help="Engine that reads the input and writes the output")] = (
-        "pandas"
-    )
+    data_backend: Annotated[
+        str, ENGINE.option("--data-backend", metavar="NAME", help="Engine that reads the input and writes the output")
+    ] = "pandas"
     native_backend: Annotated[
         bool,
-        option("--native-backend/--no-native-backend", help="Pass the engine's own frames to transform_items_native"),
+        ENGINE.option(
+            "--native-backend/--no-native-backend", help="Pass the engine's own frames to transform_items_native"
+        ),
     ] = False
-    native_batch_size: Annotated[Positive, option("--native-batch-size", help="Maximum rows per native batch")] = 8192
-    batch_size: Annotated[Positive, option("--batch-size", help="Maximum rows per call of transform_items")] = 64
+    native_batch_size: Annotated[
+        Positive, ENGINE.option("--native-batch-size", help="Maximum rows per native batch")
+    ] = 8192
+    batch_size: Annotated[Positive, ENGINE.option("--batch-size", help="Maximum rows per call of transform_items")] = 64
     backend_read_kwargs: Annotated[
-        dict[str, Any], option("--backend-read-kwargs", help="JSON object for the engine's reader")
+        dict[str, Any], ENGINE.option("--backend-read-kwargs", help="JSON object for the engine's reader")
     ] = {}
     backend_write_kwargs: Annotated[
-        dict[str, Any], option("--backend-write-kwargs", help="JSON object for the engine's parquet writer")
+        dict[str, Any], ENGINE.option("--backend-write-kwargs", help="JSON object for the engine's parquet writer")
     ] = {}
 
     ray_address: Annotated[
         str | None,
-        option(
+        PLACEMENT.option(
             "--ray-address",
+            metavar="ADDRESS",
             help="Ray cluster: auto, host:6379 or ray://host:10001, or $RAY_ADDRESS; with --run-on ray the URL of its "
             "dashboard, http://host:8265 (default: local)",
         ),
@@ -100,16 +120,18 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     endpoints: Annotated[
         list[str],
-        option(
+        MODEL.option(
             "--endpoint",
+            metavar="URL",
             help="URL of an OpenAI-compatible server, or $ENDPOINT; repeat for several servers with the same model; "
             "`demo` starts the bundled one; NAME=URL serves the model NAME of a job of steps",
         ),
     ] = []
     api_key_file: Annotated[
         str | None,
-        option(
+        MODEL.option(
             "--api-key-file",
+            metavar="FILE",
             help="File that contains the API key, or NAME=PATH for the model NAME of a job of steps (default: "
             "$DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)",
             named="api_key_files",
@@ -117,75 +139,79 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
     api_key_files: Annotated[
         list[Named],
-        option("--api-key-file", help="The key files of models of a job of steps", takes="a list of NAME=PATH"),
+        MODEL.option("--api-key-file", help="The key files of models of a job of steps", takes="a list of NAME=PATH"),
     ] = []
     model: Annotated[
         str | None,
-        option(
+        MODEL.option(
             "--model",
+            metavar="NAME",
             help="Model name, or NAME=MODEL for the model NAME of a job of steps (default: the first that the endpoint "
             "lists)",
             named="models",
         ),
     ] = None
     models: Annotated[
-        list[Named], option("--model", help="The models of a job of steps by name", takes="a list of NAME=MODEL")
+        list[Named], MODEL.option("--model", help="The models of a job of steps by name", takes="a list of NAME=MODEL")
     ] = []
     allow_model_change: Annotated[
         bool,
-        option(
+        CHECKPOINTS.option(
             "--allow-model-change/--no-allow-model-change",
             help="Resume even if finished rows were made by another model or another revision of it",
         ),
     ] = False
     preflight: Annotated[
         bool,
-        option("--preflight/--no-preflight", help="Query the endpoints' model lists before the run"),
+        REQUESTS.option("--preflight/--no-preflight", help="Query the endpoints' model lists before the run"),
     ] = True
     preflight_timeout: Annotated[
-        Seconds, option("--preflight-timeout", help="Seconds to wait for an endpoint's model list before the run")
+        Seconds,
+        REQUESTS.option("--preflight-timeout", help="Seconds to wait for an endpoint's model list before the run"),
     ] = 5.0
     max_concurrency: Annotated[
         Positive | Literal["auto"] | None,
-        option(
+        LIMITS.option(
             "--max-concurrency",
             help="Maximum concurrent calls, or `auto` to find the limit that the server sustains "
             "(default: 32 for async methods, else one per core)",
             takes="N|auto",
         ),
     ] = None
-    max_rpm: Annotated[Rate | None, option("--max-rpm", help="Maximum requests per minute")] = None
+    max_rpm: Annotated[Rate | None, LIMITS.option("--max-rpm", help="Maximum requests per minute")] = None
     max_tpm: Annotated[
-        Rate | None, option("--max-tpm", help="Maximum tokens per minute, prompt and completion together")
+        Rate | None, LIMITS.option("--max-tpm", help="Maximum tokens per minute, prompt and completion together")
     ] = None
     retries: Annotated[
         Count,
-        option("--retries", help="Retries per failed call; jobs that call an endpoint have 5 for each request"),
+        LIMITS.option("--retries", help="Retries per failed call; jobs that call an endpoint have 5 for each request"),
     ] = 2
     retry_timeout: Annotated[
-        Seconds, option("--retry-timeout", help="Seconds for which a failed request is retried, waits included")
+        Seconds, LIMITS.option("--retry-timeout", help="Seconds for which a failed request is retried, waits included")
     ] = 600.0
     timeout: Annotated[
         Seconds | None,
-        option("--timeout", help="Seconds for one call or one request (default: none; 600 for requests)"),
+        REQUESTS.option("--timeout", help="Seconds for one call or one request (default: none; 600 for requests)"),
     ] = None
-    connect_timeout: Annotated[Seconds, option("--connect-timeout", help="Seconds to connect to an endpoint")] = 10.0
+    connect_timeout: Annotated[
+        Seconds, REQUESTS.option("--connect-timeout", help="Seconds to connect to an endpoint")
+    ] = 10.0
     grace: Annotated[
         Grace,
-        option(
+        LIMITS.option(
             "--grace",
             help="Seconds for calls in flight to finish when the run has to stop (Ctrl-C, SIGTERM, an error); 30 for "
             "jobs that call an endpoint",
         ),
     ] = 5.0
-    dedupe: Annotated[bool, option("--dedupe/--no-dedupe", help="Deduplicate identical requests")] = False
+    dedupe: Annotated[bool, REQUESTS.option("--dedupe/--no-dedupe", help="Deduplicate identical requests")] = False
     on_error: Annotated[
         Literal["record", "fail"],
-        option("--on-error", help="record: store failed rows and continue; fail: stop at the first one"),
+        LIMITS.option("--on-error", help="record: store failed rows and continue; fail: stop at the first one"),
     ] = "record"
     max_errors: Annotated[
         ErrorBudget | None,
-        option(
+        LIMITS.option(
             "--max-errors",
             help="Stop when more than N rows, or more than N% of the finished rows, have failed",
             takes="N|N%",
@@ -193,35 +219,48 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
 
     checkpoint_dir: Annotated[
-        str | None, option("--checkpoint-dir", help="Folder for runs (default: .domyn-swarm next to the output)")
+        str | None,
+        CHECKPOINTS.option(
+            "--checkpoint-dir", metavar="DIR", help="Folder for runs (default: .domyn-swarm next to the output)"
+        ),
     ] = None
     checkpoint_tag: Annotated[
-        str | None, option("--checkpoint-tag", help="Name of the run's folder (default: the output's name)")
+        str | None,
+        CHECKPOINTS.option(
+            "--checkpoint-tag", metavar="NAME", help="Name of the run's folder (default: the output's name)"
+        ),
     ] = None
     checkpoint_interval: Annotated[
-        Seconds, option("--checkpoint-interval", help="Maximum seconds of finished work that a crash may lose")
+        Seconds,
+        CHECKPOINTS.option("--checkpoint-interval", help="Maximum seconds of finished work that a crash may lose"),
     ] = 10.0
-    resume: Annotated[bool, option("--resume/--no-resume", help="Resume from the checkpoint in the run's folder")] = (
-        True
-    )
+    resume: Annotated[
+        bool, CHECKPOINTS.option("--resume/--no-resume", help="Resume from the checkpoint in the run's folder")
+    ] = True
     keep_changed: Annotated[
         bool,
-        option(
+        CHECKPOINTS.option(
             "--keep-changed/--no-keep-changed",
             help="Keep the output of a row whose inputs changed under the same id; by default it is computed again",
         ),
     ] = False
     checkpointing: Annotated[
-        bool, option("--checkpointing/--no-checkpointing", help="Write checkpoints so that the run can resume")
+        bool,
+        CHECKPOINTS.option("--checkpointing/--no-checkpointing", help="Write checkpoints so that the run can resume"),
     ] = True
 
     trace: Annotated[
-        bool, option("--trace/--no-trace", help="Store each row's requests, attempts and responses for `job row`")
+        bool,
+        REQUESTS.option("--trace/--no-trace", help="Store each row's requests, attempts and responses for `job row`"),
     ] = True
 
     adapters: Annotated[
         list[str],
-        option("--adapter", help="Hamilton lifecycle adapter, as module:factory; repeat for several"),
+        ENGINE.option(
+            "--adapter",
+            metavar="MODULE:FACTORY",
+            help="Hamilton lifecycle adapter, as module:factory; repeat for several",
+        ),
     ] = []
 
     @property
@@ -282,52 +321,8 @@ def make_spec(options: Mapping[str, Any]) -> JobSpec:
     public_options(options)  # secrets that it finds are masked from here on, in error messages too
     spec = converted(JobSpec, options)
     spec = msgspec.structs.replace(spec, data_backend=canonical(spec.data_backend))
-    _check_texts(spec)
-    for name in spec.__struct_fields__:
-        check_finite(name, getattr(spec, name))
-    if not spec.checkpointing and not spec.resume:
-        raise ConfigurationError(
-            f"{opt('resume', False)} and {opt('checkpointing', False)} exclude each other: without checkpoints there "
-            "is nothing to resume.",
-            "Drop one of the two.",
-            code="option.conflict",
-            option="resume",
-        )
-    name = split(spec.output)[1]
-    if name in ("", ".", ".."):
-        raise ConfigurationError(
-            f"{spec.output!r} does not name a file or a folder.",
-            "Name a file that ends in .parquet, or a directory to create.",
-            code="output.invalid",
-            option="output",
-            path=spec.output,
-        )
-    suffix = PurePosixPath(name).suffix
-    if not spec.output_is_directory and suffix != ".parquet":
-        raise ConfigurationError(
-            f"{spec.output!r} ends in {suffix!r}, but outputs are always parquet.",
-            "Name a file that ends in .parquet, or a directory (no suffix, or a trailing /).",
-            code="output.suffix",
-            option="output",
-            path=spec.output,
-        )
-    if spec.checkpoint_tag is not None and not re.fullmatch(r"(?!\.+$)[\w.@+=-]+", spec.checkpoint_tag):
-        raise ConfigurationError(
-            f"{spec.checkpoint_tag!r} is not a plain name.",
-            "Use only letters, digits and . _ - @ + =; it names a folder.",
-            code="option.invalid",
-            option="checkpoint_tag",
-        )
+    check_spec(spec)
     return spec
-
-
-def _check_texts(spec: JobSpec) -> None:
-    """Refuse names whose bytes are not UTF-8: they cannot be stored in the run's JSON files."""
-    for name in spec.__struct_fields__:
-        value = getattr(spec, name)
-        texts = value if isinstance(value, list) else [value]
-        if invalid := next((text for text in texts if isinstance(text, str) and not is_text(text)), None):
-            raise ConfigurationError(f"{invalid!r} is not UTF-8.", "Rename it.", code="option.not_text", option=name)
 
 
 def option_names() -> frozenset[str]:

@@ -8,7 +8,7 @@ import msgspec
 
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.records import PlainName, Text, check_moment
-from domyn_swarm.declared import option
+from domyn_swarm.declared import PLACEMENT
 from domyn_swarm.redaction import public_text, public_words
 
 if TYPE_CHECKING:
@@ -23,24 +23,28 @@ class LaunchOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     detach: Annotated[
         bool,
-        option("--detach/--no-detach", help="Run in the background and return; the log is in the run's folder"),
+        PLACEMENT.option(
+            "--detach/--no-detach", help="Run in the background and return; the log is in the run's folder"
+        ),
     ] = False
     run_on: Annotated[
         str,
-        option("--run-on", help="Where to run: local, slurm or ray; slurm and ray imply --detach", takes="LAUNCHER"),
+        PLACEMENT.option(
+            "--run-on", help="Where to run: local, slurm or ray; slurm and ray imply --detach", metavar="LAUNCHER"
+        ),
     ] = "local"
     job_name: Annotated[
-        str | None, option("--job-name", help="Name of the run (default: the output's name)", takes="NAME")
+        str | None, PLACEMENT.option("--job-name", help="Name of the run (default: the output's name)", metavar="NAME")
     ] = None
     slurm_args: Annotated[
         str,
-        option(
-            "--slurm-args", help="Options for sbatch, as one string: '--time=2:00:00 --partition=cpu'", takes="ARGS"
+        PLACEMENT.option(
+            "--slurm-args", help="Options for sbatch, as one string: '--time=2:00:00 --partition=cpu'", metavar="ARGS"
         ),
     ] = ""
     requeue: Annotated[
         bool,
-        option("--requeue/--no-requeue", help="On Slurm, requeue the run at its time limit until it is done"),
+        PLACEMENT.option("--requeue/--no-requeue", help="On Slurm, requeue the run at its time limit until it is done"),
     ] = False
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from domyn_swarm.cli.files import print_json
+from domyn_swarm.cli.help import App
 from domyn_swarm.cli.names import AsJson, RunName, folder_of
 from domyn_swarm.errors import JobError
 from domyn_swarm.report.terminal import one_line
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from domyn_swarm.checkpoint.inspection import CheckpointSummary
 
-app = typer.Typer(help="Inspect and repair a run's checkpoint.", rich_markup_mode=None)
+app = App(help="Inspect and repair a run's checkpoint.")
 
 
 @app.callback()

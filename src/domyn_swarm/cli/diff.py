@@ -22,7 +22,9 @@ def diff(
             "--on", metavar="COLUMN", help="Match rows by this column of both outputs (default: the id column)"
         ),
     ] = None,
-    examples: Annotated[int, typer.Option("--examples", help="Maximum number of differing rows to show", min=0)] = 10,
+    examples: Annotated[
+        int, typer.Option("--examples", metavar="N", help="Maximum number of differing rows to show", min=0)
+    ] = 10,
     as_json: AsJson = False,
     html: Annotated[
         str | None, typer.Option("--html", metavar="FILE", help="Also write the comparison as an HTML page to FILE.")

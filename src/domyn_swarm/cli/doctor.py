@@ -27,16 +27,19 @@ def doctor(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Model to check (default: the first that the endpoint lists)")
+        str | None,
+        typer.Option("--model", metavar="NAME", help="Model to check (default: the first that the endpoint lists)"),
     ] = None,
     api_key_file: Annotated[
         str | None,
         typer.Option(
-            "--api-key-file", help="File that contains the API key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)"
+            "--api-key-file",
+            metavar="FILE",
+            help="File that contains the API key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)",
         ),
     ] = None,
     checkpoint_dir: Annotated[
-        str, typer.Option("--checkpoint-dir", help="Folder or URL for the checkpoints of runs")
+        str, typer.Option("--checkpoint-dir", metavar="DIR", help="Folder or URL for the checkpoints of runs")
     ] = ".domyn-swarm",
     ray: Annotated[
         str | None,

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from domyn_swarm.cli.files import print_json
+from domyn_swarm.cli.help import App
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
 
-app = typer.Typer(help="Run a local test endpoint.", rich_markup_mode=None)
+app = App(help="Run a local test endpoint.")
 
 
 @app.callback()
@@ -19,13 +20,17 @@ def group() -> None:
 
 @app.command()
 def demo(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free port.", min=0, max=65535)] = 8000,
-    latency: Annotated[float, typer.Option(help="Seconds until each response.", min=0)] = 0.0,
-    failure_rate: Annotated[float, typer.Option(help="Fraction of requests that get status 500.", min=0, max=1)] = 0.0,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="Port on 127.0.0.1; 0 chooses a free port.", min=0, max=65535)
+    ] = 8000,
+    latency: Annotated[float, typer.Option(metavar="SECONDS", help="Seconds until each response.", min=0)] = 0.0,
+    failure_rate: Annotated[
+        float, typer.Option(metavar="FRACTION", help="Fraction of requests that get status 500.", min=0, max=1)
+    ] = 0.0,
     rate_limit: Annotated[
-        float | None, typer.Option(help="Requests per second; further requests get status 429.", min=0)
+        float | None, typer.Option(metavar="N", help="Requests per second; further requests get status 429.", min=0)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed that determines which requests fail.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed that determines which requests fail.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Serve an OpenAI-compatible test endpoint with made-up, deterministic answers."""

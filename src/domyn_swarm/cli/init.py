@@ -13,10 +13,11 @@ from typing import Annotated, Literal
 import typer
 
 from domyn_swarm.cli.files import print_json, write_whole
+from domyn_swarm.cli.help import App
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, opt
 
-app = typer.Typer(help="Write create starter files.", rich_markup_mode=None)
+app = App(help="Create starter files.")
 
 TEXTS = (
     "What is the capital of Italy?",
@@ -32,7 +33,7 @@ IMPORTED = ("EndpointJob", "SwarmJob")
 
 @app.callback()
 def group() -> None:
-    """Write create starter files."""
+    """Create starter files."""
 
 
 @app.command("job")
@@ -42,6 +43,7 @@ def job(
         Literal["item", "chat", "steps"],
         typer.Option(
             "--kind",
+            metavar="item|chat|steps",
             help="item: a function applied to each row; chat: a request to a model for each row; steps: several "
             "functions, each of which makes a column",
         ),

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from domyn_swarm.cli import completion
 from domyn_swarm.cli.diff import diff
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.graph import NOT_NEEDED, graph
+from domyn_swarm.cli.help import DOCUMENTATION, App
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.cli.options import with_spec_options
 from domyn_swarm.cli.placement import (
@@ -41,7 +43,24 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.runner import RunResult
     from domyn_swarm.jobspec import JobSpec
 
-app = typer.Typer(help="Submit and manage jobs.", rich_markup_mode=None)
+app = App(help="Submit and manage jobs.")
+
+EXAMPLES = f"""
+Examples:
+  Ask a question about each row (demo is a test endpoint that needs no model):
+    domyn-swarm job submit --input questions.parquet --output answers.parquet \\
+      --prompt 'Answer briefly: {{question}}' --endpoint demo
+
+  Get labels as columns that fit a schema, for the first 100 rows:
+    domyn-swarm job submit --input reviews.parquet --output labels.parquet \\
+      --prompt 'Rate this review: {{text}}' --schema rating.json \\
+      --output-column stars --endpoint http://localhost:8000/v1 --limit 100
+
+  Run your own function in the background (start with: domyn-swarm init job):
+    domyn-swarm job submit my_job.py:MyJob --input in.parquet --output out/ --detach
+
+{DOCUMENTATION}
+"""
 
 
 @app.callback()
@@ -52,7 +71,12 @@ def group() -> None:
 def submit(  # noqa: PLR0913, PLR0917 - each is a flag
     options: dict[str, Any],
     job: Annotated[
-        str, typer.Argument(metavar="JOB", help="module:Class, path/to/file.py:Class, or @FILE of options")
+        str,
+        typer.Argument(
+            metavar="JOB",
+            help="module:Class, path/to/file.py:Class, or @FILE of options",
+            autocompletion=completion.jobs,
+        ),
     ] = DEFAULT_JOB,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would run, without calling the job or starting a run.")
@@ -107,7 +131,7 @@ def _run_here(spec: JobSpec, job_name: str | None, *, dry_run: bool, as_json: bo
     raise typer.Exit(result.exit_status)
 
 
-app.command("submit")(with_spec_options(submit))
+app.command("submit", epilog=EXAMPLES)(with_spec_options(submit))
 app.command("graph")(with_spec_options(graph, without=NOT_NEEDED))
 app.command("row")(row)
 app.command("show")(show)

@@ -12,17 +12,19 @@ import typer
 
 from domyn_swarm import __version__
 from domyn_swarm.cli import checkpoint, endpoint, init, job
+from domyn_swarm.cli.completion import in_bash
 from domyn_swarm.cli.doctor import doctor
+from domyn_swarm.cli.help import DOCUMENTATION, App
 from domyn_swarm.edges import on_command_line
 from domyn_swarm.endpoint.keys import hide_keys
 from domyn_swarm.errors import Interrupted, JobError, SwarmError
 from domyn_swarm.report import terminal
 
-app = typer.Typer(
+app = App(
     name="domyn-swarm",
     help="Run a function, most often an LLM call, over every row of a parquet dataset.",
+    epilog=f"Start with: domyn-swarm job submit --help\n\n{DOCUMENTATION}",
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # its tables cut off the names of flags
 )
 app.add_typer(job.app, name="job")
 app.add_typer(checkpoint.app, name="checkpoint")
@@ -67,6 +69,9 @@ def main() -> None:
 
 def _status() -> int:
     """Run the command line and return its exit status."""
+    if os.environ.get("_DOMYN_SWARM_COMPLETE") == "complete_bash":
+        sys.stdout.write(in_bash(app))
+        return 0
     terminal.guard()
     hide_keys()
     try:

@@ -17,13 +17,7 @@ if TYPE_CHECKING:
     from domyn_swarm.runs.submit import PreparedRun
 
 
-def _launchers(incomplete: str) -> list[str]:
-    from domyn_swarm.runs.launchers.registry import launcher_names  # noqa: PLC0415 - keeps --help light
-
-    return [name for name in launcher_names() if name.startswith(incomplete)]
-
-
-RunOn = Annotated[str | None, typer_option(LaunchOptions, "run_on", autocompletion=_launchers)]
+RunOn = Annotated[str | None, typer_option(LaunchOptions, "run_on")]
 Detach = Annotated[bool, typer_option(LaunchOptions, "detach")]
 JobName = Annotated[str | None, typer_option(LaunchOptions, "job_name")]
 SlurmArgs = Annotated[str | None, typer_option(LaunchOptions, "slurm_args")]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from domyn_swarm.cli import completion
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.names import AsJson, RunName, RunNames  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.cli.placement import (
@@ -31,7 +32,14 @@ TIMED_OUT = 124
 
 def list_(
     state: Annotated[
-        str | None, typer.Option("--state", metavar="STATE", show_default=False, help="Only runs in this state")
+        str | None,
+        typer.Option(
+            "--state",
+            metavar="STATE",
+            show_default=False,
+            help="Only runs in this state",
+            autocompletion=completion.states,
+        ),
     ] = None,
     checkpoint_dir: Annotated[
         list[str] | None,
@@ -80,7 +88,7 @@ def logs(
     run: RunName,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the run ends.")] = False,
     lines: Annotated[
-        int | None, typer.Option("--lines", "-n", min=0, show_default=False, help="Only the last N lines")
+        int | None, typer.Option("--lines", "-n", metavar="N", min=0, show_default=False, help="Only the last N lines")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -118,7 +126,10 @@ def _follow(run: Run, known: int) -> None:
 def wait(
     runs: RunNames,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, show_default=False, help="Seconds to wait (default: no limit)")
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0, show_default=False, help="Seconds to wait (default: no limit)"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -143,6 +154,7 @@ def cancel(
         float | None,
         typer.Option(
             "--grace",
+            metavar="SECONDS",
             min=0,
             show_default=False,
             help="Seconds for calls in flight to finish before they are dropped (default: the --grace of the run)",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from domyn_swarm.cli.completion import among
 from domyn_swarm.cli.names import RunName  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.errors import ConfigurationError
 
@@ -19,7 +20,10 @@ def show(
     kind: Annotated[
         str,
         typer.Option(
-            "--format", metavar="toml|yaml|json", help="File format; toml and yaml include the help of each option"
+            "--format",
+            metavar="toml|yaml|json",
+            help="File format; toml and yaml include the help of each option",
+            autocompletion=among(("toml", "yaml", "json")),
         ),
     ] = "toml",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,

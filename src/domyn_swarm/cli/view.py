@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def view(
     run: RunName,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 chooses a free port.", min=0, max=65535)] = 0,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", help="Port on 127.0.0.1; 0 chooses a free port.", min=0, max=65535)
+    ] = 0,
     open_browser: Annotated[bool, typer.Option("--open/--no-open", help="Open the report in a browser.")] = False,
     as_json: AsJson = False,
 ) -> None:

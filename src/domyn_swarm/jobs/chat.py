@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobs.contents import text_of
 from domyn_swarm.jobs.endpoint import EndpointJob, ItemError
+from domyn_swarm.jobs.field_options import is_model, model_as_data
 from domyn_swarm.jobs.json_schema import Content, Structure, schema_of
 from domyn_swarm.jobs.messages import Shape, messages_of, shown_in_prompt
 from domyn_swarm.jobs.replies import ReplyColumns, choices_of, counting, judged_by_text, together
@@ -56,10 +57,10 @@ class ChatJob(EndpointJob):
         self._prompted_by = self._prompt_columns()
         if missing := [name for name in self._prompted_by if name not in self._inputs]:
             raise ConfigurationError(
-                f"`prompt` uses {missing[0]!r}, which is none of the input columns.",
+                f"it uses {missing[0]!r}, which is none of the input columns.",
                 f"Add {opt('input_columns', missing[0])}, or leave them all out: the prompt says which it needs.",
                 code="prompt.column",
-                option="job_kwargs",
+                option="prompt",
                 column=missing[0],
             )
 
@@ -107,25 +108,25 @@ class ChatJob(EndpointJob):
             fields = [field for field in string.Formatter().parse(self.prompt or "") if field[1] is not None]
         except ValueError as error:
             raise ConfigurationError(
-                f"`prompt` is no template: {error}.",
+                f"no template: {error}.",
                 "Write {{ and }} where braces are meant.",
                 code="prompt.template",
-                option="job_kwargs",
+                option="prompt",
             ) from None
         names = [str(name) for _, name, _, _ in fields]
         if wrong := [name for name in names if not name or name.isdigit() or set(name) & set(".[\"'")]:
             raise ConfigurationError(
-                f"`prompt` holds {{{wrong[0]}}}, which names no column.",
+                f"it holds {{{wrong[0]}}}, which names no column.",
                 "Write {column}, and {{ and }} where braces are meant.",
                 code="prompt.template",
-                option="job_kwargs",
+                option="prompt",
             )
         if formatted := [name for _, name, spec, conversion in fields if spec or conversion]:
             raise ConfigurationError(
-                f"`prompt` formats {formatted[0]!r}, and columns are shown as they are.",
+                f"it formats {formatted[0]!r}, and columns are shown as they are.",
                 f"Write {{{formatted[0]}}}, and {{{{ and }}}} where braces are meant.",
                 code="prompt.template",
-                option="job_kwargs",
+                option="prompt",
                 column=str(formatted[0]),
             )
         return list(dict.fromkeys(names))
@@ -134,15 +135,19 @@ class ChatJob(EndpointJob):
 class ChatCompletionJob(ChatJob):
     """The assistant's answer to each row.
 
-    With `schema` (a JSON schema, the path of one, or a pydantic model as `module:Class`) the answer is data that fits
-    it: the server is asked to keep to it, what it says is held against it, and an answer that does not fit is sent
-    back once, with what is wrong. Properties of the schema may be output columns. With several choices
+    With `schema` (a JSON schema, the path of one, or a pydantic model: the class, or `module:Class`) the answer is data
+    that fits it: the server is asked to keep to it, what it says is held against it, and an answer that does not fit is
+    sent back once, with what is wrong. Properties of the schema may be output columns. With several choices
     (`request={"n": 3}`) the answer is a list of them.
     """
 
     output_columns = ("answer",)
 
     schema: dict[str, Any] | str | None = None
+
+    def __post_init__(self) -> None:
+        if is_model(self.schema):
+            self.schema = model_as_data(self.schema)
 
     def identity(self) -> Mapping[str, Any]:
         """The fields, with the schema itself where one is named: what is in the file decides what an answer may be."""

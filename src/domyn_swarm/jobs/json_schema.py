@@ -112,15 +112,24 @@ def schema_of(given: dict[str, Any] | str | type) -> dict[str, Any]:
     return _schema(cast("dict[str, Any] | str", given))
 
 
+def file_as_data(given: str) -> dict[str, Any] | str:
+    """The schema in a file, which every process of a run can use wherever it is; a reference to a model as it is.
+
+    Raises:
+        ConfigurationError: the file holds none.
+    """
+    return _schema(given) if given.endswith(".json") else given
+
+
 def _schema_of_model(model: Any, **options: Any) -> dict[str, Any]:
     try:
         schema: dict[str, Any] = model.model_json_schema(**options)
     except Exception as error:  # noqa: BLE001 - a model runs whatever it likes
         raise ConfigurationError(
-            f"no JSON schema can be made of `schema` {model.__module__}:{model.__qualname__}: {error}.",
+            f"no JSON schema can be made of {model.__module__}:{model.__qualname__}: {error}.",
             "Change the field, or give it a schema with WithJsonSchema.",
             code="schema.invalid",
-            option="job_kwargs",
+            option="schema",
         ) from None
     return schema
 
@@ -147,10 +156,10 @@ def _model(reference: dict[str, Any] | str | type) -> Any:
         model = getattr(importlib.import_module(where), name)
     except Exception as error:  # noqa: BLE001 - a module runs whatever it likes
         raise ConfigurationError(
-            f"`schema` {reference!r} cannot be imported: {error}.",
+            f"{reference!r} cannot be imported: {error}.",
             "Give a JSON schema, the path of one (.json), or a pydantic model as module:Class.",
             code="schema.unreadable",
-            option="job_kwargs",
+            option="schema",
             path=reference,
         ) from None
     return _checked_model(model, reference)
@@ -159,10 +168,10 @@ def _model(reference: dict[str, Any] | str | type) -> Any:
 def _checked_model(model: Any, name: str) -> Any:
     if not hasattr(model, "model_json_schema"):
         raise ConfigurationError(
-            f"`schema` {name!r} is no pydantic model.",
+            f"{name!r} is no pydantic model.",
             "Name a BaseModel.",
             code="schema.invalid",
-            option="job_kwargs",
+            option="schema",
         )
     return model
 
@@ -175,10 +184,10 @@ def _schema(given: dict[str, Any] | str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigurationError(
-            f"`schema` {given!r} cannot be read: {reason}.",
+            f"{given!r} cannot be read: {reason}.",
             "Name a file that holds a JSON schema.",
             code="schema.unreadable",
-            option="job_kwargs",
+            option="schema",
             path=str(given),
         ) from None
 
@@ -192,18 +201,18 @@ def _check_by_schema(schema: dict[str, Any]) -> Callable[[Any], Any]:
         import jsonschema_rs  # noqa: PLC0415 - an extra
     except ImportError:
         raise MissingDependencyError(
-            "`schema` needs the package jsonschema-rs.",
+            "a JSON schema needs the package jsonschema-rs.",
             command="pip install 'domyn-swarm[structured]'",
-            option="job_kwargs",
+            option="schema",
         ) from None
     try:
         validator = jsonschema_rs.validator_for(schema)
     except (jsonschema_rs.ValidationError, ValueError) as error:
         raise ConfigurationError(
-            f"`schema` is no valid JSON schema: {getattr(error, 'message', error)!s:.{ERROR_CHARS}}",
+            f"no valid JSON schema: {getattr(error, 'message', error)!s:.{ERROR_CHARS}}",
             "Fix the schema.",
             code="schema.invalid",
-            option="job_kwargs",
+            option="schema",
         ) from None
 
     def check(value: Any) -> Any:

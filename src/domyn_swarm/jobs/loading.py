@@ -19,6 +19,7 @@ import msgspec
 from domyn_swarm.errors import ConfigurationError, SwarmError
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.working_folder import SENT_ALONG, find_in_working_folder
+from domyn_swarm.jobspec import option_names
 from domyn_swarm.redaction import resolved
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def build_job(job_class: type[SwarmJob], kwargs: Mapping[str, Any]) -> SwarmJob:
     takes_any = any(p.kind is p.VAR_KEYWORD for p in _parameters(job_class))
     for key in kwargs:
         if key not in fields and not takes_any:
-            near = difflib.get_close_matches(key, fields, 1)
+            near = difflib.get_close_matches(key, {*fields, *option_names()}, 1)
             meant = f"Did you mean {near[0]!r}? " if near else ""
             raise ConfigurationError(
                 f"{name} has no field {key!r}.",

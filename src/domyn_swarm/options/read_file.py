@@ -6,7 +6,6 @@ A file contains fields of the JobSpec by name, and LaunchOptions.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import json
 import tomllib
 from dataclasses import dataclass
@@ -16,13 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_origin, get_type_hints
 import msgspec
 
 from domyn_swarm.checkpoint.submission import LaunchOptions
-from domyn_swarm.declared import hints_of, option_of, what_it_takes
+from domyn_swarm.declared import hints_of, nearest, option_of, what_it_takes
 from domyn_swarm.errors import ConfigurationError, SwarmError
+from domyn_swarm.jobs.field_options import FieldOptions
 from domyn_swarm.jobspec import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
+KINDS: tuple[type[msgspec.Struct], ...] = (JobSpec, LaunchOptions, FieldOptions)
 MAX_CHARS = 2**20
 """Maximum number of characters of a file, and of its expanded aliases."""
 
@@ -37,12 +38,14 @@ class OptionFile:
 
     def under(self, flags: Mapping[str, Any]) -> dict[str, Any]:
         """The file's options overridden by `flags`. In a table (job kwargs) a flag overrides only the keys it names."""
+        set_there = set(FieldOptions.__struct_fields__) & set(flags.get("job_kwargs") or {})
+        options = {name: value for name, value in self.options.items() if name not in set_there}
         tables = {
             name: {**self.options[name], **value}
             for name, value in flags.items()
             if isinstance(value, dict) and name in self.options
         }
-        return {**self.options, **flags, **tables}
+        return {**options, **flags, **tables}
 
     @contextlib.contextmanager
     def named(self, flags: Collection[str]) -> Iterator[None]:
@@ -68,12 +71,12 @@ def read_options(path: str) -> OptionFile:
             code="option_file.syntax",
             path=path,
         )
-    known = [*JobSpec.__struct_fields__, *LaunchOptions.__struct_fields__]
+    known = [name for kind in KINDS for name in kind.__struct_fields__]
     for key in content:
         if key not in known:
             raise ConfigurationError(
                 f"{path}: unknown option {key!r}.",
-                _nearest(str(key), known),
+                nearest(str(key), known),
                 code="option.unknown",
                 path=path,
                 choices=tuple(sorted(known)),
@@ -177,14 +180,9 @@ def _refuse(path: str, language: str, reason: str) -> NoReturn:
     )
 
 
-def _nearest(key: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(key, known, 1)
-    return f"Did you mean {near[0]!r}?" if near else f"Options: {', '.join(sorted(known))}."
-
-
 def _checked(path: str, key: str, value: Any) -> Any:
     """The value in the JobSpec's type, or an error that names the key."""
-    kind = LaunchOptions if key in LaunchOptions.__struct_fields__ else JobSpec
+    kind = next(kind for kind in KINDS if key in kind.__struct_fields__)
     try:
         return msgspec.convert(_as_flags_have_it(kind, key, _plain(value)), hints_of(kind)[key])
     except msgspec.ValidationError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.errors import ConfigurationError
+from domyn_swarm.declared import nearest
+from domyn_swarm.errors import ConfigurationError, opt
+from domyn_swarm.jobs.field_options import FieldOptions, as_data
 from domyn_swarm.jobs.loading import is_module, job_fields, load_job_class
 from domyn_swarm.jobs.steps.names import name_in
-from domyn_swarm.jobspec import make_spec, option_names
+from domyn_swarm.jobspec import OPTION_FIELDS_OF_THE_RUN, make_spec, option_names
 from domyn_swarm.options.named import with_named
 
 if TYPE_CHECKING:
@@ -35,10 +37,11 @@ def spec_for(job: str, given: Mapping[str, Any]) -> JobSpec:
 def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job_fields: frozenset[str]) -> JobSpec:
     """Merge options: flags override job kwargs, and job kwargs override the job class's defaults.
 
-    A job kwarg that names an option, and not a field of the job, sets that option (`{"max_concurrency": 8}`).
+    A job kwarg that names an option, and not a field of the job, sets that option (`{"max_concurrency": 8}`). A flag
+    that names a field of the job, and not an option, sets that field (`--prompt`).
 
     Raises:
-        ConfigurationError: as `make_spec`, and when `defaults` holds an unknown option.
+        ConfigurationError: as `make_spec`, and when `defaults` or `flags` hold an unknown option.
     """
     if unknown := sorted(defaults.keys() - option_names()):
         raise ConfigurationError(
@@ -47,11 +50,40 @@ def resolve(job: str, flags: Mapping[str, Any], defaults: Mapping[str, Any], job
             code="job.defaults",
             path=job,
         )
-    kwargs = dict(flags.get("job_kwargs") or {})
+    given = {name: value for name, value in flags.items() if value is not None}
+    fields = _fields_among(job, given, job_fields)
+    if isinstance(schema := fields.get("schema"), str):
+        from domyn_swarm.jobs.json_schema import file_as_data  # noqa: PLC0415 - only for schemas
+
+        fields["schema"] = file_as_data(schema)
+    kwargs = as_data({**(given.get("job_kwargs") or {}), **fields})
     options = option_names() - job_fields
     from_kwargs = {name: kwargs.pop(name) for name in list(kwargs) if name in options}
-    given = {name: value for name, value in flags.items() if value is not None}
     return make_spec({**defaults, **from_kwargs, **given, "job": job, "job_kwargs": kwargs})
+
+
+def _fields_among(job: str, given: dict[str, Any], job_fields: frozenset[str]) -> dict[str, Any]:
+    """Take the options that are fields of the job out of `given`."""
+    known = option_names() | set(OPTION_FIELDS_OF_THE_RUN)
+    others = [name for name in given if name not in known]
+    for name in others:
+        if name in job_fields:
+            continue
+        if name in FieldOptions.__struct_fields__:
+            raise ConfigurationError(
+                f"Job {job!r} has no field {name!r}.",
+                f"Leave {opt(name)} out, or use a chat job.",
+                code="job.unknown_field",
+                option=name,
+                choices=tuple(sorted(job_fields)),
+            )
+        raise ConfigurationError(
+            f"Unknown option {name!r}.",
+            nearest(name, known | job_fields),
+            code="option.unknown",
+            choices=tuple(sorted(known | job_fields)),
+        )
+    return {name: given.pop(name) for name in others}
 
 
 def _from_environment() -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from functools import cache
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, cast
 
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError
@@ -33,6 +34,19 @@ def canonical(name: str) -> str:
 def backend_names() -> list[str]:
     """The names of all installed backends, sorted."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
+
+
+def install_commands() -> dict[str, str]:
+    """Each registered backend, with the command that installs its engine; empty where the engine is installed.
+
+    An engine is an extra of the distribution that registers its backend, and has the backend's name.
+    """
+    found = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        extras = (entry.dist.metadata.get_all("Provides-Extra") if entry.dist else None) or ()
+        is_missing = entry.name in extras and find_spec(entry.name) is None
+        found[entry.name] = f"pip install '{entry.dist.name}[{entry.name}]'" if is_missing and entry.dist else ""
+    return found
 
 
 @cache  # looking through the metadata of all that is installed takes a tenth of a small run's CPU
