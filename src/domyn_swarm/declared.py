@@ -125,10 +125,9 @@ def converted(kind: type[T], options: Mapping[str, Any]) -> T:
 
 
 def nearest(name: str, known: Collection[str], kind: str = "Options") -> str:
-    """The hint for an unknown name: the one that was probably meant, and all that there are."""
-    near = difflib.get_close_matches(name.replace("-", "_"), known, 1)
-    meant = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{meant}{kind}: {', '.join(sorted(known))}."
+    """The hint for an unknown name: those that were probably meant, or all that there are."""
+    near = difflib.get_close_matches(name.replace("-", "_"), known)
+    return f"Did you mean {' or '.join(map(repr, near))}?" if near else f"{kind}: {', '.join(sorted(known))}."
 
 
 def what_it_takes(kind: type[msgspec.Struct], name: str, error: msgspec.ValidationError) -> str:
