@@ -15,10 +15,15 @@ MOST_MODELS, MODEL_CHARS = 100, 200
 logger = logging.getLogger("domyn_swarm")
 
 
-def count_answer(counts: Counts, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
-    """Add an answer of `replica` to `counts`; the tokens that it says it used, None when it does not say."""
+def count_answer(
+    counts: Counts, replica: Replica, answer: dict[str, Any], seconds: float, *, own_model: bool
+) -> int | None:
+    """Add an answer of `replica` to `counts`; the tokens that it says it used, None when it does not say.
+
+    `own_model`: the request named a model that others do not.
+    """
     counts.answers += 1
-    _count_model(counts, replica, answer)
+    _count_model(counts, replica, answer, own_model=own_model)
     counts.latencies.record(seconds)
     tokens_in, tokens_out = usage_of(answer, "prompt_tokens"), usage_of(answer, "completion_tokens")
     if tokens_in is None and tokens_out is None:
@@ -29,17 +34,19 @@ def count_answer(counts: Counts, replica: Replica, answer: dict[str, Any], secon
     return tokens_in + tokens_out
 
 
-def _count_model(counts: Counts, replica: Replica, answer: dict[str, Any]) -> None:
+def _count_model(counts: Counts, replica: Replica, answer: dict[str, Any], *, own_model: bool) -> None:
     """Count which model says that it has answered: a server may change it during a run."""
     named = answer.get("model"), answer.get("system_fingerprint")
     if named == replica.named:  # as nearly always
         counts.answered_by[replica.model or ""] += 1
         return
-    replica.named = named
     name = model_in(answer)
     if name not in counts.answered_by and len(counts.answered_by) >= MOST_MODELS:
         name = "others"
     counts.answered_by[name] += 1
+    if own_model:
+        return
+    replica.named = named
     if replica.model not in (None, name):
         counts.model_changes += 1
         if counts.model_changes == 1:

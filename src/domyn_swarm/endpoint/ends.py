@@ -52,6 +52,8 @@ class Ends:
         Raises:
             JobError: no request of this run will fare better.
         """
+        if error.status == UNKNOWN and tries.own_model is not None and tries.own_model in error.text:
+            return False  # a model that only this request names
         if error.status in KEY_OR_ADDRESS or (error.status == UNKNOWN and not replica.has_answered):
             replica.turned_away += not tries.turned_away  # one request tells one thing, however often it is sent
             tries.turned_away = True

@@ -72,8 +72,12 @@ class LoadBalancer:
         self._probes = Probes()
         self._failures = Failures(self._replicas, self._ends, self._probes, retry_timeout, clock)
 
-    async def post(self, path: str, payload: dict[str, Any], judge: Judge | None = None) -> Answer:
+    async def post(
+        self, path: str, payload: dict[str, Any], judge: Judge | None = None, model: str | None = None
+    ) -> Answer:
         """The answer to a POST of `payload` to `path` (`chat/completions`).
+
+        `model` is the one that this request names and others do not: that it is unknown is the request's failure.
 
         `judge` is called with the body of an answer, and raises an EndpointError if a row cannot have it. Such an
         answer has been paid for and says nothing against the endpoint; if the error is `retryable` there is another
@@ -86,8 +90,8 @@ class LoadBalancer:
         """
         body = msgspec.json.encode(payload)
         if self._shared is None:
-            return await self._persist(path, body, judge)
-        answer, shared = await self._shared.once(path, body, lambda: self._persist(path, body, judge), Answer)
+            return await self._persist(path, body, judge, model)
+        answer, shared = await self._shared.once(path, body, lambda: self._persist(path, body, judge, model), Answer)
         if shared:
             self.counts.shared += 1
             trace.shared(path, body, answer.body)
@@ -104,8 +108,8 @@ class LoadBalancer:
         """Stop asking replicas that were set aside."""
         await self._probes.close()
 
-    async def _persist(self, path: str, body: bytes, judge: Judge | None) -> Answer:
-        tries = Tries(self._retries, self._retry_timeout, self._clock)
+    async def _persist(self, path: str, body: bytes, judge: Judge | None, model: str | None) -> Answer:
+        tries = Tries(self._retries, self._retry_timeout, self._clock, model)
         exchange = trace.exchange(path, body)
         while True:
             replica, ticket, estimate = await self._admitted(len(body))
@@ -121,7 +125,7 @@ class LoadBalancer:
                 self.counts.retries += 1
             else:
                 this.seconds = seconds = self._clock() - ticket.at
-                used = self._answered(replica, reply.body, seconds)
+                used = self._answered(replica, reply.body, seconds, own_model=model is not None)
                 replica.heard(ticket, reply.headers, used)
                 self._rates.settle(len(body), estimate, used)
                 if (unfit := _judged(judge, reply.body)) is None:
@@ -176,7 +180,7 @@ class LoadBalancer:
             )
         return reply
 
-    def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float) -> int | None:
+    def _answered(self, replica: Replica, answer: dict[str, Any], seconds: float, *, own_model: bool) -> int | None:
         """Count an answer; the tokens that it says it used, None when it does not say."""
         replica.pace.admitted()
         replica.has_answered, replica.turned_away = True, 0
@@ -184,7 +188,7 @@ class LoadBalancer:
             for one in self._replicas:
                 one.spell.is_replicas = one.spell.is_replicas or one.troubled
         self._ends.answered()
-        return count_answer(self.counts, replica, answer, seconds)
+        return count_answer(self.counts, replica, answer, seconds, own_model=own_model)
 
     async def _until_one_is_back(self) -> None:
         gone_since = self._clock()

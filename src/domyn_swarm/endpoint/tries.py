@@ -14,10 +14,11 @@ class Tries:
     """The tries of one request: `retries` more than one, for `patience` seconds of tries and waits between them.
 
     `sent` counts requests. Failures count only as long as they may be the request's own; waiting for a rate limit, or
-    for an endpoint to come back, does not count at all.
+    for an endpoint to come back, does not count at all. `own_model` is a model that only this request names.
     """
 
-    def __init__(self, retries: int, patience: float, clock: Callable[[], float]) -> None:
+    def __init__(self, retries: int, patience: float, clock: Callable[[], float], own_model: str | None = None) -> None:
+        self.own_model = own_model
         self.sent = 0
         self.refusals = 0
         self.turned_away = False

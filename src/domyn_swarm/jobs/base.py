@@ -76,6 +76,10 @@ class SwarmJob:
         """The input and the output columns when none are named: the class's, unless the fields say otherwise."""
         return self.input_columns, self.output_columns
 
+    def extra_columns(self) -> Sequence[str]:
+        """Columns that the job reads whatever the input columns are; an item has them as it has the others."""
+        return ()
+
     def columns(self, spec: JobSpec) -> tuple[list[str], list[str]]:
         """The input and the output columns of a run: those that `spec` names, else the job's own.
 
@@ -91,7 +95,9 @@ class SwarmJob:
                     option=option,
                 )
         inputs, outputs = self.default_columns()
-        return spec.input_columns or list(inputs), spec.output_columns or list(outputs)
+        named = spec.input_columns or list(inputs)
+        extra = [name for name in self.extra_columns() if name not in named]
+        return [*named, *extra], spec.output_columns or list(outputs)
 
     def check_columns(self, schema: Mapping[str, str], spec: JobSpec) -> None:
         """Refuse an input whose columns, with their types in `schema`, are not what the job takes.

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobs.contents import text_of
 from domyn_swarm.jobs.endpoint import EndpointJob, ItemError
+from domyn_swarm.jobs.facts import FACTS, MESSAGE_FACTS
 from domyn_swarm.jobs.field_options import is_model, model_as_data
 from domyn_swarm.jobs.json_schema import Content, Structure, schema_of
 from domyn_swarm.jobs.messages import Shape, messages_of, shown_in_prompt
-from domyn_swarm.jobs.replies import ReplyColumns, choices_of, counting, judged_by_text, together
+from domyn_swarm.jobs.replies import ReplyColumns, choices_of, counting, judged_by_text
+from domyn_swarm.jobs.row_requests import RowRequestJob
 from domyn_swarm.jobs.second_request import fitting
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 PATH = "chat/completions"
 
 
-class ChatJob(EndpointJob):
+class ChatJob(RowRequestJob):
     """What jobs over chat completions have in common: how a row becomes messages.
 
     A row is a list of messages, or a text that becomes the user's one message unless it holds messages as JSON.
@@ -31,8 +33,10 @@ class ChatJob(EndpointJob):
     `system_prompt` goes in front of them. With `prompt`, a template over columns ("Translate into {language}: {text}"),
     the user's message is made of those.
 
-    An output column may be `finish_reason`, `reasoning`, `prompt_tokens`, `completion_tokens`, `latency` (seconds) or
-    `attempts`; the one with another name is the content.
+    Output columns with these names are facts about the answer: `finish_reason`, `reasoning`, `refusal`, `message`,
+    `tool_calls`, `logprobs` and `response` (JSON text, as the server has them), `model`, `prompt_tokens`,
+    `completion_tokens`, `cached_tokens`, `reasoning_tokens`, `latency` (seconds), `attempts`. The one with another name
+    is the content.
     """
 
     input_columns = ("messages",)
@@ -52,8 +56,8 @@ class ChatJob(EndpointJob):
         Raises:
             ConfigurationError: one of them cannot be used.
         """
-        self.reply = ReplyColumns(self, spec, self.structure(spec))
-        self._inputs = tuple(dict.fromkeys(spec.input_columns))
+        super().prepare(spec)
+        self.reply = ReplyColumns(self, spec, self.structure(spec), {**FACTS, **MESSAGE_FACTS})
         self._prompted_by = self._prompt_columns()
         if missing := [name for name in self._prompted_by if name not in self._inputs]:
             raise ConfigurationError(
@@ -93,14 +97,14 @@ class ChatJob(EndpointJob):
         if self.prompt is not None:
             messages = messages_of(self._prompted(item), "text")
         else:
-            messages = messages_of(item, self.messages_as)
+            messages = messages_of(self.content_of(item), self.messages_as)
         if self.system_prompt is not None:
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         return messages
 
     def _prompted(self, item: Any) -> str:
         """The prompt, filled in. One input column comes as its value, several as a dict."""
-        values = item if len(self._inputs) > 1 else {self._inputs[0]: item}
+        values = self.values_of(item)
         return str(self.prompt).format_map({name: shown_in_prompt(name, values[name]) for name in self._prompted_by})
 
     def _prompt_columns(self) -> list[str]:
@@ -175,28 +179,31 @@ class ChatCompletionJob(ChatJob):
             EndpointError: the request failed, or the answer holds no text.
             StructureError: the answer does not fit the schema, nor does the second one.
         """
-        messages = self.messages(item)
-        judge = judged_by_text if self._structure or self.reply.has_content else None
-        answer, choices = await self.chat(messages, judge, **self._format)
+        messages, parameters = self.messages(item), self.row_parameters(item)
+        if self._format and "response_format" not in parameters:
+            parameters |= self._format
+        judge = self.reply.judge if self._structure is None else self.reply.judged
+        answer, choices = await self.chat(messages, judge, **parameters)
         if self._structure is None:
-            contents: list[Any] = [text_of(choice) for choice in choices] if self.reply.has_content else []
-        else:
-            contents, answer, choices = await self._data(messages, answer, choices)
-        return self.reply(contents, answer, choices)
+            return self.reply(self.reply.texts(choices), [answer], choices)
+        return self.reply(*await self._data(messages, answer, choices, parameters))
 
     async def _data(
-        self, messages: list[dict[str, Any]], answer: Answer, choices: list[dict[str, Any]]
-    ) -> tuple[list[Any], Answer, list[dict[str, Any]]]:
+        self, messages: list[dict[str, Any]], answer: Answer, choices: list[dict[str, Any]], parameters: dict[str, Any]
+    ) -> tuple[list[Any], list[Answer], list[dict[str, Any]]]:
         """The choices as data; when they do not fit, those of a second answer."""
 
         async def again(messages: list[dict[str, Any]]) -> tuple[Answer, list[dict[str, Any]]]:
-            return await self.chat(messages, **self._format)
+            return await self.chat(messages, self.reply.judged, **parameters)
 
         return await fitting(self._parsed, again, messages, answer, choices)
 
-    def _parsed(self, choice: dict[str, Any]) -> Content:
+    def _parsed(self, choice: dict[str, Any]) -> Content | None:
+        """The data of a choice; None where a column holds what it has in place of a text."""
         assert self._structure is not None  # noqa: S101 - it is what the content is held against
-        return self._structure.parsed(text_of(choice), self.reply.parts, whole=self.reply.whole is not None)
+        if (text := self.reply.text_of(choice)) is None:
+            return None
+        return self._structure.parsed(text, self.reply.parts, whole=self.reply.whole is not None)
 
 
 class MultiTurnChatCompletionJob(ChatJob):
@@ -215,7 +222,7 @@ class MultiTurnChatCompletionJob(ChatJob):
             ItemError: no messages can be made of `item`, or none of them is to be answered.
             EndpointError: a request failed, or its answer holds no text.
         """
-        given = self.messages(item)
+        given, parameters = self.messages(item), self.row_parameters(item)
         said: list[dict[str, Any]] = []
         answers: list[Answer] = []
         choices: list[dict[str, Any]] = []
@@ -223,12 +230,12 @@ class MultiTurnChatCompletionJob(ChatJob):
             said.append(message)
             if message["role"] == "user" and following["role"] != "assistant":
                 with counting(answers):
-                    answer, choices = await self.chat(said)
+                    answer, choices = await self.chat(said, **parameters)
                 answers.append(answer)
                 said.append({"role": "assistant", "content": text_of(choices[0])})
         if not answers:
             raise ItemError("the conversation has no turn of the user's that is not answered already")
-        return self.reply([_alike(said)], together(answers), choices)
+        return self.reply([_alike(said)], answers, choices)
 
 
 def _alike(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

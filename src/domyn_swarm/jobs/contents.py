@@ -45,7 +45,7 @@ def text_of(choice: dict[str, Any]) -> str:
     if choice.get("error") or _lower(reason) == "error":
         raise _broken_off(choice)
     ended = _lower(reason) in _NATURAL_ENDS
-    if text is None or (not text.strip() and not ended) or (not text and _refusal_in(choice)):
+    if text is None or (not text.strip() and not ended) or (not text and refusal_of(choice)):
         raise _no_text(choice)
     return text
 
@@ -64,6 +64,29 @@ def reasoning_of(choice: dict[str, Any]) -> str | None:
         thinking = (part for part in parts if part.get("type", "text") not in (*_TEXT_TYPES, "refusal"))
         return "".join(map(_thoughts_in, thinking)) or None
     return _split(content)[0].strip() or None if isinstance(content, str) else None
+
+
+def tool_calls_of(choice: dict[str, Any]) -> list[Any]:
+    """The calls of tools in a choice, as the server has them; a call of the older kind (`function_call`) is one."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return []
+    calls = message.get("tool_calls")
+    if isinstance(calls, list) and calls:
+        return calls
+    call = message.get("function_call")
+    return [{"type": "function", "function": call}] if isinstance(call, dict) and call else []
+
+
+def refusal_of(choice: dict[str, Any]) -> str:
+    """The words with which the model refuses; empty where it does not."""
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        return ""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    refusals = [message.get("refusal"), *(part.get("refusal") for part in parts if isinstance(part, dict))]
+    return next((words for words in refusals if isinstance(words, str) and words), "")
 
 
 def data_in(text: str) -> Any:
@@ -137,15 +160,24 @@ def _thoughts_in(value: Any) -> str:
 
 
 def _no_text(choice: dict[str, Any]) -> EndpointError:
-    reason, words = choice.get("finish_reason"), _refusal_in(choice)
+    reason, words = choice.get("finish_reason"), refusal_of(choice)
     said = f" (finish_reason {reason!r:.40})" if reason else ""
     if words:
         said = f"{said}, it refuses: {words[:WORDS_CHARS]}"
+    elif calls := tool_calls_of(choice):
+        said = f"{said}, it calls {_names_of(calls)}; an output column `tool_calls` holds calls"
     elif thoughts := reasoning_of(choice):
         said = f"{said}, only {len(thoughts):,} characters of reasoning"
     # A model that has ended without a text, by its own account, will do so again, at full price.
     again = not words and (_lower(reason) in _BROKEN_OFF or _lower(reason) in _NO_REASON)
     return EndpointError(f"The answer has no text{said}.", status=200, retryable=again, code="reply.no_text")
+
+
+def _names_of(calls: list[Any]) -> str:
+    inner = [call.get(str(call.get("type", "function"))) for call in calls if isinstance(call, dict)]
+    return (
+        ", ".join(str(one["name"]) for one in inner if isinstance(one, dict) and "name" in one)[:WORDS_CHARS] or "tools"
+    )
 
 
 def _broken_off(choice: dict[str, Any]) -> EndpointError:
@@ -158,17 +190,6 @@ def _broken_off(choice: dict[str, Any]) -> EndpointError:
     words = f": {words!s:.{WORDS_CHARS}}" if words else "."
     again = status_is_retryable(code) if isinstance(code, int) else True
     return EndpointError(f"The answer broke off{said}{words}", status=200, retryable=again, code="reply.cut_off")
-
-
-def _refusal_in(choice: dict[str, Any]) -> str:
-    """The words with which the model refuses, if it does."""
-    message = choice.get("message")
-    if not isinstance(message, dict):
-        return ""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else []
-    refusals = [message.get("refusal"), *(part.get("refusal") for part in parts if isinstance(part, dict))]
-    return next((words for words in refusals if isinstance(words, str) and words), "")
 
 
 def _lower(reason: Any) -> str:

@@ -175,13 +175,16 @@ class EndpointJob(SwarmJob):
     async def ask(self, path: str, content: dict[str, Any], judge: Judge | None = None) -> Answer:
         """The answer to a POST of the model, `request` and `content` to `path` (`chat/completions`).
 
+        What stands in `content` wins, also over the model.
+
         `judge` is called with the body of an answer, and raises an EndpointError if it cannot be used: with
         `retryable` the request is sent again.
 
         Raises:
             EndpointError: there is none, after as many tries as are allowed and can help.
         """
-        return await self._replicas.post(path, {"model": self.model, **self._parameters, **content}, judge)
+        own = content.get("model")
+        return await self._replicas.post(path, {"model": self.model, **self._parameters, **content}, judge, own)
 
     @property
     def client(self) -> Any:

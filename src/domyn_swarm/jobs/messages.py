@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from domyn_swarm.endpoint.json_reader import NOT_JSON, read_json
 from domyn_swarm.jobs.endpoint import ItemError, kind_of
+from domyn_swarm.jobs.shapes import entries_of, not_finite, shown_number, without_unset
 
 Shape: TypeAlias = Literal["openai", "sharegpt", "text"]
 """How a row is read: as messages with `role` and `content`, with `from` and `value`, or as a text whatever it holds."""
@@ -38,7 +37,7 @@ def messages_of(item: Any, shape: Shape = "openai") -> list[dict[str, Any]]:
         if found is None:
             return [{"role": "user", "content": item}]
         item = found
-    item = _listed(_entries(item), shape)
+    item = _listed(entries_of(item), shape)
     if shape == "text" or not isinstance(item, list) or not item:
         needed = "a text" if shape == "text" else "a text or a list of messages"
         raise ItemError(f"{needed} is needed, the row has {kind_of(item)}")
@@ -55,8 +54,8 @@ def shown_in_prompt(name: str, value: Any) -> str:
         raise ItemError(f"the prompt needs {name!r}, which is null")
     if isinstance(value, str):
         return value
-    if (odd := _not_finite(value)) is not None:
-        raise ItemError(f"the prompt needs {name!r}, which {'is' if odd is value else 'holds'} {_number(odd)}")
+    if (odd := not_finite(value)) is not None:
+        raise ItemError(f"the prompt needs {name!r}, which {'is' if odd is value else 'holds'} {shown_number(odd)}")
     shown = msgspec.json.encode(value, enc_hook=str)
     return msgspec.json.decode(shown) if shown.startswith(b'"') else shown.decode()
 
@@ -88,34 +87,13 @@ def _listed(item: Any, shape: Shape) -> Any:
     return [item] if item.keys() & {"role", "from"} else item
 
 
-def _entries(message: Any) -> Any:
-    """A message that is a map: a list of pairs in Arrow, of structs of `key` and `value` on engines without maps."""
-    if not isinstance(message, list) or not message:
-        return message
-    if all(isinstance(entry, dict) and entry.keys() <= {"key", "value"} and "key" in entry for entry in message):
-        message = [(entry["key"], entry.get("value")) for entry in message]
-    if all(isinstance(entry, tuple) and len(entry) == 2 for entry in message):
-        return {name: _calls_in(name, value) for name, value in message if value is not None}
-    return message
-
-
-def _calls_in(name: str, value: Any) -> Any:
-    """The calls of a map from text to text, which can hold them as JSON only."""
-    if name not in ("tool_calls", "function_call") or not isinstance(value, str):
-        return value
-    try:
-        return read_json(value) or None
-    except NOT_JSON:
-        return value
-
-
 def _message(message: Any, number: int, shape: Shape) -> dict[str, Any]:
     if isinstance(message, dict) and message.keys() == _PLAIN and all(type(text) is str for text in message.values()):
         return message  # as most are
-    message = _entries(message)
+    message = entries_of(message)
     if not isinstance(message, dict):
         raise ItemError(f"message {number} is {kind_of(message)}, not a role and a content")
-    message = _set(message) or {}
+    message = without_unset(message, "the messages hold") or {}
     if shape == "sharegpt":
         message = _from_sharegpt(message, number)
     given = {name: value for name, value in message.items() if value is not None and (value != [] or name == "content")}
@@ -134,36 +112,3 @@ def _from_sharegpt(message: dict[str, Any], number: int) -> dict[str, Any]:
         raise ItemError(f"message {number} is from {who!r:.40}, which is none of {', '.join(_SHAREGPT_ROLES)}")
     rest = {name: value for name, value in message.items() if name in ("name", "tool_calls", "tool_call_id")}
     return {"role": role, "content": message.get("value"), **rest}
-
-
-def _set(value: Any) -> Any:
-    """`value` without what was never set: parquet gives every struct of a list the fields of all of them.
-
-    Nulls go, and structs and lists of which nothing else is left. Servers refuse them.
-    """
-    if isinstance(value, dict):
-        kept = {name: inner for name, given in value.items() if (inner := _set(given)) is not None}
-        return kept if kept or not value else None
-    if isinstance(value, list):
-        kept_items = [inner for given in value if (inner := _set(given)) is not None]
-        return kept_items if kept_items or not value else None
-    if isinstance(value, tuple):  # an entry of a map
-        return tuple(_set(inner) for inner in value)
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ItemError(f"the messages hold {_number(value)}, which JSON does not have")
-    return value
-
-
-def _not_finite(value: Any) -> Any:
-    """The first number in `value` that JSON does not have; None when there is none."""
-    if isinstance(value, dict):
-        value = [*value.values()]
-    if isinstance(value, (list, tuple)):
-        return next((odd for inner in value if (odd := _not_finite(inner)) is not None), None)
-    if isinstance(value, float):
-        return None if math.isfinite(value) else value
-    return value if isinstance(value, Decimal) and not value.is_finite() else None
-
-
-def _number(value: Any) -> str:
-    return "NaN" if value != value else f"{value}".replace("inf", "infinity").replace("Infinity", "infinity")  # noqa: PLR0124 - NaN alone is not itself

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from domyn_swarm.jobs.contents import text_of
 from domyn_swarm.jobs.json_schema import StructureError
-from domyn_swarm.jobs.replies import counting, together
+from domyn_swarm.jobs.replies import counting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -22,8 +22,10 @@ async def fitting(
     messages: Sequence[dict[str, Any]],
     answer: Answer,
     choices: list[dict[str, Any]],
-) -> tuple[list[Data], Answer, list[dict[str, Any]]]:
+) -> tuple[list[Data], list[Answer], list[dict[str, Any]]]:
     """The choices of the `answer` to `messages` as data; when they do not fit, those of a second answer.
+
+    Between both stand the answers that it took.
 
     Raises:
         StructureError: the second answer does not fit either, or the first was cut off.
@@ -32,7 +34,7 @@ async def fitting(
     found: list[Data] = []
     try:
         found.extend(map(parsed, choices))  # up to the one that does not fit
-        return found, answer, choices
+        return found, [answer], choices
     except StructureError as error:
         if any(choice.get("finish_reason") == "length" for choice in choices):  # another would be cut off, too
             raise StructureError(f"{error} (it was cut off: finish_reason 'length')", answer.attempts) from None
@@ -45,4 +47,4 @@ async def fitting(
         except StructureError as error:
             error.attempts = second.attempts
             raise
-    return contents, together([answer, second]), choices
+    return contents, [answer, second], choices

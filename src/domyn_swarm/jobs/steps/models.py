@@ -13,7 +13,7 @@ from domyn_swarm.jobs.contents import reasoning_of, text_of
 from domyn_swarm.jobs.endpoint import ItemError, kind_of
 from domyn_swarm.jobs.json_schema import Structure
 from domyn_swarm.jobs.messages import messages_of
-from domyn_swarm.jobs.replies import choices_of, judged_by_text
+from domyn_swarm.jobs.replies import choices_of, judged_by_text, together
 from domyn_swarm.jobs.second_request import fitting
 
 if TYPE_CHECKING:
@@ -124,10 +124,10 @@ class Chat(Model):
         answer, choices = await ask(messages)
         if structure is None:
             return _reply_of(answer, choices[0], None)
-        data, answer, choices = await fitting(
+        data, answers, choices = await fitting(
             lambda choice: structure.checked(text_of(choice)), ask, messages, answer, choices
         )
-        return _reply_of(answer, choices[0], data[0])
+        return _reply_of(together(answers), choices[0], data[0])
 
     def _structure(self, schema: Schema) -> Structure:
         """The schema, read once. Raises a JobError where it is none: no row could have an answer."""
