@@ -436,7 +436,7 @@ def test_values_of_any_kind_can_be_told_as_text_and_as_json(command: Command) ->
     text_job(id_column="key")
     shown = command("job", "row", RUN, "ff00")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert "text: <script>alert(1)</script>\nsecond line\t\u2028é\n" in shown.stdout
+    assert "text: <script>alert(1)</script>\nsecond line\t\\u2028é\n" in shown.stdout
     story = json.loads(command("job", "row", RUN, "ff00", "--json").stdout)
     columns = story["place"]["columns"]
     assert columns["text"] == "<script>alert(1)</script>\nsecond line\t\u2028é"

@@ -58,11 +58,12 @@ def test_ids_texts_logs_names_and_paths_are_escaped_on_a_terminal(command: Comma
         ("job", "status", f"./{HOSTILE}"), ("job", "row", "out", HOSTILE, "--json"),
         ("job", "show", "nothing" + HOSTILE),
     ):  # fmt: skip
-        printed = on_a_terminal(*line)
-        assert printed, line
-        assert [char for char in printed if char in "\x1b\x07\x9b\u202e\x7f"] == [], (line, printed)
+        piped = command(*line)
+        for printed in (on_a_terminal(*line), piped.stdout + piped.stderr):
+            assert printed, line
+            assert [char for char in printed if char in "\x1b\x07\x9b\u202e\x7f"] == [], (line, printed)
     assert json.loads(on_a_terminal("job", "row", "out", HOSTILE, "--json"))["id"] == HOSTILE
-    assert command("job", "row", "out", HOSTILE).stdout.count("\u202e") > 0, "raw where it is no terminal"
+    assert json.loads(command("job", "row", "out", HOSTILE, "--json").stdout)["id"] == HOSTILE
 
 
 def test_a_line_break_in_a_name_makes_no_line_of_a_listing(command: Command) -> None:
@@ -73,6 +74,14 @@ def test_a_line_break_in_a_name_makes_no_line_of_a_listing(command: Command) -> 
     assert [line for line in command("job", "list").stdout.splitlines() if line.startswith("b  ")] == []
     status = command("job", "status", str(folder)).stdout
     assert [line for line in status.splitlines() if line.startswith("b  ")] == []
+
+
+def test_colours_are_shown_on_a_terminal_and_nowhere_else(command: Command) -> None:
+    assert "\x1b[32mok" in on_a_terminal("doctor", env={"TERM": "xterm"})
+    for printed in (command("doctor").stdout, on_a_terminal("doctor", env={"NO_COLOR": "1"})):
+        assert "ok       python" in printed
+        assert "\x1b" not in printed
+        assert "u001b" not in printed
 
 
 def test_a_progress_bar_is_still_drawn() -> None:

@@ -119,22 +119,28 @@ def nearest_flag(name: str) -> str:
 def in_bash(command: Callable[[], object]) -> str:
     """What `command`, which completes for bash, prints: for words as they were typed, and as bash replaces them.
 
-    bash splits a word at `@`, `:` and `=`, and replaces only what stands after the last of them.
+    bash may split a word at `@`, `:` and `=`, and replaces only what stands after the last of them.
     """
-    words = os.environ["COMP_WORDS"].split("\n")[: int(os.environ["COMP_CWORD"]) + 1]
+    words = re.split(r"[\n ]", os.environ["COMP_WORDS"])[: int(os.environ["COMP_CWORD"]) + 1]
     joined = _joined(words)
     os.environ["COMP_WORDS"], os.environ["COMP_CWORD"] = "\n".join(joined), str(len(joined) - 1)
     with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit, typer.Exit):
         command()
-    typed = joined[-1]
-    kept = typed[: max(typed.rfind(char) for char in BREAKS) + 1]
+    typed, replaced = joined[-1], "" if set(words[-1]) <= set(BREAKS) else words[-1]
+    kept = typed.removesuffix(replaced).removesuffix("@")  # an @ is split off, but is replaced
     return "".join(line.removeprefix(kept) for line in printed.getvalue().splitlines(keepends=True))
 
 
 def _joined(words: Sequence[str]) -> list[str]:
+    """The words as they were typed, but `--flag=value` as two."""
     joined, extends = [words[0]], False
     for word in words[1:]:
         is_break = word != "" and set(word) <= set(BREAKS)
+        if word == "=" and joined[-1].startswith("--"):
+            extends = False
+            if word is words[-1]:
+                joined.append("")
+            continue
         if extends or (is_break and "@" not in word):
             joined[-1] += word
         else:

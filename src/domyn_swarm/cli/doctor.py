@@ -9,11 +9,12 @@ import typer
 
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
+from domyn_swarm.report.terminal import coloured
 
 if TYPE_CHECKING:
     from domyn_swarm.doctor.finding import Finding
 
-COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "bright_black"}
+COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "grey"}
 FIX = " " * 9
 
 
@@ -75,7 +76,6 @@ def doctor(
 def _tell(found: Finding) -> None:
     from domyn_swarm.masking import masked  # noqa: PLC0415
 
-    state = typer.style(f"{found.state:<8}", fg=COLOURS[found.state])
-    typer.echo(masked(f"{state} {found.name:<18} {found.found}"))
+    coloured(f"{found.state:<8}", COLOURS[found.state], masked(f" {found.name:<18} {found.found}"))
     if found.fix:
         typer.echo(masked(f"{FIX}{'':<18} fix: {found.fix}"))

@@ -72,7 +72,7 @@ def _status() -> int:
     if os.environ.get("_DOMYN_SWARM_COMPLETE") == "complete_bash":
         sys.stdout.write(in_bash(app))
         return 0
-    terminal.guard()
+    terminal.guard(pipes=True)
     hide_keys()
     try:
         return int(app(standalone_mode=False) or 0)

@@ -7,6 +7,7 @@ streams do it. The progress bar, which uses control characters on purpose, write
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
@@ -77,12 +78,28 @@ class _Escaping(io.TextIOBase):
         return self._stream.errors
 
 
-def guard() -> None:
-    """From now on escape what this process prints to a terminal."""
+def guard(*, pipes: bool = False) -> None:
+    """From now on escape what this process prints to a terminal, and with `pipes` wherever it prints.
+
+    What a pipe or a file gets is shown on a terminal in the end (`| less -R`, `> status.txt; cat status.txt`).
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, _Escaping) and stream.isatty():
+        if stream is not None and not isinstance(stream, _Escaping) and (pipes or stream.isatty()):
             setattr(sys, name, _Escaping(stream))
+
+
+COLOURS = {"red": 31, "green": 32, "yellow": 33, "grey": 90}
+
+
+def coloured(word: str, colour: str, rest: str = "") -> None:
+    """Print `word` in a colour, and the rest of the line. Without colour on no terminal, and where none is wanted."""
+    stream = sys.stdout
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        stream.write(f"{word}{rest}\n")
+        return
+    stream.flush()
+    unguarded(stream).write(f"\x1b[{COLOURS[colour]}m{escaped(word)}\x1b[0m{escaped(rest)}\n")
 
 
 def unguarded(stream: TextIO) -> TextIO:
