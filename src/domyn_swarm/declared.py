@@ -47,12 +47,13 @@ class Section(NamedTuple):
 
 IO = Section("Input and output")
 MODEL = Section("Model")
+SERVERS = Section("Model servers")
 REQUESTS = Section("Requests")
 LIMITS = Section("Limits and retries")
 CHECKPOINTS = Section("Checkpoints and resume")
 ENGINE = Section("Engine")
 PLACEMENT = Section("Where it runs")
-SECTIONS = (IO, MODEL, REQUESTS, LIMITS, CHECKPOINTS, ENGINE, PLACEMENT)
+SECTIONS = (IO, MODEL, SERVERS, REQUESTS, LIMITS, CHECKPOINTS, ENGINE, PLACEMENT)
 """In the order of the help."""
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from domyn_swarm import declared
 from domyn_swarm.data.backends.registry import canonical
-from domyn_swarm.declared import CHECKPOINTS, ENGINE, IO, LIMITS, MODEL, PLACEMENT, REQUESTS, converted
+from domyn_swarm.declared import CHECKPOINTS, ENGINE, IO, LIMITS, MODEL, PLACEMENT, REQUESTS, SERVERS, converted
 from domyn_swarm.redaction import public_options
 from domyn_swarm.spec_checks import check_spec
 from domyn_swarm.storage.paths import names_directory, split
@@ -127,6 +127,33 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             "`demo` starts the bundled one; NAME=URL serves the model NAME of a job of steps",
         ),
     ] = []
+    serve: Annotated[
+        str | None,
+        SERVERS.option(
+            "--serve",
+            help="Command of a model server that lives as long as the run, with {port} where its port belongs; or "
+            "vllm:MODEL, sglang:MODEL, llama.cpp:PATH, followed by options of the engine",
+            takes="COMMAND",
+        ),
+    ] = None
+    serve_replicas: Annotated[
+        Positive | None,
+        SERVERS.option(
+            "--serve-replicas", help="Number of servers (default: the GPUs divided by --serve-gpus, else 1)"
+        ),
+    ] = None
+    serve_gpus: Annotated[
+        Count | None,
+        SERVERS.option(
+            "--serve-gpus", help="GPUs of each server (default: 1, or with --serve-replicas an equal share of all)"
+        ),
+    ] = None
+    serve_timeout: Annotated[
+        Seconds, SERVERS.option("--serve-timeout", help="Seconds for a server to become ready")
+    ] = 1800.0
+    serve_restarts: Annotated[
+        Count, SERVERS.option("--serve-restarts", help="Restarts of each server within an hour, before it stays down")
+    ] = 5
     api_key_file: Annotated[
         str | None,
         MODEL.option(

@@ -98,6 +98,10 @@ _LOOKS_SECRET = re.compile(
     r"|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|(Bearer|Basic)\s+\S{8,}|-----BEGIN [A-Z ]*PRIVATE KEY-----.*",
     re.DOTALL,
 )
+_SETTING = re.compile(
+    r"""(?<!\S)(?P<name>--?[\w.-]+|[A-Za-z_]\w*(?==))(?P<by>=|\s+)(?P<value>'[^']*'|"[^"]*"|[^\s'"-][^\s'"]*)"""
+)
+_WORD = re.compile(r"""'[^']*'|"[^"]*"|[^\s'"=]+""")
 _URLS = ("input", "output", "checkpoint_dir", "ray_address", "api_key_file", "model")
 
 
@@ -113,10 +117,36 @@ def _public_option(name: str, value: Any) -> Any:
         return [public_text(url) for url in value] if isinstance(value, list) else value
     if name == "job_kwargs":
         return public_fields(value)
+    if name == "serve":
+        return public_command(value)
     if name in ("backend_read_kwargs", "backend_write_kwargs") and isinstance(value, Mapping):
         storage = value.get("storage_options")
         return {**value, **({"storage_options": public_storage(storage)} if storage else {})}
     return value
+
+
+def public_command(command: Any) -> Any:
+    """A command line without the values of options and variables that are named like credentials, or look like them."""
+    if not isinstance(command, str):
+        return command
+    return _WORD.sub(_public_word, _SETTING.sub(_public_setting, command))
+
+
+def _public_setting(found: re.Match[str]) -> str:
+    name, value = found["name"], found["value"].strip("'\"")
+    if is_reference(value) or not names_secret(name):
+        return found[0]
+    return f"{name}{found['by']}{_hidden(value)}"
+
+
+def _public_word(found: re.Match[str]) -> str:
+    word = found[0].strip("'\"")
+    return str(_hidden(word)) if _LOOKS_SECRET.fullmatch(word) else found[0]
+
+
+def names_secret(name: str) -> bool:
+    """Whether a variable or an option of that name holds a credential."""
+    return _is_secret(_plain(name))
 
 
 def public_storage(options: Any) -> Any:
@@ -241,6 +271,11 @@ def holds_reference(value: Any) -> bool:
     return any(map(is_reference, _leaves(value)))
 
 
+def references(value: Any) -> set[str]:
+    """The names of the variables that are referred to in `value`, at any depth."""
+    return {leaf.removeprefix("env:") for leaf in _leaves(value) if is_reference(leaf)}
+
+
 def resolved(value: Any) -> Any:
     """`value` with the environment's in the place of references, at any depth; these are masked from now on.
 
@@ -264,7 +299,8 @@ def resolved(value: Any) -> Any:
 
 def missing(options: Mapping[str, Any]) -> list[str]:
     """Names of the options that hold something which was hidden when they were written down."""
-    return [name for name, value in options.items() if any(map(_was_hidden, _leaves(value)))]
+    hidden = [name for name, value in options.items() if any(map(_was_hidden, _leaves(value)))]
+    return [*hidden, "serve"] if HIDDEN in (options.get("serve") or "") and "serve" not in hidden else hidden
 
 
 def _was_hidden(value: Any) -> bool:

@@ -117,7 +117,12 @@ def _run_here(spec: JobSpec, job_name: str | None, *, dry_run: bool, as_json: bo
     if dry_run:
         from domyn_swarm.engine.planning import make_plan  # noqa: PLC0415
 
-        _show_plan(make_plan(spec), as_json=as_json)
+        plan = make_plan(spec)
+        if spec.serve:
+            from domyn_swarm.engine.serving import servers_of  # noqa: PLC0415
+
+            servers_of(plan)  # refuses what a run would refuse
+        _show_plan(plan, as_json=as_json)
         return
     from domyn_swarm.engine.runner import run  # noqa: PLC0415
     from domyn_swarm.report.progress import progress_here  # noqa: PLC0415
@@ -167,7 +172,17 @@ def _described(plan: RunPlan) -> dict[str, str]:
         "pending": f"{plan.pending:,} ({plan.rows - plan.pending:,} done before{changed})",
         "checkpoint": plan.store.path if spec.checkpointing else "none",
         "output": f"{spec.output} ({kind}, {spec.output_mode})",
+        **_servers(spec),
     }
+
+
+def _servers(spec: JobSpec) -> Mapping[str, str]:
+    """The model servers that the run starts."""
+    if not spec.serve:
+        return {}
+    from domyn_swarm.serving.servers import describe  # noqa: PLC0415 - keeps --help light
+
+    return describe(spec.serve, spec.serve_replicas, spec.serve_gpus)
 
 
 def _input_notes(files: InputFiles, schema: Mapping[str, str], columns: Columns) -> dict[str, str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from domyn_swarm.runs.find import Run
     from domyn_swarm.runs.state import Status
+    from domyn_swarm.serving.states import ServerState
 
 TIMED_OUT = 124
 
@@ -90,14 +91,27 @@ def logs(
     lines: Annotated[
         int | None, typer.Option("--lines", "-n", metavar="N", min=0, show_default=False, help="Only the last N lines")
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server", metavar="NAME", show_default=False, help="The log of a model server of the run: server-0"
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the log of RUN. Ctrl-C stops the command, not the run."""
-    from domyn_swarm.runs.control import log_of  # noqa: PLC0415
+    """Print the log of RUN, or that of one of its model servers. Ctrl-C stops the command, not the run."""
+    from domyn_swarm.runs.control import log_of, server_log_of  # noqa: PLC0415
     from domyn_swarm.runs.find import find  # noqa: PLC0415
 
     found = find(run)
-    text = "".join(log_of(found, follow=False))
+    if server is not None and follow:
+        raise ConfigurationError(
+            f"{opt('follow', True)} follows the run's own log, and not that of a model server.",
+            "Drop one of the two.",
+            code="option.conflict",
+            option="server",
+        )
+    text = "".join(log_of(found, follow=False)) if server is None else server_log_of(found, server)
     shown = text if lines is None else "".join(text.splitlines(keepends=True)[-lines:] if lines else [])
     if as_json:
         if follow:
@@ -280,6 +294,12 @@ def _table(found: Sequence[Status]) -> str:
     )
 
 
+def _server_line(one: ServerState) -> str:
+    restarts = f", started {one.starts} times" if one.starts > 1 else ""
+    detail = f": {one.detail}" if one.detail else ""
+    return one_line(f"{one.name} {one.state} since {one.since}{restarts}{detail}")
+
+
 def _described(found: Status) -> str:
     rows = ""
     if found.rows is not None and found.total is not None:
@@ -300,6 +320,7 @@ def _described(found: Status) -> str:
             "errors": found.errors_path,
             "folder": found.path,
             "log": found.log or "",
+            "servers": "\n".join(map(_server_line, found.servers)),
             "resume": found.resume,
         }
     )

@@ -26,10 +26,12 @@ class Flag(threading.Event):
 class Stop(Flag):
     """Set when a run has to end. `time_is_up` says that a batch system will end it soon, whatever it does.
 
-    No call in flight is waited for beyond `deadline`, as `time.monotonic()` has it.
+    No call in flight is waited for beyond `deadline`, as `time.monotonic()` has it. `reason` is the error that the run
+    ends with, if nobody asked for its end.
     """
 
     time_is_up = False
+    reason: Exception | None = None
     deadline = math.inf
 
     def hurry(self, seconds: float) -> None:

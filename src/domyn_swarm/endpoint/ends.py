@@ -30,11 +30,17 @@ logger = logging.getLogger("domyn_swarm")
 
 
 class Ends:
-    """Checks that raise when it is time to end. `patience` is how long one request may be tried, in seconds."""
+    """Checks that raise when it is time to end. `patience` is how long one request may be tried, in seconds.
 
-    def __init__(self, replicas: Sequence[Replica], patience: float, clock: Callable[[], float]) -> None:
+    All endpoints may be away for `absence` seconds.
+    """
+
+    def __init__(
+        self, replicas: Sequence[Replica], patience: float, clock: Callable[[], float], absence: float
+    ) -> None:
         self._replicas = replicas
         self._patience = patience
+        self._absence = absence
         self._clock = clock
         self._answers = False
         self._refused = 0  # in a row
@@ -113,19 +119,19 @@ class Ends:
 
         `since` is when the request that waits began to.
         """
-        if self._clock() - max(since, self._answered_at) >= self._patience and all(
+        if self._clock() - max(since, self._answered_at) >= self._absence and all(
             one.aside or one.troubled or one.spent for one in self._replicas
         ):
             raise self._nobody()
 
     def check_absence(self, since: float) -> None:
-        """Raises ConditionError when all have been away `since`, for as long as a request may be tried."""
-        if self._clock() - since >= self._patience:
+        """Raises ConditionError when all have been away `since`, for as long as they may be."""
+        if self._clock() - since >= self._absence:
             raise self._nobody()
 
     def _nobody(self) -> ConditionError:
         return ConditionError(
-            f"No endpoint has answered for {self._patience:g} s: {self._urls}.",
+            f"No endpoint has answered for {self._absence:g} s: {self._urls}.",
             f"Bring it back. {RESUME}",
             code="condition.no_endpoint",
         )

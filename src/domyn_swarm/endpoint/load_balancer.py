@@ -52,12 +52,13 @@ class Answer(msgspec.Struct, frozen=True):
 class LoadBalancer:
     """Requests over `clients`, which are open. `retries` and `retry_timeout` (seconds) bound the tries of one request.
 
-    `counts` tells what happened so far; `clock` is in seconds.
+    All may be away for `absence` seconds, by default for as long as a request may be tried. `counts` tells what
+    happened so far; `clock` is in seconds.
     """
 
     def __init__(
         self, clients: Sequence[Transport], rates: Rates, *, retries: int, retry_timeout: float, dedupe: bool,
-        clock: Callable[[], float] = time.monotonic,
+        absence: float | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.counts = Counts()
         self._clock = clock
@@ -68,7 +69,7 @@ class LoadBalancer:
         self._shared = SingleFlight() if dedupe else None
         self._line = asyncio.Lock()  # those who may not send yet, in the order in which they came
         self._turn = 0
-        self._ends = Ends(self._replicas, retry_timeout, clock)
+        self._ends = Ends(self._replicas, retry_timeout, clock, retry_timeout if absence is None else absence)
         self._probes = Probes()
         self._failures = Failures(self._replicas, self._ends, self._probes, retry_timeout, clock)
 

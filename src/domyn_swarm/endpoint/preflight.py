@@ -50,14 +50,17 @@ class Found(msgspec.Struct, frozen=True):
     revisions: list[str] = []
 
 
-def look(urls: Sequence[str], wanted: str | None, key: str | None, seconds: float = PROBE_SECONDS) -> Found:
+def look(
+    urls: Sequence[str], wanted: str | None, key: str | None, seconds: float = PROBE_SECONDS, *,
+    through_proxies: bool = True,
+) -> Found:  # fmt: skip
     """Ask the endpoints at `urls` for their models, for `seconds` each and all at once; `wanted` is named by the user.
 
     Raises:
         ConfigurationError: no endpoint is there, none tells which model it has and none is named, or a list that can be
             read has no such model.
     """
-    listings = dict(zip(urls, _in_a_thread(_listings(urls, key, seconds)), strict=True))
+    listings = dict(zip(urls, _in_a_thread(_listings(urls, key, seconds, through_proxies)), strict=True))
     absent = {url: said for url, said in listings.items() if isinstance(said, EndpointError) and is_absent(said)}
     if len(absent) == len(listings):
         raise _unusable(*next(iter(absent.items())), key)
@@ -119,7 +122,7 @@ def check_endpoint(url: str, api_key: str | None = None, seconds: float = PROBE_
     Raises:
         ConfigurationError: it does not tell them within `seconds`; the hint says what to do.
     """
-    (said,) = _in_a_thread(_listings([url], api_key, seconds))
+    (said,) = _in_a_thread(_listings([url], api_key, seconds, True))
     if isinstance(said, EndpointError):
         raise _unusable(url, said, api_key) from said
     models: list[Model] = said
@@ -151,13 +154,13 @@ def is_absent(error: EndpointError) -> bool:
     return error.status == 0 and not error.overload
 
 
-async def _listings(urls: Sequence[str], key: str | None, seconds: float) -> list[Listing]:
-    return await asyncio.gather(*(_listing(url, key, seconds) for url in urls))
+async def _listings(urls: Sequence[str], key: str | None, seconds: float, proxies: bool) -> list[Listing]:
+    return await asyncio.gather(*(_listing(url, key, seconds, proxies) for url in urls))
 
 
-async def _listing(url: str, key: str | None, seconds: float) -> Listing:
+async def _listing(url: str, key: str | None, seconds: float, proxies: bool) -> Listing:
     try:
-        async with EndpointClient(url, api_key=key) as client:
+        async with EndpointClient(url, api_key=key, through_proxies=proxies) as client:
             return await listed_models(client, seconds)
     except EndpointError as error:
         return error

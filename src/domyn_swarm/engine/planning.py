@@ -20,6 +20,7 @@ from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.base import MODEL
 from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.redaction import missing
+from domyn_swarm.serving.command import read_command
 from domyn_swarm.storage.files import translating_io_errors
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.recording.node_stats import Flows
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobspec import JobSpec
+    from domyn_swarm.serving.servers import ModelServers
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class RunPlan:
     pending: int
     changed: int = 0
     adapters: Sequence[Any] = ()
+    servers: ModelServers | None = None
 
     @property
     def overrides(self) -> Overrides:
@@ -64,8 +67,14 @@ class RunPlan:
 
     @property
     def resolved(self) -> JobSpec:
-        """The spec for whoever opens the job: it names the model that was found, should another be listed meanwhile."""
-        return msgspec.structs.replace(self.spec, model=self.spec.model or self.identity.get(MODEL))
+        """The spec for whoever opens the job: it names the model that was found, should another be listed meanwhile.
+
+        Model servers of the run are its endpoints, beside those of models that have their own.
+        """
+        endpoints = [*self.spec.endpoints, *(self.servers.urls if self.servers else ())]
+        return msgspec.structs.replace(
+            self.spec, model=self.spec.model or self.identity.get(MODEL), endpoints=endpoints
+        )
 
     @property
     def in_workers(self) -> bool:
@@ -99,6 +108,8 @@ def make_plan(
     job = build_job(load_job_class(spec.job), spec.job_kwargs)
     spec = with_columns_of(job, spec)
     check_method(job, spec)
+    if spec.serve:
+        read_command(spec.serve)
     identity = identity_of(spec, job, overrides)
     inputs = planning_inputs(spec, job, run_dir or spec.run_dir)
     adapters = load_adapters(spec.adapters)

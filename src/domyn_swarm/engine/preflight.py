@@ -8,14 +8,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.engine.identity import check_identity
+from domyn_swarm.engine.serving import servers_of
 from domyn_swarm.jobs.base import REVISION, is_resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from domyn_swarm.engine.planning import RunPlan
+    from domyn_swarm.jobspec import JobSpec
 
 
 def run_preflight(plan: RunPlan) -> RunPlan:
@@ -27,7 +31,9 @@ def run_preflight(plan: RunPlan) -> RunPlan:
     before = (RunRecord.load(plan.store.folder) if plan.spec.resume else None) or RunRecord()
     known = {name: value for name, value in before.identity.items() if is_resolved(name)}
     if plan.pending:
-        found = dict(plan.job.preflight(plan.spec) or {})
+        if plan.spec.serve and plan.servers is None:
+            servers_of(plan)
+        found = dict(plan.job.preflight(_spec_of_what_is_ready(plan)) or {})
         plan = replace(plan, identity={**plan.identity, **found})
         if found and plan.spec.resume:
             check_identity(plan.identity, plan.spec, plan.store, plan.nodes["files"])
@@ -37,6 +43,13 @@ def run_preflight(plan: RunPlan) -> RunPlan:
     if plan.in_workers:
         plan.nodes["backend"].check_address(plan.spec.ray_address)
     return plan
+
+
+def _spec_of_what_is_ready(plan: RunPlan) -> JobSpec:
+    """The spec with the servers of the run that are ready; the others join them later."""
+    if plan.servers is None:
+        return plan.spec
+    return msgspec.structs.replace(plan.spec, endpoints=[*plan.spec.endpoints, *plan.servers.ready_urls])
 
 
 def _with_other_replicas(identity: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ from domyn_swarm.engine.preflight import run_preflight
 from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, NullProgress, Progress
 from domyn_swarm.engine.recording.node_stats import Flows
 from domyn_swarm.engine.recording.reporter import Reporter
+from domyn_swarm.engine.serving import serving
 from domyn_swarm.engine.signals import on_time_up
 from domyn_swarm.errors import AGAIN, CheckpointError, DataError, Interrupted, JobError, SwarmError, TimeUp, opt
 
@@ -86,7 +87,21 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
             if spec.resume:
                 check_identity(plan.identity, spec, plan.store, plan.nodes["files"])
             meter = Meter(progress or NullProgress(), plan.job.traffic, _budget(spec), stop, flows)
-            return _run_locked(plan, lock, meter, started)
+            with _served(plan, meter) as plan:
+                return _run_locked(plan, lock, meter, started)
+
+
+@contextlib.contextmanager
+def _served(plan: RunPlan, meter: Meter) -> Iterator[RunPlan]:
+    """`plan` with its model servers, while they are there; what their model is like has been found out."""
+    with contextlib.ExitStack() as resources:
+        try:
+            served = resources.enter_context(serving(plan, meter.stop))
+            if served.servers is not None:
+                served = run_preflight(served)
+        except (SwarmError, KeyboardInterrupt) as error:
+            raise _explained(error, plan, meter) from error
+        yield served
 
 
 def _budget(spec: JobSpec) -> ErrorBudget:
@@ -159,6 +174,8 @@ def _is_lost(lock: Lock) -> bool:
 
 def _explained(error: BaseException, plan: RunPlan, meter: Meter) -> BaseException:
     """`error` as one of ours, with how much is safe and how to resume."""
+    if isinstance(error, (Interrupted, KeyboardInterrupt)) and meter.stop.reason is not None:
+        error = meter.stop.reason
     if isinstance(error, (CheckpointError, LockLostError)):
         return error
     resume = f"{_kept_rows(plan.store)} {_how_to_resume(plan.spec)}"

@@ -76,10 +76,10 @@ class EndpointJob(SwarmJob):
                 code="request.reserved",
                 option="job_kwargs",
             )
-        if not spec.endpoints:
+        if not spec.endpoints and not spec.serve:
             raise ConfigurationError(
                 f"{opt('endpoints')} is missing: {type(self).__name__} asks an OpenAI-compatible server.",
-                f"Give its URL, set ENDPOINT, or try {opt('endpoints', 'demo')}.",
+                f"Give its URL, set ENDPOINT, start one with {opt('serve')}, or try {opt('endpoints', 'demo')}.",
                 code="endpoint.missing",
                 option="endpoints",
             )
@@ -90,6 +90,8 @@ class EndpointJob(SwarmJob):
                 f"Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or {opt('api_key_file')} alone.",
                 code="option.secret",
             )
+        if not spec.endpoints:  # the run's own servers are not there yet
+            return {}
         found = self._look(spec, key)
         return {MODEL: found.model, REVISION: found.revisions}
 
@@ -100,7 +102,7 @@ class EndpointJob(SwarmJob):
                 logger.info("%s is the address of a request; its server is at %s", url, normalised(url))
         urls = list(dict.fromkeys(url for url in spec.endpoints if url != DEMO))
         if spec.preflight and urls:
-            return look(urls, wanted, key, spec.preflight_timeout)
+            return look(urls, wanted, key, spec.preflight_timeout, through_proxies=not spec.serve)
         if urls and wanted is None:
             raise ConfigurationError(
                 f"{opt('preflight', False)}: no model is named, and nobody asks the endpoints for one.",
@@ -141,16 +143,17 @@ class EndpointJob(SwarmJob):
         self._timeout = spec.timeout or REQUEST_SECONDS
         async with contextlib.AsyncExitStack() as resources:
             clients = []
-            for url in spec.endpoints or [DEMO]:
+            for url in _endpoints_of(spec):
                 client = EndpointClient(
                     resources.enter_context(demo_server()) if url == DEMO else url,
                     api_key=self._key, timeout=self._timeout, connect_timeout=spec.connect_timeout,
-                    through_proxies=url != DEMO,
+                    through_proxies=url != DEMO and not spec.serve,
                 )  # fmt: skip
                 clients.append(await resources.enter_async_context(client))
             self._replicas = LoadBalancer(
                 clients, Rates(spec.max_rpm, spec.max_tpm),
                 retries=spec.retries, retry_timeout=spec.retry_timeout, dedupe=spec.dedupe,
+                absence=max(spec.retry_timeout, spec.serve_timeout if spec.serve else 0.0),
             )  # fmt: skip
             resources.push_async_callback(self._replicas.close)
             self._limiter = slots.current()
@@ -218,6 +221,20 @@ class EndpointJob(SwarmJob):
             self._resources.push_async_callback(client.close)
             self._official[url] = client
         return self._official[url]
+
+
+def _endpoints_of(spec: JobSpec) -> list[str]:
+    """The endpoints' URLs.
+
+    Raises:
+        JobError: they are the run's own servers, which were not started as no row was pending.
+    """
+    if spec.serve and not spec.endpoints:
+        raise JobError(
+            "Rows have to be computed again, and the model servers were not started, as none was left to do.",
+            code="server.not_started",
+        )
+    return spec.endpoints or [DEMO]
 
 
 def _texts(value: Any) -> list[str]:

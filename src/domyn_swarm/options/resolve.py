@@ -27,8 +27,11 @@ def spec_for(job: str, given: Mapping[str, Any]) -> JobSpec:
     """
     job_class = load_job_class(job)
     of_steps = is_module(job)
-    defaults = {**job_class.defaults, **_from_environment()}
     given = with_named(given, of_steps=of_steps)
+    from_environment = _from_environment()
+    if from_environment and resolve(job, given, job_class.defaults, job_fields(job_class)).serve:
+        from_environment = {}  # the run has servers of its own
+    defaults = {**job_class.defaults, **from_environment}
     if of_steps and (urls := given.get("endpoints")) and all(map(name_in, urls)):  # the others keep theirs
         given["endpoints"] = [*defaults.get("endpoints", []), *urls]
     return resolve(job, given, defaults, job_fields(job_class))

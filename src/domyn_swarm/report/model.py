@@ -8,6 +8,7 @@ import msgspec
 
 from domyn_swarm.checkpoint.records import check_moment
 from domyn_swarm.checkpoint.run_record import RunState  # noqa: TC001 - msgspec evaluates the annotations
+from domyn_swarm.serving.states import ServerState  # noqa: TC001 - msgspec evaluates the annotations
 
 NodeState = Literal["waiting", "running", "done", "failed", "stopped"]
 Effect = Literal["reads input", "calls job", "calls model", "writes record", "writes parts", "writes output"]
@@ -171,6 +172,7 @@ class Report(msgspec.Struct):
     options: list[Option] = []
     versions: dict[str, str] = {}
     warnings: list[str] = []
+    servers: list[ServerState] = []
     resume: str = ""
 
     def __post_init__(self) -> None:

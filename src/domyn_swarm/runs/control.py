@@ -15,12 +15,14 @@ import msgspec
 
 from domyn_swarm.checkpoint.lock import living_holder
 from domyn_swarm.checkpoint.submission import FILE, LOG, Submission
-from domyn_swarm.errors import CheckpointError, JobError, SwarmError
+from domyn_swarm.errors import CheckpointError, ConfigurationError, JobError, SwarmError, opt
 from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.launchers.base import FLUSH_SECONDS
 from domyn_swarm.runs.launchers.local import terminate
 from domyn_swarm.runs.launchers.registry import load_launcher
 from domyn_swarm.runs.state import ACTIVE, Status, status_of, statuses
+from domyn_swarm.serving.states import FOLDER as SERVERS
+from domyn_swarm.serving.states import load_states, read_log
 from domyn_swarm.storage.files import is_local, translating_io_errors
 from domyn_swarm.storage.texts import now
 
@@ -39,7 +41,7 @@ PATIENCE = 1.2
 """Growth factor of the polling interval: each poll is a query to the scheduler."""
 OVER = ("done", "done with failures", "failed", "cancelled", "lost", "gone")
 MADE = (
-    "spec.json", "run.json", "report.html", "graph.svg", "parts", "damaged", FILE, LOG,
+    "spec.json", "run.json", "report.html", "graph.svg", "parts", "damaged", FILE, LOG, SERVERS,
 )  # fmt: skip
 """What a run creates in its folder, except for locks."""
 
@@ -197,3 +199,21 @@ def log_of(run: Run, *, follow: bool) -> Iterator[str]:
     if path is None or not trust.may_act(run, submission):
         raise trust.refusal(run)
     return load_launcher(submission.placement.run_on).log(submission.handle, str(path), follow=follow)
+
+
+def server_log_of(run: Run, server: str) -> str:
+    """What the model server `server` of the run printed last.
+
+    Raises:
+        ConfigurationError: the run had no such server.
+    """
+    names = [one.name for one in load_states(run.folder)]
+    if server not in names:
+        raise ConfigurationError(
+            f"{run.name} has no model server {server!r}.",
+            f"It has: {', '.join(names)}." if names else f"It was run without {opt('serve')}.",
+            code="server.unknown",
+            option="server",
+            choices=tuple(names),
+        )
+    return read_log(run.folder, server)

@@ -22,6 +22,7 @@ from domyn_swarm.errors import SwarmError
 from domyn_swarm.runs import trust
 from domyn_swarm.runs.launchers.base import LauncherStatus
 from domyn_swarm.runs.launchers.registry import load_launcher
+from domyn_swarm.serving.states import ServerState, load_states
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,6 +53,7 @@ class Status(msgspec.Struct, kw_only=True):
         where: The launcher's name, or "terminal".
         host: The machine that submitted it, or that ran it.
         log: The path of its log; None when only the launcher has it.
+        servers: The model servers of the run, with `--serve`.
         rows: Rows that have finished, `failed` of them without an output, of `total`; None before the run has started.
     """
 
@@ -74,6 +76,7 @@ class Status(msgspec.Struct, kw_only=True):
     log: str | None = None
     resume: str = ""
     exit_status: int | None = None
+    servers: list[ServerState] = []
 
     @property
     def since(self) -> str:
@@ -106,6 +109,7 @@ def _status(run: Run) -> Status:
     status = Status(name=run.name, state=state, detail=detail, path=folder.path, where=IN_TERMINAL)
     if record is not None:
         _add_record(status, record, is_own=own)
+    status.servers = _servers(run, state)
     if submission is not None:
         status.where, status.host = submission.placement.run_on, submission.host
         log = trust.log_of(run)
@@ -116,6 +120,14 @@ def _status(run: Run) -> Status:
         status.resume = f"domyn-swarm job resume {quote(run.name)}"
     status.exit_status = _exit_status(state, answer)
     return status
+
+
+def _servers(run: Run, state: State) -> list[ServerState]:
+    """The run's model servers. Those of a run that was killed are gone with it, whatever was written last."""
+    found = load_states(run.folder)
+    if state in (*ACTIVE, "unknown"):
+        return found
+    return [one if one.state == "dead" else msgspec.structs.replace(one, state="stopped") for one in found]
 
 
 def _record(run: Run, submission: Submission | None) -> tuple[RunRecord | None, bool]:

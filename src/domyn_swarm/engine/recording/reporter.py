@@ -176,6 +176,7 @@ class Reporter:
             damaged=sorted(name.rpartition("/")[2] for name in damaged),
             output=spec.output, errors_path=spec.errors_path if counts.failed else "",
             options=self._options, versions=installed_versions(), warnings=list(self._warnings),
+            servers=self.plan.servers.states if self.plan.servers else [],
         )  # fmt: skip
         return _storable(report)
 

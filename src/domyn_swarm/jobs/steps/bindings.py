@@ -65,7 +65,8 @@ class Bindings:
             ConfigurationError: a model has no endpoint, or an endpoint cannot be used.
         """
         for (step, name), kind in self._asked.items():
-            if not self._specs[self._name[name]].endpoints:
+            own = self._specs[self._name[name]]
+            if not own.endpoints and not own.serve:
                 raise ConfigurationError(
                     f"{opt('endpoints')} is missing: {self._steps[step].where} asks the model {name!r} ({kind}).",
                     f"Give {opt('endpoints')} URL for all models, or {name}=URL for this one; `demo` starts a server "
@@ -81,7 +82,12 @@ class Bindings:
             except ConfigurationError as error:
                 text = f"model {name!r}: {error.text}" if name else error.text
                 raise type(error)(text, error.advice, **error.about) from error
-        by_name = {of_model(fact, name): seen[own][fact] for name, own in self._name.items() for fact in _FACTS}
+        by_name = {
+            of_model(fact, name): seen[own][fact]
+            for name, own in self._name.items()
+            for fact in _FACTS
+            if fact in seen[own]  # servers that the run has yet to start tell none
+        }
         return {**seen.get(REST, {}), **by_name}
 
     async def open(self, found: contextlib.AsyncExitStack) -> dict[tuple[str, str], models.Model]:

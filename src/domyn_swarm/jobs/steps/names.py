@@ -32,7 +32,8 @@ def spec_for(spec: JobSpec, name: str) -> JobSpec:
     """`spec` as the model `name` needs it ("": those without a name of their own): its endpoints, model and key alone.
 
     A model that only has another name at the endpoint shares that with the rest, and the key. A model with an endpoint
-    of its own gets its own key, or that of the environment: none is sent to a server that it was not given for.
+    of its own gets its own key, or that of the environment: none is sent to a server that it was not given for. Servers
+    that the run starts are for the models without one.
     """
     shared = [url for url in spec.endpoints if not name_in(url)]
     own = _values(spec.endpoints, name)
@@ -40,8 +41,9 @@ def spec_for(spec: JobSpec, name: str) -> JobSpec:
     if not own:
         model, key = model or spec.model, key or spec.api_key_file
     return msgspec.structs.replace(
-        spec, endpoints=own or shared, model=model, api_key_file=key, models=[], api_key_files=[]
-    )
+        spec, endpoints=own or shared, model=model, api_key_file=key, models=[], api_key_files=[],
+        serve=None if own else spec.serve,
+    )  # fmt: skip
 
 
 def _values(values: Sequence[str], name: str) -> list[str]:
