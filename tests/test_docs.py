@@ -34,9 +34,10 @@ READ = [
 OTHERS = {
     "--backend", "--compile-bytecode", "--dashboard-host", "--help", "--keep-going", "--kills", "--threads-http",
     "--write-compatibility", "--array", "--chdir", "--cpus-per-task", "--export", "--open-mode", "--parsable",
-    "--signal", "--time", "--when-time-is-up",
+    "--signal", "--time", "--when-time-is-up", "--alias", "--host", "--model-path", "--tp-size",
+    "--tensor-parallel-size",
 }  # fmt: skip
-"""Flags of pytest, sphinx-build, ray start, sbatch, jobs.run, tests.chaos and llama.cpp that pages speak of."""
+"""Flags of pytest, sphinx-build, ray start, sbatch, jobs.run, tests.chaos and model servers that pages speak of."""
 
 
 def read(page: str, reader: Reader) -> None:

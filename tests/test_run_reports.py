@@ -639,6 +639,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "output_mode": st.sampled_from(["append", "replace", "io_only"]), "overwrite": st.booleans(),
     "data_backend": st.sampled_from(["pandas", "polars", "ray"]), "native_backend": st.booleans(),
     "native_batch_size": Positive, "batch_size": Positive, "backend_read_kwargs": Json, "backend_write_kwargs": Json,
+    "serve": st.none() | Words, "serve_replicas": st.none() | Positive, "serve_gpus": st.none() | st.integers(0, 8),
+    "serve_timeout": Seconds, "serve_restarts": st.integers(0, 100),
     "ray_address": st.none() | Words, "endpoints": st.lists(Words, max_size=3), "api_key_file": st.none() | Words,
     "model": st.none() | Words, "max_concurrency": st.none() | st.just("auto") | Positive,
     "max_rpm": st.none() | Seconds, "max_tpm": st.none() | Seconds, "retries": st.integers(0, 100),

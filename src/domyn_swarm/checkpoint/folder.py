@@ -6,6 +6,7 @@
         parts/           RRRR-[worker-]NNNNNN.parquet: the run's number, the worker where there are several, the part's
         damaged/         parts that could not be read; their rows are computed again
         lock-NNNNNN      held by the one process that writes here
+        servers/         the logs of the run's model servers, and how they were last
         submission.json  where the newest run was sent, if it was; log.txt has what it printed
 
 Files whose names end in `.tmp` are not complete, and nobody looks at them.

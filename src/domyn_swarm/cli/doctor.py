@@ -18,7 +18,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "grey
 FIX = " " * 9
 
 
-def doctor(
+def doctor(  # noqa: PLR0913, PLR0917 - each is a flag
     endpoint: Annotated[
         list[str] | None,
         typer.Option(
@@ -39,6 +39,9 @@ def doctor(
             help="File that contains the API key (default: $DOMYN_SWARM_API_KEY or $OPENAI_API_KEY)",
         ),
     ] = None,
+    serve: Annotated[
+        str | None, typer.Option("--serve", metavar="COMMAND", help="Command of model servers to check, as for a run")
+    ] = None,
     checkpoint_dir: Annotated[
         str, typer.Option("--checkpoint-dir", metavar="DIR", help="Folder or URL for the checkpoints of runs")
     ] = ".domyn-swarm",
@@ -49,7 +52,7 @@ def doctor(
     slurm: Annotated[bool, typer.Option("--slurm", help="Also check Slurm")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that this machine can run jobs: installation, endpoint, checkpoint directory, clusters.
+    """Check that this machine can run jobs: installation, endpoint, model servers, checkpoint directory, clusters.
 
     Prints one line per check, and how to fix a problem. Leaves no files behind. Exit status: 0, or 1 when a check has
     failed; a warning concerns something that only some jobs need.
@@ -58,7 +61,7 @@ def doctor(
 
     request = Request(
         endpoints=endpoint or os.environ.get("ENDPOINT", "").split(), model=model, api_key_file=api_key_file,
-        checkpoint_dir=checkpoint_dir, ray=ray, slurm=slurm,
+        checkpoint_dir=checkpoint_dir, ray=ray, slurm=slurm, serve=serve,
     )  # fmt: skip
     findings = []
     for found in run_checks(request):

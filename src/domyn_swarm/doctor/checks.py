@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from domyn_swarm.data.backends.registry import backend_names
-from domyn_swarm.doctor import checkpoints, clusters, endpoints, installation
+from domyn_swarm.doctor import checkpoints, clusters, endpoints, installation, servers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +26,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_dir: str = ".domyn-swarm"
     ray: str | None = None
     slurm: bool = False
+    serve: str | None = None
 
 
 def run_checks(request: Request) -> Iterator[Finding]:
@@ -50,8 +51,10 @@ def _checks(request: Request) -> Iterator[Check]:
     yield installation.check_graphviz
     for url in request.endpoints:
         yield partial(endpoints.check_endpoint, url, request.model, request.api_key_file)
-    if not request.endpoints:
+    if not request.endpoints and request.serve is None:
         yield endpoints.no_endpoint
+    if request.serve is not None:
+        yield partial(servers.check_serve, request.serve)
     yield partial(checkpoints.check_checkpoint_dir, request.checkpoint_dir)
     if request.ray:
         yield partial(clusters.check_ray, request.ray)

@@ -53,7 +53,7 @@ class ServerCommand(NamedTuple):
             ConfigurationError: it does not exist, or cannot be executed.
         """
         program = self.words[0]
-        if shutil.which(program, path=search_path(self.variables.get("PATH", os.environ.get("PATH", "")))) is None:
+        if shutil.which(program, path=search_path(self.variables.get("PATH"))) is None:
             why = "cannot be executed" if Path(program).exists() else "is not there"
             raise ConfigurationError(
                 f"The program {program!r} {why}.",
@@ -98,8 +98,9 @@ def read_command(text: str, gpus: int = 0) -> ServerCommand:
     return ServerCommand(tuple(words), variables)
 
 
-def search_path(path: str) -> str:
-    """`path`, and the directory of this Python, whose packages' commands are found without activating it."""
+def search_path(path: str | None = None) -> str:
+    """`path` (PATH), and the directory of this Python, whose packages' commands are found without activating it."""
+    path = os.environ.get("PATH", "") if path is None else path
     return os.pathsep.join(filter(None, [path, str(Path(sys.executable).parent)]))
 
 

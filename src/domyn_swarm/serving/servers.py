@@ -72,9 +72,8 @@ class Plan:
         }
         if share is not None:
             env[gpus.VARIABLE] = ",".join(share)
-        env["PATH"] = search_path(env.get("PATH", ""))
-        env["PYTHONUNBUFFERED"] = "1"
-        return {**env, **resolved(dict(self.command.variables))}
+        env |= {"PYTHONUNBUFFERED": "1", **resolved(dict(self.command.variables))}
+        return {**env, "PATH": search_path(env.get("PATH"))}
 
 
 class ModelServers:

@@ -72,6 +72,12 @@ function plain(value) {
 
 const warnings = () => (report.warnings.length ? [el("ul", {}, report.warnings.map((text) => el("li", {}, text)))] : []);
 
+function servers() {
+  const line = (one) => [one.name, [one.state, one.starts > 1 ? `started ${count(one.starts)} times` : "", one.detail].filter(Boolean).join(", ")];
+  const found = report.servers ?? [];
+  return found.length ? [facts(found.map(line))] : [];
+}
+
 function failures() {
   const sum = report.failures.reduce((total, kind) => total + kind.count, 0);
   return report.failures.map((kind, index) =>
@@ -287,7 +293,7 @@ async function showFailedRows(offsets) {
 
 // Rendering
 
-const PARTS = { broken, resume, rows, warnings, time: overTime, failures, nodes, output, options, versions };
+const PARTS = { broken, resume, rows, warnings, servers, time: overTime, failures, nodes, output, options, versions };
 const shown = new Map();
 
 /** Replace the content of an element, keeping open details, scroll positions and the focus. */
