@@ -473,6 +473,25 @@ def test_a_text_that_is_too_long_for_an_embedding_fails_alone(command: Command, 
     assert "input (1001 tokens) is too large to process" in message
 
 
+# Servers that the run starts.
+
+
+@pytest.mark.parametrize("engine", ["pandas", "polars", "ray"])
+def test_a_run_starts_the_engine_itself(request: pytest.FixtureRequest, command: Command, engine: str) -> None:
+    packages = ["xllamacpp>=2026.9.11063", "gguf>=0.19"]
+    python = installed(request.config, "xllamacpp", packages, "import gguf, xllamacpp") / "bin/python"
+    write("in.parquet", {"text": TEXTS * 3})
+    given = [json.dumps({"request": SHORT}), "--serve", f"{python} {TINY_LLAMA} tiny-{{port}}.gguf {{port}}"]
+    ran = command(
+        "job", "submit", "--input", "in.parquet", "--output", "out.parquet", *TEXT, "--job-kwargs", *given,
+        "--serve-replicas", "2", "--data-backend", engine, env={"OPENAI_API_KEY": KEY}, timeout=240,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert [row["text"] for row in rows("out.parquet")] == TEXTS * 3
+    assert all(SENSELESS.fullmatch(row["answer"]) for row in rows("out.parquet"))
+    assert len(list(Path().glob("tiny-*.gguf"))) == 2
+
+
 # The key.
 
 

@@ -414,3 +414,23 @@ def test_a_command_that_lost_its_credential_is_not_run() -> None:
     with pytest.raises(SwarmError) as refused:
         run(make_spec(options(serve="vllm serve m --api-key *** --port {port}")))
     assert refused.value.code == "option.secret"
+
+
+# A job of steps.
+
+
+def test_models_without_an_endpoint_of_their_own_are_served_and_others_keep_theirs(command: Command) -> None:
+    Path("judge.py").write_text(
+        "from domyn_swarm import Chat\n"
+        "async def answer(text: str, model: Chat) -> str:\n"
+        "    return await model(text)\n"
+        "async def verdict(answer: str, judge: Chat) -> str:\n"
+        "    return await judge(f'Is it good? {answer}')\n"
+    )
+    ran = command(
+        "job", "submit", "judge.py", "--input", "in.parquet", "--output", "out.parquet", "--keep", "answer",
+        "--serve", serve(), "--endpoint", "judge=demo",
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert {row["answer"] for row in rows("out.parquet")} == {"yes"}
+    assert {row["verdict"] for row in rows("out.parquet")} == {"You wrote 4 words: Is it good? yes"}
