@@ -7,7 +7,6 @@ graph's inputs and the documentation are all made from this class; nothing else 
 from __future__ import annotations
 
 from collections.abc import Mapping  # noqa: TC003 - msgspec evaluates the annotations
-from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -138,19 +137,13 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     ] = None
     serve_replicas: Annotated[
         Positive | None,
-        SERVERS.option(
-            "--serve-replicas", help="Number of servers (default: the GPUs divided by --serve-gpus, else 1)"
-        ),
+        SERVERS.option("--serve-replicas", help="Number of servers (default: the GPUs by --serve-gpus, else 1)"),
     ] = None
     serve_gpus: Annotated[
         Count | None,
-        SERVERS.option(
-            "--serve-gpus", help="GPUs of each server (default: 1, or with --serve-replicas an equal share of all)"
-        ),
+        SERVERS.option("--serve-gpus", help="GPUs of a server (default: 1, or with --serve-replicas an equal share)"),
     ] = None
-    serve_timeout: Annotated[
-        Seconds, SERVERS.option("--serve-timeout", help="Seconds for a server to become ready")
-    ] = 1800.0
+    serve_timeout: Annotated[Seconds, SERVERS.option("--serve-timeout", help="Seconds for it to become ready")] = 1800.0
     serve_restarts: Annotated[
         Count, SERVERS.option("--serve-restarts", help="Restarts of each server within an hour, before it stays down")
     ] = 5
@@ -317,26 +310,6 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     def output_is_directory(self) -> bool:
         """Whether the output is a directory of parquet files rather than one file."""
         return names_directory(self.output)
-
-
-def anchored(spec: JobSpec, folder: str = "") -> JobSpec:
-    """`spec` with relative local paths made absolute, so that it is valid in any working directory.
-
-    Paths are resolved against `folder`, by default the current working directory.
-    """
-    names, folder = ("input", "output", "checkpoint_dir", "api_key_file"), folder or str(Path.cwd())
-    paths = {name: _anchored(path, folder) for name in names if (path := getattr(spec, name)) is not None}
-    where, colon, job_class = (spec.job, "", "") if spec.job.endswith(".py") else spec.job.rpartition(":")
-    job = f"{_anchored(where, folder)}{colon}{job_class}" if where.endswith(".py") else spec.job
-    files = (named.partition("=") for named in spec.api_key_files)
-    keys = [f"{name}={_anchored(path, folder)}" for name, _, path in files]
-    return msgspec.structs.replace(spec, **paths, job=job, api_key_files=keys)
-
-
-def _anchored(path: str, folder: str) -> str:
-    if "://" in path or PurePosixPath(path).is_absolute():
-        return path
-    return f"{folder}/{path}" if not path.startswith("~") else str(Path(path).expanduser())
 
 
 def make_spec(options: Mapping[str, Any]) -> JobSpec:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from domyn_swarm.anchoring import anchored
 from domyn_swarm.checkpoint.part import DamagedPartError
 from domyn_swarm.checkpoint.writer import FlushReport
 from domyn_swarm.engine.graph.build import driver_elsewhere
 from domyn_swarm.engine.graph.inputs import planning_inputs
 from domyn_swarm.engine.signals import on_signals
 from domyn_swarm.errors import CheckpointError
-from domyn_swarm.jobspec import anchored
 
 if TYPE_CHECKING:
     from domyn_swarm.engine.output_writer import Artifact

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from domyn_swarm.anchoring import anchored
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.submission import LaunchOptions, Submission
 from domyn_swarm.data.memory import IN_MEMORY
@@ -15,7 +16,7 @@ from domyn_swarm.declared import option_of
 from domyn_swarm.engine.recording.command_line import options_with_defaults, text_of
 from domyn_swarm.engine.recording.run_record import origin_of, without_secrets
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobspec import JobSpec, anchored, flag_of, make_spec
+from domyn_swarm.jobspec import JobSpec, flag_of, make_spec
 from domyn_swarm.report.model import Option  # noqa: TC001 - msgspec evaluates the annotations
 
 if TYPE_CHECKING:

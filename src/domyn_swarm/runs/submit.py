@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from domyn_swarm.anchoring import anchored
 from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.lock import SENDING, locked
 from domyn_swarm.checkpoint.process import Process
@@ -22,7 +23,6 @@ from domyn_swarm.engine.planning import make_plan
 from domyn_swarm.engine.preflight import run_preflight
 from domyn_swarm.engine.recording.run_record import without_secrets
 from domyn_swarm.errors import ConfigurationError, opt
-from domyn_swarm.jobspec import anchored
 from domyn_swarm.redaction import HIDDEN
 from domyn_swarm.runs import index, trust
 from domyn_swarm.runs.control import ensure_not_running

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from domyn_swarm.anchoring import anchored
 from domyn_swarm.checkpoint.run_record import RunRecord
 from domyn_swarm.edges import on_command_line
 from domyn_swarm.engine.identity import listed_files, run_id_of
-from domyn_swarm.jobspec import anchored
 from domyn_swarm.masking import masked
 from domyn_swarm.redaction import public_options
 from domyn_swarm.storage.texts import now
