@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
-import pandas as pd
 import pyarrow as pa
 
 from domyn_swarm.checkpoint.writer import FlushReport
@@ -185,7 +184,7 @@ class Worker:
         slices = (block.slice(at, rows) for block in arriving for at in range(0, max(1, len(block)), rows))
         if self._work.spec.native_backend:
             return (_native(part, self._work.columns) for part in slices)
-        return item_batches((part.to_pandas(types_mapper=pd.ArrowDtype) for part in slices), self._work.columns)
+        return item_batches(slices, self._work.columns)
 
     def _arriving(self) -> Iterator[pa.Table]:
         """The blocks; one without rows now and then while none comes, so that finished rows are not kept waiting."""

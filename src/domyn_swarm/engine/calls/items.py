@@ -1,4 +1,4 @@
-"""From pandas frames to the plain Python values that `transform_item` and `transform_items` take."""
+"""From pandas frames, or tables, to the plain Python values that `transform_item` and `transform_items` take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.columns import Columns
 
 
-def item_batches(frames: Iterable[pd.DataFrame], columns: Columns) -> Iterator[JobBatch]:
+def item_batches(frames: Iterable[pd.DataFrame | pa.Table], columns: Columns) -> Iterator[JobBatch]:
     """A batch of items for each frame: the value of the one input column, or a dict of all of them.
 
     Rows with values that Python cannot hold are the batch's unread ones.
@@ -42,7 +42,7 @@ def item_batches(frames: Iterable[pd.DataFrame], columns: Columns) -> Iterator[J
         yield with_unread(_array(frame[columns.id]), _array(frame[POSITION]), reasons, items=items, digested=digested)
 
 
-def _array(series: Any) -> pa.Array[Any]:
+def _array(column: Any) -> pa.Array[Any]:
     """The column as Arrow: the same memory for Arrow-backed frames, converted for frames that somebody put in."""
-    array = pa.array(series, from_pandas=True)
+    array = column if isinstance(column, pa.ChunkedArray) else pa.array(column, from_pandas=True)
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, FAILURE_TYPE, ROW_ID
-from domyn_swarm.data.types import is_stored
+from domyn_swarm.data.types import converted, is_stored
 from domyn_swarm.data.values import python_values, reason
 from domyn_swarm.engine.calls.output_types import (
     ARROW_REFUSALS,
@@ -200,10 +200,10 @@ class OutputColumns:
     def _united(self, name: str, array: Any) -> Any:
         """`array` as the column's type, which grows to take it in. Raises one of ARROW_REFUSALS when it cannot."""
         if name in self._fixed:
-            return array.cast(self._fixed[name])
+            return converted(array, self._fixed[name])
         if array.type != self._types.get(name):
             dtype = self._grown(name, array.type)
-            array = array if array.type == dtype else array.cast(dtype)
+            array = converted(array, dtype)
             self._types[name] = dtype
         return array
 
