@@ -53,6 +53,6 @@ def test_whoever_is_cancelled_while_it_waits_holds_nothing(granted: bool) -> Non
 def test_the_budget_is_a_share_of_what_memory_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     left = 2**31
     monkeypatch.setattr(memory, "memory_left", lambda: left)
-    assert answer_bytes() == 2**27
+    assert answer_bytes() == 2**26
     left = 0
     assert answer_bytes() == memory.LEAST_BYTES

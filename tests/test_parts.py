@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from domyn_swarm import JobSpec, make_spec, run
 from domyn_swarm.checkpoint import compact, encode, part, writer
 from domyn_swarm.checkpoint.folder import PartName, RunFolder
-from domyn_swarm.checkpoint.part import DamagedPartError, Part, PartMetadata, write_part
+from domyn_swarm.checkpoint.part import DamagedPartError, Part, PartMetadata, reading, write_part
 from domyn_swarm.checkpoint.store import CheckpointStore
+from domyn_swarm.concurrency import memory
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 from domyn_swarm.errors import CheckpointError, JobError
 from tests.conftest import job, rows, write
@@ -510,3 +511,20 @@ def test_an_id_column_that_changes_its_type_is_refused_before_anything_is_comput
         run(spec())
     assert calls() == 12
     assert rows("out.parquet") == done
+
+
+@pytest.mark.parametrize(("short", "raised"), [(2**62, pa.lib.ArrowMemoryError), (0, DamagedPartError)])
+def test_an_allocation_that_fails_is_damage_only_where_there_is_memory(
+    monkeypatch: pytest.MonkeyPatch, short: int, raised: type[Exception]
+) -> None:
+    monkeypatch.setattr(memory, "SHORT_BYTES", short)
+    with pytest.raises(raised), reading("part"):
+        pa.allocate_buffer(2**62)
+
+
+def test_reading_one_wide_row_takes_no_memory_for_all_of_them() -> None:
+    table = pa.table({"text": [os.urandom(2**19).hex() for _ in range(24)]})
+    batches = pq.ParquetFile(pa.BufferReader(encode.encode(table))).iter_batches(batch_size=1)
+    before = pa.total_allocated_bytes()
+    assert next(batches).num_rows == 1
+    assert pa.total_allocated_bytes() - before < table.nbytes / 3

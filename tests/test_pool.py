@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
@@ -282,6 +283,26 @@ def test_chunks_are_not_pulled_ahead_of_calls_that_are_slow(kind: str) -> None:
     assert pulled == 2
     go.set()
     assert len(gathered(results)) == 1000
+
+
+def test_an_output_that_was_handed_on_is_kept_nowhere_while_the_next_call_is_made(kind: str) -> None:
+    class Output:
+        """What a weak reference can point to."""
+
+    let_go, outputs = threading.Event(), list[weakref.ref[Output]]()
+
+    def steps(payload: int) -> Iterator[Any]:
+        if payload:
+            yield let_go
+        output = Output()
+        outputs.append(weakref.ref(output))
+        return output
+
+    results = started([chunk(range(2))], made(kind, steps), 1)
+    while not outputs or outputs[0]() is not None:
+        next(results)
+    let_go.set()
+    assert len(list(filter(None, results))) == 1
 
 
 def test_none_comes_now_and_then_while_nothing_finishes(kind: str) -> None:

@@ -179,6 +179,15 @@ def test_many_large_answers_at_once_are_read_as_there_is_memory_for_them(says: s
     assert pq.read_metadata("out.parquet").num_rows == 700
 
 
+@pytest.mark.stress
+def test_so_they_are_where_the_address_space_is_limited() -> None:
+    write("in.parquet", {"text": [f"row {number}" for number in range(700)]})
+    with playing("large", says="how_long") as server:
+        done = submitted(*asking(server.url, 512), memory=2 * 2**30)
+    assert done.returncode == 0, done.stderr
+    assert pq.read_metadata("out.parquet").num_rows == 700
+
+
 @pytest.mark.parametrize(
     ("error", "is_condition"),
     [

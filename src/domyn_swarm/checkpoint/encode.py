@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, MADE
+from domyn_swarm.data.parquet_writer import page_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,8 +37,9 @@ def encode(table: pa.Table, **options: Any) -> pa.Buffer:
         UnstorableError: they cannot be written or read.
     """
     sink = pa.BufferOutputStream()
+    options |= {"compression": "zstd", "use_dictionary": False, "write_batch_size": page_rows(table)}
     try:
-        pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, compression="zstd", use_dictionary=False, **options)
+        pq.write_table(table, sink, row_group_size=ROW_GROUP_ROWS, **options)
         encoded = sink.getvalue()
         _read_back(encoded, table.schema)
     except MemoryError:  # Arrow's own among them

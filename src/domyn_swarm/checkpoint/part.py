@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from domyn_swarm.checkpoint.encode import UnstorableError, encode, failing
 from domyn_swarm.checkpoint.part_file import open_parquet, seal
 from domyn_swarm.checkpoint.records import RunId  # noqa: TC001 - msgspec evaluates the annotations
+from domyn_swarm.concurrency.memory import is_memory_short
 from domyn_swarm.data.columns import FAILURE, INPUTS, MADE, POSITION
 from domyn_swarm.data.values import refused
 from domyn_swarm.errors import CheckpointError, JobError
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 Marks: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Positions: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
-BATCH_ROWS = 32_768
+BATCH_ROWS, BATCH_BYTES = 32_768, 8 * 2**20
+"""What is read of a part at once: a merge reads many parts, and a row may be megabytes."""
 RUN_ROWS = 64
 """Mean length of runs of rows from which on slicing is faster than taking them one by one."""
 JOB_FIELD, NODE = "job_kwargs.", "node "
@@ -169,7 +171,8 @@ class Part:
             names = parquet.schema_arrow.names
             present = names if columns is None else [name for name in columns if name in names]
             read = 0
-            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=present):
+            rows = max(1, min(BATCH_ROWS, self.rows * BATCH_BYTES // max(1, self.decoded_bytes)))
+            for batch in parquet.iter_batches(batch_size=rows, columns=present):
                 read += batch.num_rows
                 yield pa.Table.from_batches([batch])
         self._check_complete(read, self.rows)
@@ -303,6 +306,7 @@ def reading(part: str) -> Iterator[None]:
     Raises:
         FileNotFoundError: it is not there.
         CheckpointError: the filesystem refuses or fails.
+        MemoryError: there is too little left.
         DamagedPartError: its bytes are not what was written.
     """
     try:
@@ -310,6 +314,8 @@ def reading(part: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, *_NONSENSE) as error:
+        if isinstance(error, MemoryError) and is_memory_short():  # which says nothing of the bytes
+            raise
         if getattr(error, "errno", None) is not None:  # what Arrow finds wrong with the bytes has no errno
             raise CheckpointError(
                 f"{part} cannot be read: {error}",

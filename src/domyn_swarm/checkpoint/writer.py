@@ -15,6 +15,7 @@ from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
 from domyn_swarm.checkpoint.encode import UnstorableError, storable
 from domyn_swarm.checkpoint.lock import LockLostError
 from domyn_swarm.checkpoint.part import DamagedPartError, fitting, united, write_part
+from domyn_swarm.concurrency.memory import memory_left
 from domyn_swarm.concurrency.resources import Reserve
 from domyn_swarm.data.columns import FAILURE
 from domyn_swarm.storage.files import is_local
@@ -31,6 +32,10 @@ CUT_ROWS = 4 * PART_ROWS
 """Rows at which a part is cut, however young: where rows come fast, syncing files to the disk is what costs."""
 COMPACT_EVERY = 16
 """Parts that are written between two compactions."""
+COMPACT_MEMORY = 12 * PART_BYTES
+"""Bytes without which parts are not merged: two of them are decoded, joined and encoded."""
+AGAIN_BYTES = 8 * 2**20
+"""Of the parts that are written after one could not be."""
 ENDING_SECONDS = 1.0
 """How old a row may become before it is durable once the run has been asked to end: it may be killed at any moment."""
 LAST_TRIES, LAST_PAUSE = 4, 0.25
@@ -164,11 +169,19 @@ class PartWriter:
         self._writing, self._in_hand = None, []
 
     def _write_again(self) -> None:
-        """Write what is left after a part could not be written: calls hold nothing any more that it may need."""
-        for tries_left in reversed(range(LAST_TRIES if self._tables else 0)):
+        """Write what is left after a part could not be written: calls hold nothing any more that it may need.
+
+        In small parts, which take little memory, and of which some may be written where not all can.
+        """
+        waiting = [piece for table in self._tables for piece in _pieces(table)]
+        for tries_left in reversed(range(LAST_TRIES if waiting else 0)):
             self._reserve.release()
             try:
-                self.report = self._thread.submit(self._write, self._tables, self.report, self._name).result()
+                while waiting:
+                    self.report = self._thread.submit(self._write, waiting[:1], self.report, self._name).result()
+                    self._name = self._name._replace(number=self._name.number + 1)
+                    self._tell_refused()
+                    waiting.pop(0)
             except LockLostError:
                 raise
             except Exception:  # noqa: BLE001 - the first error is the one to report
@@ -176,7 +189,6 @@ class PartWriter:
                 if tries_left:
                     time.sleep(LAST_PAUSE)
             else:
-                self._tell_refused()
                 self._start()
                 return
 
@@ -214,7 +226,15 @@ class PartWriter:
 
     def _compact(self) -> None:
         """Only the last part can grow any more: the others are full, or would be with the one that follows."""
+        if memory_left() < COMPACT_MEMORY:
+            return
         # Whoever reads the parts next sets a damaged one aside; on a full disk the parts stay as they are.
         with contextlib.suppress(DamagedPartError, OSError, MemoryError):
             self._recent = compact(self._folder, self._recent)
         self._recent = self._recent[-1:]
+
+
+def _pieces(table: pa.Table) -> list[pa.Table]:
+    """`table` in slices of about AGAIN_BYTES."""
+    rows = max(1, table.num_rows * AGAIN_BYTES // max(1, table.nbytes))
+    return [table.slice(at, rows) for at in range(0, table.num_rows, rows)]

@@ -15,6 +15,7 @@ from domyn_swarm.cli import checkpoint, endpoint, init, job
 from domyn_swarm.cli.completion import in_bash
 from domyn_swarm.cli.doctor import doctor
 from domyn_swarm.cli.help import DOCUMENTATION, App
+from domyn_swarm.concurrency.address_space import save_address_space
 from domyn_swarm.edges import on_command_line
 from domyn_swarm.endpoint.keys import hide_keys
 from domyn_swarm.errors import Interrupted, JobError, SwarmError
@@ -74,6 +75,7 @@ def _status() -> int:
         return 0
     terminal.guard(pipes=True)
     hide_keys()
+    save_address_space()
     try:
         return int(app(standalone_mode=False) or 0)
     except UsageError as error:

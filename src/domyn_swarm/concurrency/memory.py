@@ -11,9 +11,10 @@ import psutil
 
 SMALL_BYTES = 65_536
 """Answers up to that size are not counted: a connection buffers as much anyway."""
-SHARE = 16
-"""Of the memory that is left, this part may be answers: each is bytes, then text, then written."""
+SHARE = 32
+"""Of the memory that is left, this part may be answers: each is bytes, text, then written; calls buffer others."""
 LEAST_BYTES, MOST_BYTES = 8 * 2**20, 2**30
+SHORT_BYTES = 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -62,6 +63,11 @@ class ByteBudget:
 def answer_bytes() -> int:
     """How many bytes of answers this process may hold, by the memory that it has left."""
     return max(LEAST_BYTES, min(memory_left() // SHARE, MOST_BYTES))
+
+
+def is_memory_short() -> bool:
+    """Whether an allocation may have failed for want of memory, and not for its size: damaged bytes ask for any."""
+    return memory_left() < SHORT_BYTES
 
 
 def memory_left() -> int:

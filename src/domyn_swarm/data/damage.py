@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from domyn_swarm.concurrency.memory import is_memory_short
 from domyn_swarm.errors import DataError, opt
 from domyn_swarm.storage.files import open_parquet
 
@@ -33,6 +34,8 @@ def naming_damage(files: InputFiles, file: InputFile, columns: Sequence[str]) ->
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, MemoryError) and is_memory_short():  # which says nothing of the file
+            raise
         if getattr(error, "errno", None) is not None:  # the filesystem's, not the file's
             raise
         raise damaged(files, file, columns, error) from error

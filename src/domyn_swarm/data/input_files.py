@@ -152,6 +152,8 @@ def _footer(fs: Any, path: str, size: int) -> tuple[InputFile, pa.Schema]:
                 schema = pq.ParquetFile(file, metadata=metadata, coerce_int96_timestamp_unit=int96).schema_arrow
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         rows = _checked_rows(metadata, groups)
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{path} is not a readable parquet file: {error}",

@@ -26,6 +26,8 @@ FILE_ROWS = 1_000_000
 PART_FILE = r"part-\d{5,}\.parquet"
 """What the files of an output directory are called."""
 SAMPLE_ROWS = 8192
+PAGE_BYTES, PAGE_ROWS = 2**20, 1024
+"""Of a page, and after how many rows a writer looks at its size: pyarrow's defaults."""
 
 
 def check_writer_kwargs(write_kwargs: Mapping[str, Any]) -> None:
@@ -115,7 +117,7 @@ def _write_file(
 ) -> int:
     group_rows = int(write_kwargs.get("row_group_size") or ROW_GROUP_ROWS)
     group = _row_group(reader, group_rows if most is None else min(group_rows, most))
-    options = {"use_dictionary": _repetitive(group), **write_kwargs}
+    options = {"use_dictionary": _repetitive(group), "write_batch_size": page_rows(group), **write_kwargs}
     written = 0
     # One row group is written while the next one is read and joined.
     with _open_writer(file, schema, options) as writer, ThreadPoolExecutor(1) as thread:
@@ -158,6 +160,14 @@ def _row_group(reader: RowReader, rows: int) -> pa.Table:
         have += parts[-1].num_rows
         size += parts[-1].nbytes
     return pa.concat_tables(parts)
+
+
+def page_rows(table: pa.Table) -> int:
+    """How many rows like those of `table` to write between two looks at a page's size.
+
+    A page is decoded whole, whatever is read of it, and a row may be megabytes.
+    """
+    return max(1, min(PAGE_ROWS, table.num_rows * PAGE_BYTES // max(1, table.nbytes)))
 
 
 def _open_writer(file: Any, schema: pa.Schema, write_kwargs: Mapping[str, Any]) -> pq.ParquetWriter:

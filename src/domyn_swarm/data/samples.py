@@ -70,6 +70,8 @@ def sample_of(files: InputFiles, columns: Sequence[str]) -> Sample:
         with ThreadPoolExecutor(READERS) as pool:
             tables = list(pool.map(partial(_beginning, files, schema, rows), there))
             extremes = list(pool.map(partial(_extremes, files, schema), there))
+    except MemoryError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{there[0].path} cannot be read: {error}",

@@ -144,6 +144,8 @@ def _csv_names(files: InputFiles, file: InputFile, options: Mapping[str, Any]) -
     try:
         with files.fs.open(file.path, "rb") as handle, pc.open_csv(handle, **options) as reader:
             names = reader.schema.names
+    except MemoryError:
+        raise
     except (pa.ArrowException, UnicodeError, LookupError) as error:
         raise _unreadable(files, file, error) from None
     if twice := [name for name in names if names.count(name) > 1]:
@@ -175,6 +177,8 @@ def _csv_batches(
             pc.open_csv(handle, convert_options=convert, **options) as reader,
         ):
             yield from reader
+    except MemoryError:
+        raise
     except (pa.ArrowException, UnicodeError) as error:
         raise _unreadable(files, file, error) from None
 
@@ -189,6 +193,8 @@ def _open_json(files: InputFiles) -> tuple[pa.Schema, int, Any]:
             here = _json_batch(files, file, at, records, None).schema
             try:
                 merged = pa.unify_schemas([schema, here], promote_options="permissive")
+            except MemoryError:
+                raise
             except pa.ArrowException as error:
                 raise _unreadable(files, file, f"it has other types than what comes before it: {error}") from None
             promoted = promoted or (rows > 0 and merged != schema)
@@ -226,6 +232,8 @@ def _json_batch(
         try:
             kind = None if schema is None else schema.field(name).type
             arrays.append(pa.array([record.get(name) for record in records], kind))
+        except MemoryError:
+            raise
         except (pa.ArrowException, OverflowError, UnicodeError) as error:
             where = f"line {at:,} or after, column {name!r}: {error}"
             raise _unreadable(files, file, where) from None

@@ -85,6 +85,8 @@ def job_batch(batch: Any, id_col: str, input_cols: Sequence[str], convert: Calla
 
     try:
         frame = checked(chosen)
+    except MemoryError:
+        raise
     except Exception:  # noqa: BLE001 - libraries raise all kinds of errors over a value
         for name in columns:
             for row, why in refused(chosen.select([name]), lambda part: checked(_with_used_values(part))).items():
@@ -154,6 +156,8 @@ def refused(values: Any, convert: Callable[[Any], Any], skip: Callable[[], Any] 
         start, rows = waiting.pop()
         try:
             convert(values.slice(start, rows))
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001 - libraries raise all kinds of errors over a value
             if rows <= 1:
                 found[start] = f"{type(error).__name__}: {error}"[:REASON_CHARS]

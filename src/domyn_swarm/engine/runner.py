@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from domyn_swarm.checkpoint.lock import LockLostError, locked
+from domyn_swarm.concurrency.address_space import save_address_space
 from domyn_swarm.concurrency.resources import ExhaustedError, exhausted, raise_file_limit
 from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.data.listing import HIDDEN, summary
@@ -76,6 +77,7 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
     """
     started = time.monotonic()
     raise_file_limit()
+    save_address_space()
     stop = Stop()
     with _run_dir(spec) as run_dir, on_time_up(stop):
         flows = Flows()

@@ -16,6 +16,7 @@ import msgspec
 import pyarrow as pa
 
 from domyn_swarm.checkpoint.writer import FlushReport
+from domyn_swarm.concurrency.address_space import save_address_space
 from domyn_swarm.concurrency.resources import raise_file_limit
 from domyn_swarm.data.values import job_batch
 from domyn_swarm.engine.calls.items import item_batches
@@ -117,6 +118,7 @@ class Worker:
 
     def __init__(self, work: WorkerJob) -> None:
         raise_file_limit()
+        save_address_space()
         self._work = work
         self._job = build_job(work.job_class or load_job_class(work.spec.job), work.spec.job_kwargs)
         self._blocks: queue.Queue[pa.Table | None] = queue.Queue(BLOCKS_WAITING)

@@ -40,6 +40,8 @@ def holds(dtype: pa.DataType, value: Any) -> bool:
     """Whether a column of that type can hold `value`."""
     try:
         pa.array([value], type=dtype, from_pandas=False)
+    except MemoryError:
+        raise
     except ARROW_REFUSALS:
         return False
     return True

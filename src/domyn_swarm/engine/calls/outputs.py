@@ -134,6 +134,8 @@ class OutputColumns:
         for row, output in enumerate(outputs):
             try:
                 rows.append(self._named(output))
+            except MemoryError:
+                raise
             except Exception as error:  # noqa: BLE001 - keys, too, are objects of anybody's
                 kept = (isinstance(output, Failure) and output.values) or ()
                 rows.append(dict(zip(self._names, kept, strict=False)))
@@ -184,6 +186,8 @@ class OutputColumns:
                 return pa.array(values, type=self._fixed[name], from_pandas=False)
             if are_alike(values):
                 return self._united(name, inferred(values))
+        except MemoryError:
+            raise
         except ARROW_REFUSALS:
             pass
         return self._row_by_row(name, values, failures)
@@ -191,6 +195,8 @@ class OutputColumns:
     def _column(self, name: str, column: Any, failures: dict[int, Failure]) -> Any:
         try:
             return self._united(name, column)
+        except MemoryError:
+            raise
         except ARROW_REFUSALS:
             values, reasons = python_values(column)
             made = self._row_by_row(name, values, failures)
@@ -237,6 +243,8 @@ class OutputColumns:
             dtype = inferred([value]).type
             if dtype != self._types.get(name):
                 self._types[name] = self._grown(name, dtype)
+        except MemoryError:
+            raise
         except ARROW_REFUSALS:
             return False
         return True

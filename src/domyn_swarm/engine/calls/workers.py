@@ -53,12 +53,14 @@ class Workers:
                     return
                 if log:
                     chunk.traces[key] = trace.encoded(log, bodies=key is not None)
+                    log.clear()  # a connection keeps the context in which it was opened, and this log with it
                     log = trace.start()  # what the row left running adds to the old one
                 if row.held:
                     chunk.held.append(row.held)
                     row.held = 0
                 keys.append(key)
                 outputs.append(output)
+                del output  # it may be large, and is handed on while the next call is made
                 if limiter.crowded:
                     limiter.release()
                     await limiter.take()
@@ -82,4 +84,5 @@ class Workers:
                         log = trace.start()
                     chunk.keys.append(key)
                     chunk.outputs.append(output)
+                del output
             chunk = self._chunks.after_blocking(chunk)
