@@ -630,6 +630,9 @@ def test_a_runs_spec_repeats_it_with_the_same_exit_statuses(command: Command) ->
         "done_before": 2,
         "done_now": 0,
         "failed": 1,
+        "tokens_in": 0,
+        "tokens_out": 0,
+        "reasons": [{"count": 1, "type": "ValueError", "message": "cannot do 'bad'"}],
         "changed": 0,
     }
 
@@ -674,8 +677,8 @@ def submit(command: Command, name: str, *flags: str, **options: Any) -> Any:
 
 
 def summary(ran: Any) -> dict[str, str]:
-    """The lines that a run ends with: names in 13 columns, then values."""
-    return {line[:13].strip(): line[13:] for line in ran.stdout.splitlines()}
+    """The lines on the rows that a run ends with: names in 13 columns, then values."""
+    return {line[:13].strip(): line[13:] for line in ran.stdout.partition("\n\n")[0].splitlines()}
 
 
 def calls() -> list[str]:

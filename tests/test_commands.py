@@ -23,6 +23,7 @@ EXAMPLES = {
     "init job": "my_job.py",
     "job cancel": "answers",
     "job diff": "answers spare",
+    "job errors": "answers",
     "job graph": "",
     "job list": "",
     "job logs": "answers",

@@ -292,7 +292,7 @@ def test_requests_are_told_as_traffic() -> None:
     assert (told.traffic["tokens_in"], told.traffic["tokens_out"]) == (2 * 19, 6 * 19)
     assert 0 < told.traffic["p50"] <= told.traffic["p95"]
     assert [(kind.type, kind.message) for kind in told.failures] == [
-        ("EndpointError", "POST chat/completions: status #: this is a #, nobody!")
+        ("EndpointError", "POST chat/completions: status 400: this is a #, nobody!")
     ]  # fmt: skip
     assert sum(told.timeline.requests) == 20
 

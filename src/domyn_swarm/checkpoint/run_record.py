@@ -24,6 +24,33 @@ class Broke(msgspec.Struct, frozen=True):
     hint: str = ""
 
 
+class Example(msgspec.Struct, frozen=True):
+    """One of the rows that failed alike."""
+
+    message: str = ""
+
+
+class FailedAlike(msgspec.Struct, frozen=True):
+    """Rows that failed for the same reason."""
+
+    type: str
+    message: str
+    count: Count
+    examples: list[Example] = []
+
+    @property
+    def reason(self) -> str:
+        """The first line of one of their messages."""
+        return (self.examples[0].message if self.examples else self.message).partition("\n")[0]
+
+
+class Traffic(msgspec.Struct, frozen=True):
+    """What the run's requests came to."""
+
+    tokens_in: Count = 0
+    tokens_out: Count = 0
+
+
 class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A run's record. Earlier versions wrote down less, so each entry has a default: `state` is None without one.
 
@@ -56,6 +83,8 @@ class RunRecord(msgspec.Struct, frozen=True, kw_only=True):
     input_files: list[tuple[str, int | None, str]] | None = None
     ids: Text | None = None
     content: Text | None = None
+    failures: list[FailedAlike] = []
+    traffic: Traffic = msgspec.field(default_factory=Traffic)
     identity: dict[str, Any] = {}
 
     def __post_init__(self) -> None:

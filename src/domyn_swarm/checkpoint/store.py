@@ -96,8 +96,9 @@ class CheckpointStore:
         return next(newest.batches([newest.origin.id_col])).schema.field(0) if newest else None
 
     def rows_of_this_run(self) -> int:
-        """Rows that this run has made durable."""
-        return sum(Part(self.folder.fs, path).rows for path in self._parts_of_this_run())
+        """Rows that this run has finished and made durable; failed ones do not count."""
+        states = (state for path in self._parts_of_this_run() for state in Part(self.folder.fs, path).states())
+        return sum(done.stop - done.start if isinstance(done, slice) else len(done) for done, _ in states)
 
     def _parts_of_this_run(self) -> list[str]:
         return [path for path in self.folder.parts() if self.wrote(path)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from domyn_swarm.cli import completion
 from domyn_swarm.cli.diff import diff
+from domyn_swarm.cli.errors import errors
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.graph import NOT_NEEDED, graph
 from domyn_swarm.cli.help import DOCUMENTATION, App
@@ -19,6 +21,7 @@ from domyn_swarm.cli.placement import (
     Requeue,
     RunOn,
     SlurmArgs,
+    aligned,
     check_here,
     check_name,
     is_detached,
@@ -26,6 +29,8 @@ from domyn_swarm.cli.placement import (
     prepare,
     print_submission,
     shown,
+    shown_reasons,
+    shown_tokens,
     submit_detached,
 )  # fmt: skip
 from domyn_swarm.cli.row import row
@@ -132,13 +137,14 @@ def _run_here(spec: JobSpec, job_name: str | None, *, dry_run: bool, as_json: bo
     if as_json:
         print_json(result)
     else:
-        typer.echo(_summary(result))
+        typer.echo(_summary(result, spec))
     raise typer.Exit(result.exit_status)
 
 
 app.command("submit", epilog=EXAMPLES)(with_spec_options(submit))
 app.command("graph")(with_spec_options(graph, without=NOT_NEEDED))
 app.command("row")(row)
+app.command("errors")(errors)
 app.command("show")(show)
 app.command("view")(view)
 app.command("diff")(diff)
@@ -199,7 +205,7 @@ def _input_notes(files: InputFiles, schema: Mapping[str, str], columns: Columns)
     return {name: note for name, note in notes.items() if note}
 
 
-def _summary(result: RunResult) -> str:
+def _summary(result: RunResult, spec: JobSpec) -> str:
     tried = result.done_now + result.failed
     rate = f"{tried / result.seconds:,.0f} rows/s" if tried else "nothing to do"
     changed = {"changed": f"{result.changed:,} (computed again because their inputs changed)"} if result.changed else {}
@@ -212,4 +218,20 @@ def _summary(result: RunResult) -> str:
         "seconds": f"{result.seconds:,.1f} ({rate})",
         "output": result.output,
     }
-    return "\n".join(f"{name:<13}{value}" for name, value in lines.items())
+    shown = "\n".join(f"{name:<13}{value}" for name, value in lines.items())
+    return "\n\n".join(filter(None, [shown, _after(result, spec)]))
+
+
+def _after(result: RunResult, spec: JobSpec) -> str:
+    """What a run came to beyond its rows, and where to look next. Without checkpoints nothing is left to look at."""
+    lines = {"reasons": shown_reasons(result.reasons), "tokens": shown_tokens(result.tokens_in, result.tokens_out)}
+    if spec.checkpointing:
+        from domyn_swarm.checkpoint.folder import RunFolder  # noqa: PLC0415 - keeps --help light
+        from domyn_swarm.runs.find import name_in  # noqa: PLC0415
+
+        name = quote(name_in(RunFolder(spec.run_dir, spec.run_storage)))
+        lines |= {
+            "report": f"{result.run_dir}/report.html",
+            "next": f"domyn-swarm job {'errors' if result.failed else 'view'} {name}",
+        }
+    return aligned(lines, 13)

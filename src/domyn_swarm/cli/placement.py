@@ -10,11 +10,18 @@ import typer
 from domyn_swarm.checkpoint.submission import LaunchOptions, Placement
 from domyn_swarm.cli.files import print_json
 from domyn_swarm.cli.options import typer_option
+from domyn_swarm.report.terminal import one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from domyn_swarm.jobspec import JobSpec
     from domyn_swarm.runs.state import Status
     from domyn_swarm.runs.submit import PreparedRun
+    from domyn_swarm.telemetry.counts import Reason
+
+MESSAGE_CHARS = 200
+"""Of a reason's message that a summary shows."""
 
 
 RunOn = Annotated[str | None, typer_option(LaunchOptions, "run_on")]
@@ -121,8 +128,18 @@ def state_shown(status: Status) -> str:
     return f"{status.state} ({status.detail})" if status.detail else status.state
 
 
-def aligned(lines: dict[str, str]) -> str:
+def shown_reasons(reasons: Sequence[Reason]) -> str:
+    """The reasons for which rows failed, a line for each."""
+    return "\n".join(one_line(f"{one.count:,}: {one.type}: {one.message[:MESSAGE_CHARS]}") for one in reasons)
+
+
+def shown_tokens(tokens_in: int, tokens_out: int) -> str:
+    """`1,234 in, 567 out`; nothing without any."""
+    return f"{tokens_in:,} in, {tokens_out:,} out" if tokens_in or tokens_out else ""
+
+
+def aligned(lines: Mapping[str, str], width: int = 11) -> str:
     """Names and values in two columns; further lines of a value are indented below the first."""
     return "\n".join(
-        f"{name:<11}{value.replace(chr(10), chr(10) + ' ' * 11)}" for name, value in lines.items() if value
+        f"{name:<{width}}{value.replace(chr(10), chr(10) + ' ' * width)}" for name, value in lines.items() if value
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,6 +17,8 @@ from domyn_swarm.cli.placement import (
     SlurmArgs,
     aligned,
     print_submission,
+    shown_reasons,
+    shown_tokens,
     state_shown,
 )  # fmt: skip
 from domyn_swarm.errors import AGAIN, ConfigurationError, JobError, opt
@@ -312,6 +315,8 @@ def _described(found: Status) -> str:
             "state": state_shown(found),
             "error": found.error,
             "rows": rows,
+            "reasons": shown_reasons(found.reasons),
+            "tokens": shown_tokens(found.tokens_in or 0, found.tokens_out or 0),
             "where": found.where + (f", from {found.host}" if found.host else ""),
             "submitted": found.submitted or "",
             "started": found.started or "",
@@ -321,6 +326,8 @@ def _described(found: Status) -> str:
             "folder": found.path,
             "log": found.log or "",
             "servers": "\n".join(map(_server_line, found.servers)),
+            "report": found.report,
+            "inspect": f"domyn-swarm job errors {quote(found.name)}" if found.failed else "",
             "resume": found.resume,
         }
     )

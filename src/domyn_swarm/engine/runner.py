@@ -27,6 +27,7 @@ from domyn_swarm.engine.recording.reporter import Reporter
 from domyn_swarm.engine.serving import serving
 from domyn_swarm.engine.signals import on_time_up
 from domyn_swarm.errors import AGAIN, CheckpointError, DataError, Interrupted, JobError, SwarmError, TimeUp, opt
+from domyn_swarm.telemetry.counts import Reason, reasons_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,8 @@ logger = logging.getLogger("domyn_swarm")
 class RunResult:
     """How a run ended. `rows` are those of the output; `done_before` were finished by earlier runs.
 
-    `changed` rows had an output that was made from other inputs than they have now, and were computed again.
+    `changed` rows had an output that was made from other inputs than they have now, and were computed again. The tokens
+    are those of this run's requests, and `reasons` the most frequent ones for which rows failed.
     """
 
     output: str
@@ -58,6 +60,9 @@ class RunResult:
     failed: int
     seconds: float
     changed: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    reasons: tuple[Reason, ...] = ()
 
     @property
     def exit_status(self) -> int:
@@ -131,7 +136,7 @@ def _run_locked(plan: RunPlan, lock: Lock, meter: Meter, started: float) -> RunR
     return RunResult(
         spec.output, spec.errors_path if artifact.failed else None, path, artifact.rows, before,
         max(0, artifact.rows - before - artifact.failed), artifact.failed, time.monotonic() - started,
-        reporter.plan.changed,
+        reporter.plan.changed, meter.counts.tokens_in, meter.counts.tokens_out, reasons_of(meter.counts.failures),
     )  # fmt: skip
 
 
@@ -220,7 +225,8 @@ _FIXES = {
 
 def _kept_rows(store: CheckpointStore) -> str:
     try:
-        return f"{store.rows_of_this_run():,} rows of this run are kept in {store.path}."
+        rows = store.rows_of_this_run()
+        return f"{rows:,} {'row of this run is' if rows == 1 else 'rows of this run are'} kept in {store.path}."
     except Exception:  # noqa: BLE001 - what broke the run may keep its folder from being read, and is what must be shown
         return f"What finished is kept in {store.path}."
 

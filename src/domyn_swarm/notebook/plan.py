@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from domyn_swarm.checkpoint.inspection import open_run
 from domyn_swarm.data.backends.base import JobBatch
 from domyn_swarm.data.backends.registry import load_backend
 from domyn_swarm.data.columns import FAILURE, INPUTS, POSITION, TRACE
@@ -28,6 +29,7 @@ from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.notebook.error_translation import in_python
 from domyn_swarm.options.resolve import spec_for
 from domyn_swarm.report.diagram import svg_or_mermaid
+from domyn_swarm.report.failed_rows import failed_rows
 from domyn_swarm.report.progress import progress_here, showing_logs
 
 if TYPE_CHECKING:
@@ -222,6 +224,18 @@ class Plan:
                 text = "%s of %s rows failed; ids and errors are in %s"
                 logger.warning(text, f"{done.failed:,}", f"{done.rows:,}", done.errors_path)
         return load_backend(spec.data_backend).in_memory(_read(spec.output)) if self._in_scratch else self.result
+
+    @property
+    @in_python
+    def errors(self) -> Any:
+        """The failed rows of this plan's run as a frame of the engine: id, `type`, `kind`, `message`, `attempts`.
+
+        Raises:
+            SwarmError: there is no run yet, or its folder cannot be read.
+        """
+        spec = self.spec
+        folder = open_run(spec.run_dir, spec.run_storage)
+        return load_backend(spec.data_backend).in_memory(failed_rows(folder))
 
     def close(self) -> None:
         """Remove the temporary folder, including runs whose output is a frame."""

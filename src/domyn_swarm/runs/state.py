@@ -23,6 +23,7 @@ from domyn_swarm.runs import trust
 from domyn_swarm.runs.launchers.base import LauncherStatus
 from domyn_swarm.runs.launchers.registry import load_launcher
 from domyn_swarm.serving.states import ServerState, load_states
+from domyn_swarm.telemetry.counts import REASONS, Reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ State = Literal[
 ]  # fmt: skip
 ACTIVE = ("pending", "running")
 RESUMABLE = ("done with failures", "failed", "cancelled", "lost")
+REPORT = "report.html"
 IN_TERMINAL = "terminal"
 """The `where` of a run that was started in a terminal."""
 LIMIT_SECONDS = 30.0
@@ -54,6 +56,9 @@ class Status(msgspec.Struct, kw_only=True):
         host: The machine that submitted it, or that ran it.
         log: The path of its log; None when only the launcher has it.
         servers: The model servers of the run, with `--serve`.
+        tokens_in, tokens_out: Tokens of its requests since it was last started or resumed.
+        reasons: The most frequent reasons for which rows failed.
+        report: The path of its report; empty before there is one.
         rows: Rows that have finished, `failed` of them without an output, of `total`; None before the run has started.
     """
 
@@ -72,6 +77,10 @@ class Status(msgspec.Struct, kw_only=True):
     rows_per_second: float | None = None
     output: str = ""
     errors_path: str = ""
+    tokens_in: int | None = None
+    tokens_out: int | None = None
+    reasons: tuple[Reason, ...] = ()
+    report: str = ""
     error: str = ""
     log: str | None = None
     resume: str = ""
@@ -109,6 +118,7 @@ def _status(run: Run) -> Status:
     status = Status(name=run.name, state=state, detail=detail, path=folder.path, where=IN_TERMINAL)
     if record is not None:
         _add_record(status, record, is_own=own)
+        status.report = f"{folder.path}/{REPORT}" if folder.fs.exists(f"{folder.root}/{REPORT}") else ""
     status.servers = _servers(run, state)
     if submission is not None:
         status.where, status.host = submission.placement.run_on, submission.host
@@ -235,6 +245,8 @@ def _add_record(status: Status, record: RunRecord, *, is_own: bool) -> None:
     status.rows, status.total, status.failed = record.done_before + record.rows, record.total, record.failed
     status.output, status.errors_path = record.output, record.errors_path
     if is_own:
+        status.tokens_in, status.tokens_out = record.traffic.tokens_in, record.traffic.tokens_out
+        status.reasons = tuple(Reason(one.count, one.type, one.reason) for one in record.failures[:REASONS])
         status.host, status.started, status.ended = record.host, record.started, record.ended
         status.rows_per_second = round(record.rows / max(record.seconds or 0.0, 1e-3), 1)
         if record.broken is not None and status.state == "failed":

@@ -8,11 +8,15 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
+import msgspec
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 EXAMPLES = 5
 """Rows of each kind of failure that are shown."""
+REASONS = 3
+"""Kinds of failures that a summary names."""
 _BUCKETS_PER_DOUBLING = 8
 
 
@@ -78,6 +82,24 @@ class Failed:
         """The sum (`sign` 1) or the difference (-1) of the counts, and examples of both."""
         more = [one for one in other.examples if one not in self.examples] if sign > 0 else []
         return Failed(self.count + sign * other.count, (self.examples + more)[:EXAMPLES])
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why rows failed: how many, the error's type, and the first line of one of their messages."""
+
+    count: int
+    type: str
+    message: str
+
+
+def reasons_of(failures: Mapping[tuple[str, str], Failed]) -> tuple[Reason, ...]:
+    """The most frequent reasons, by the error's type and the shape of its message."""
+    most = sorted(failures.items(), key=lambda kind: -kind[1].count)[:REASONS]
+    return tuple(
+        Reason(failed.count, error, (failed.examples[0][1] if failed.examples else shape).partition("\n")[0])
+        for (error, shape), failed in most
+        if failed.count
+    )
 
 
 @dataclass(slots=True)

@@ -28,7 +28,10 @@ OTHERS = "other messages"
 _STEPS = str(Path(__file__).parents[1] / "jobs" / "steps")
 """What runs the steps of a row stands between a user's frames and ours."""
 _PLACE = re.compile(r'File "([^"]+)", (line \d+, in \S+)')
-_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\d+(\.\d+)?")
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|(?<!\w)(?<!\w-)\d+(\.\d+)?")
+"""A number, but not the digits of a name (`gpt-4`, `utf8`)."""
+_STATUS = re.compile(r"\b((?:HTTP|HTTP/[\d.]+|status|code|error)(?: code)?:? )([1-5]\d\d)\b", re.IGNORECASE)
+"""An HTTP status, as libraries write it."""
 
 
 class Attempt(msgspec.Struct, omit_defaults=True, gc=False):
@@ -135,13 +138,21 @@ def place_in(frames: str) -> str:
 
 
 def kind_of(message: str, frames: str) -> str:
-    """What rows that failed alike have in common: the place in the code where there is one, else the message."""
-    return place_in(frames) or shape_of(message)
+    """What rows that failed alike have in common: the place in the code where there is one, else the message.
+
+    Different HTTP statuses are different kinds.
+    """
+    place, status = place_in(frames), _STATUS.search(message)
+    return f"{place}, status {status[2]}" if place and status else place or shape_of(message)
 
 
 def shape_of(message: str) -> str:
-    """The first line of an error's message without its numbers: what many rows have in common."""
-    return _NUMBER.sub("#", message.partition("\n")[0])[:SHAPE_CHARS]
+    """The first line of an error's message without its numbers, except HTTP statuses: what rows have in common."""
+    pieces, line, end = [], message.partition("\n")[0], 0
+    for status in _STATUS.finditer(line):
+        pieces += [_NUMBER.sub("#", line[end : status.start(2)]), status[2]]
+        end = status.end(2)
+    return "".join([*pieces, _NUMBER.sub("#", line[end:])])[:SHAPE_CHARS]
 
 
 def traceback_in(encoded_trace: str | None) -> str:

@@ -14,7 +14,7 @@ from domyn_swarm.engine.calls.pipeline import row_failed
 from domyn_swarm.engine.recording.node_stats import Flows, of_no_node, shown
 from domyn_swarm.errors import Interrupted, JobError, opt
 from domyn_swarm.storage.texts import id_text
-from domyn_swarm.telemetry.counts import EXAMPLES, Counts, Failed
+from domyn_swarm.telemetry.counts import EXAMPLES, Counts, Failed, reasons_of
 from domyn_swarm.telemetry.trace import OTHERS, kind_of, traceback_in
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Meter:
         if self.overspent:
             allowed = opt("max_errors", self._budget.text)
             message = f"{counts.failed:,} of {counts.rows:,} rows have failed, more than {allowed} allows."
-            hint = "The reasons are in the run's parts. Remove the cause, or allow more."
+            hint = f"{_reasons(counts)}\nRemove the cause, or allow more."
             raise of_no_node(JobError(message, hint, code="run.max_errors", option="max_errors"))
         if self.stop.is_set():
             raise of_no_node(Interrupted("The run was asked to stop."))
@@ -141,6 +141,11 @@ class Meter:
         if self._budget.is_spent(self.counts):
             self.overspent = True
             self.stop.set()
+
+
+def _reasons(counts: Counts) -> str:
+    """The most frequent reasons for failures, a line for each."""
+    return "\n".join(f"{one.count:,}: {one.type}: {one.message}" for one in reasons_of(counts.failures))
 
 
 def kinds_of(table: pa.Table, known: Collection[tuple[str, str]] = ()) -> dict[tuple[str, str], Failed]:
