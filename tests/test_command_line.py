@@ -389,6 +389,8 @@ FLAGS = {
     "--grace": "5",
     "--keep-changed": "--no-keep-changed",
     "--api-key-file": "$DOMYN_SWARM_API_KEY or $OPENAI_API_KEY",
+    "--api-key-header": "Authorization",
+    "--header": None,
     "--max-concurrency": "32 for async methods, else one per core",
     "--max-rpm": None,
     "--max-tpm": None,

@@ -21,7 +21,8 @@ import pytest
 from aiohttp import web
 
 from domyn_swarm.edges import on_command_line
-from domyn_swarm.endpoint.client import MOST_REDIRECTS, EndpointClient, normalised
+from domyn_swarm.endpoint.address import normalised
+from domyn_swarm.endpoint.client import MOST_REDIRECTS, EndpointClient
 from domyn_swarm.endpoint.demo import demo_server
 from domyn_swarm.endpoint.keys import read_key
 from domyn_swarm.endpoint.models import Model
@@ -42,6 +43,7 @@ class Server:
     url: str = ""
     bodies: list[Any] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     connections: set[Any] = field(default_factory=set)
 
 
@@ -56,6 +58,7 @@ def serving(
     async def handle(request: web.Request) -> web.StreamResponse:
         server.connections.add(request.transport and request.transport.get_extra_info("peername"))
         server.headers.append(dict(request.headers))
+        server.paths.append(request.raw_path)
         if request.method == "POST":
             server.bodies.append(await request.json())
             return await handler(server.bodies[-1])
@@ -607,7 +610,7 @@ def test_an_address_without_a_path_gets_the_usual_one(url: str, base: str) -> No
     "url",
     [
         "", "host", "host:8000", "ftp://host", "http://", "http:///v1", "http://:80", "http://[bad", "http://host:port",
-        "http://host:99999", "file:///etc/passwd", "http://host/v1?key=x", "http://host/v1#x",
+        "http://host:99999", "file:///etc/passwd", "http://host/v1#x", "http://host/v1?a=b#x",
     ],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(url: str) -> None:

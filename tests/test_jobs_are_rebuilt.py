@@ -376,6 +376,8 @@ EVERYTHING = {
     "models": ["judge=small"],
     "api_key_file": "key",
     "api_key_files": ["judge=other"],
+    "api_key_header": "api-key",
+    "headers": ["User-Agent: me", "X-Team: env:TEAM"],
     "max_concurrency": "auto",
     "max_rpm": 100.0,
     "max_tpm": 1000.0,

@@ -642,6 +642,8 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "serve": st.none() | Words, "serve_replicas": st.none() | Positive, "serve_gpus": st.none() | st.integers(0, 8),
     "serve_timeout": Seconds, "serve_restarts": st.integers(0, 100),
     "ray_address": st.none() | Words, "endpoints": st.lists(Words, max_size=3), "api_key_file": st.none() | Words,
+    "headers": st.lists(st.sampled_from(["User-Agent: me", "X-Key: env:KEY", "Accept: a: b"]), max_size=1),
+    "api_key_header": st.sampled_from([None, "api-key"]),
     "model": st.none() | Words, "max_concurrency": st.none() | st.just("auto") | Positive,
     "max_rpm": st.none() | Seconds, "max_tpm": st.none() | Seconds, "retries": st.integers(0, 100),
     "retry_timeout": Seconds, "timeout": st.none() | Seconds, "connect_timeout": Seconds, "dedupe": st.booleans(),

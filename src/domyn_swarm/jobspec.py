@@ -161,6 +161,14 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         list[Named],
         MODEL.option("--api-key-file", help="The key files of models of a job of steps", takes="a list of NAME=PATH"),
     ] = []
+    api_key_header: Annotated[
+        str | None,
+        MODEL.option("--api-key-header", metavar="NAME", help="Header that contains the key (default: Authorization)"),
+    ] = None
+    headers: Annotated[
+        list[str],
+        MODEL.option("--header", metavar="'NAME: VALUE'", help="Header of each request; VALUE may be env:VARIABLE"),
+    ] = []
     model: Annotated[
         str | None,
         MODEL.option(

@@ -24,6 +24,8 @@ def _names(text: str) -> frozenset[str]:
 
 
 _REFERENCE = re.compile(r"env:([A-Za-z_]\w*)")
+IN_HEADER = re.compile(r"((?:^|:|\s)\s*)env:([A-Za-z_]\w*)(?=\s|$)")
+"""A reference as a word of a header."""
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:(?P<user>[^/?#@]*)@)?(?P<rest>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<end>.*))?"
 )
@@ -115,6 +117,8 @@ def _public_option(name: str, value: Any) -> Any:
         return public_text(value)
     if name in ("endpoints", "models", "api_key_files"):
         return [public_text(url) for url in value] if isinstance(value, list) else value
+    if name == "headers":
+        return [_public_header(one) for one in value] if isinstance(value, list) else value
     if name == "job_kwargs":
         return public_fields(value)
     if name == "serve":
@@ -243,10 +247,21 @@ def _public_parameter(name: str, equals: str, value: str) -> str:
     if not value and not equals:
         _hide(name)
         return HIDDEN if name else name
-    if _plain(name) in QUERY or not value:
+    if _plain(name) in QUERY or not value or is_reference(value):
         return f"{name}{equals}{value}"
     _hide(value)
     return f"{name}{equals}{HIDDEN}"
+
+
+def _public_header(header: Any) -> Any:
+    """`Name: value` with the value hidden, unless it is a reference or its name is known to be harmless."""
+    if not isinstance(header, str) or IN_HEADER.search(header):
+        return header
+    name, colon, value = header.partition(":")
+    if colon and _plain(name) in HEADERS:
+        return header
+    _hide((value if colon else name).strip())
+    return f"{name}: {HIDDEN}" if colon else HIDDEN
 
 
 def public_words(words: str) -> str:
@@ -306,7 +321,12 @@ def missing(options: Mapping[str, Any]) -> list[str]:
 def _was_hidden(value: Any) -> bool:
     if not isinstance(value, str) or HIDDEN not in value:
         return False
-    return value == HIDDEN or f"://{HIDDEN}@" in value or ("://" in value and f"={HIDDEN}" in value)
+    return (
+        value == HIDDEN
+        or value.endswith(f": {HIDDEN}")
+        or f"://{HIDDEN}@" in value
+        or ("://" in value and f"={HIDDEN}" in value)
+    )
 
 
 def _leaves(value: Any) -> Iterator[Any]:

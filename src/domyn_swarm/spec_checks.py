@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from domyn_swarm.data.finite import check_finite
+from domyn_swarm.endpoint.access import check_headers
 from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.storage.paths import is_text, split
 
@@ -21,6 +22,7 @@ def check_spec(spec: JobSpec) -> None:
         ConfigurationError: with the option.
     """
     _check_texts(spec)
+    check_headers(spec.headers, spec.api_key_header)
     for name in spec.__struct_fields__:
         check_finite(name, getattr(spec, name))
     if not spec.checkpointing and not spec.resume:

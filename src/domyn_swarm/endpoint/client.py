@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import aiohttp
 import msgspec
@@ -16,13 +16,14 @@ from domyn_swarm.concurrency import slots
 from domyn_swarm.concurrency.memory import SMALL_BYTES
 from domyn_swarm.concurrency.resources import exhausted
 from domyn_swarm.concurrency.retry import status_is_retryable
+from domyn_swarm.endpoint.access import Access
+from domyn_swarm.endpoint.address import address_of, same_site
 from domyn_swarm.endpoint.conditions import condition_of, retry_after_of
 from domyn_swarm.endpoint.connecting import Way, certificates, way_to
 from domyn_swarm.endpoint.json_reader import NOT_JSON, read_json
 from domyn_swarm.endpoint.models import models_in
-from domyn_swarm.errors import ConfigurationError, EndpointError, opt
+from domyn_swarm.errors import EndpointError
 from domyn_swarm.masking import hide
-from domyn_swarm.redaction import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,10 +38,7 @@ MESSAGE_CHARS = 300
 MOST_REDIRECTS = 10
 LARGE_BYTES = 2**20
 """What is reserved for an answer that does not say how large it is, once it is large."""
-REQUEST_PATHS = ("/chat/completions", "/completions", "/embeddings")
-"""What people copy along with the address of a server."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class _Reply(msgspec.Struct, frozen=True):
@@ -62,8 +60,9 @@ class EndpointClient:
     """Requests to one endpoint over connections that are kept and reused, as many as there are calls in flight.
 
     `timeout` is in seconds, for one request from its start to the last byte of the answer; `connect_timeout` is for
-    getting a connection. Proxies and certificates are those that the environment names (see `endpoint.connecting`),
-    unless it is to go not `through_proxies`. Use it as an async context manager.
+    getting a connection. `access` is for what needs more than a key. Proxies and certificates are those that the
+    environment names (see `endpoint.connecting`), unless it is to go not `through_proxies`. Use it as an async context
+    manager.
 
     Raises:
         ConfigurationError: `base_url` is no http or https URL.
@@ -74,22 +73,22 @@ class EndpointClient:
         base_url: str,
         *,
         api_key: str | None = None,
+        access: Access | None = None,
         timeout: float = REQUEST_SECONDS,
         connect_timeout: float = CONNECT_SECONDS,
         through_proxies: bool = True,
     ) -> None:
-        self.base_url = normalised(resolved(base_url))
-        self._api_key = api_key
-        hide(api_key or "")
+        self.address = address_of(base_url)
+        self.base_url = self.address.base_url
+        self._access = access or Access(api_key)
+        hide(self._access.key or "")
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=connect_timeout)
         self._session: aiohttp.ClientSession | None = None
         self.way = way_to(self.base_url) if through_proxies else Way(None, certificates())
         self._proxy: dict[str, Any] = {"proxy": self.way.proxy, "proxy_headers": self.way.proxy_headers or None}
 
     async def __aenter__(self) -> EndpointClient:
-        headers = {"Content-Type": "application/json"}
-        if self._api_key:
-            headers["Authorization"] = f"Bearer {self._api_key}"
+        headers = {"Content-Type": "application/json", **self._access.headers}
         if self.base_url.startswith("http:"):  # the proxy reads the request itself; a tunnel has headers of its own
             headers |= self.way.proxy_headers
         self._session = aiohttp.ClientSession(
@@ -149,7 +148,7 @@ class EndpointClient:
         """The reply, whose status is no error's."""
         what, timeout = f"{method} {path}", patience or self._timeout
         try:
-            reply = await self._follow(method, f"{self.base_url}/{path}", body, timeout)
+            reply = await self._follow(method, self.address.of(path), body, timeout)
         except aiohttp.ConnectionTimeoutError:
             raise EndpointError(
                 f"{what}: no connection within {timeout.sock_connect:g} s.", code="request.no_connection"
@@ -181,7 +180,7 @@ class EndpointClient:
             if reply.status not in _REDIRECTS or "Location" not in reply.headers:
                 break
             elsewhere = urljoin(url, reply.headers["Location"])
-            if not _same_site(url, elsewhere):
+            if not same_site(url, elsewhere):
                 break
             url = elsewhere
             if reply.status == 303:  # the result is there, and to be fetched
@@ -204,51 +203,6 @@ async def _content(response: aiohttp.ClientResponse) -> bytes:
             await slots.reserve(max(read, LARGE_BYTES))
             reserved += max(read, LARGE_BYTES)
     return b"".join(parts)
-
-
-def _same_site(url: str, elsewhere: str) -> bool:
-    """Whether both have the same host, port and scheme, or the second is the default HTTPS of the first's host."""
-    (scheme, host, port), there = _origin(url), _origin(elsewhere)
-    return there in ((scheme, host, port), *([("https", host, 443)] if port == 80 else []))
-
-
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(parts.scheme)
-
-
-def normalised(url: str) -> str:
-    """`url` without a trailing slash, and with `/v1` when it has no path.
-
-    The address of a request (`…/chat/completions`) becomes that of its server.
-
-    Raises:
-        ConfigurationError: it is no http or https URL, or more than an address.
-    """
-    url = url.strip()
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # is checked when it is asked for
-    except ValueError:
-        parts = urlsplit("")
-    if "@" in parts.netloc:
-        raise ConfigurationError(
-            "the URL holds a user name or a password, which would be written down with the run.",
-            f"Leave them out; a key is read from DOMYN_SWARM_API_KEY, OPENAI_API_KEY or {opt('api_key_file')}.",
-            code="option.secret",
-            option="endpoints",
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ConfigurationError(
-            f"{url!r} is not a URL of an endpoint.",
-            "Write http://host:port/v1, or `demo` for the bundled endpoint.",
-            code="endpoint.url",
-            option="endpoints",
-        )
-    url = url.rstrip("/")
-    if path := next((path for path in REQUEST_PATHS if url.endswith(path)), None):
-        return url.removesuffix(path)
-    return url if parts.path.strip("/") else f"{url}/v1"
 
 
 def _object_in(what: str, reply: _Reply) -> dict[str, Any]:

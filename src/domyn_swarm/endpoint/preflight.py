@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from domyn_swarm.concurrency.retry import OVERLOADED_STATUS, backoff
+from domyn_swarm.endpoint.access import Access
 from domyn_swarm.endpoint.client import PROBE_SECONDS, EndpointClient
 from domyn_swarm.endpoint.models import named
 from domyn_swarm.errors import ConfigurationError, EndpointError, opt
+from domyn_swarm.redaction import public_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +53,7 @@ class Found(msgspec.Struct, frozen=True):
 
 
 def look(
-    urls: Sequence[str], wanted: str | None, key: str | None, seconds: float = PROBE_SECONDS, *,
+    urls: Sequence[str], wanted: str | None, access: Access, seconds: float = PROBE_SECONDS, *,
     through_proxies: bool = True,
 ) -> Found:  # fmt: skip
     """Ask the endpoints at `urls` for their models, for `seconds` each and all at once; `wanted` is named by the user.
@@ -60,7 +62,8 @@ def look(
         ConfigurationError: no endpoint is there, none tells which model it has and none is named, or a list that can be
             read has no such model.
     """
-    listings = dict(zip(urls, _in_a_thread(_listings(urls, key, seconds, through_proxies)), strict=True))
+    listings = dict(zip(map(shown, urls), _in_a_thread(_listings(urls, access, seconds, through_proxies)), strict=True))
+    key = access.key
     absent = {url: said for url, said in listings.items() if isinstance(said, EndpointError) and is_absent(said)}
     if len(absent) == len(listings):
         raise _unusable(*next(iter(absent.items())), key)
@@ -102,11 +105,11 @@ def _checked(url: str, said: Listing, model: str, key: str | None, *, is_named: 
     found = named(model, said)
     if found is None and said:
         hint = _WITHOUT if is_named else "The endpoints of a run serve the same model: name one that all have."
-        shown = ", ".join(one.name for one in said[:LISTED_MODELS])
+        listed = ", ".join(one.name for one in said[:LISTED_MODELS])
         more = ", …" if len(said) > LISTED_MODELS else ""
         raise ConfigurationError(
             f"{url} has no model {model!r}.",
-            f"It lists: {shown}{more}.\n{hint}",
+            f"It lists: {listed}{more}.\n{hint}",
             code="model.unknown",
             option="model",
             path=url,
@@ -122,7 +125,7 @@ def check_endpoint(url: str, api_key: str | None = None, seconds: float = PROBE_
     Raises:
         ConfigurationError: it does not tell them within `seconds`; the hint says what to do.
     """
-    (said,) = _in_a_thread(_listings([url], api_key, seconds, True))
+    (said,) = _in_a_thread(_listings([url], Access(api_key), seconds, True))
     if isinstance(said, EndpointError):
         raise _unusable(url, said, api_key) from said
     models: list[Model] = said
@@ -154,13 +157,18 @@ def is_absent(error: EndpointError) -> bool:
     return error.status == 0 and not error.overload
 
 
-async def _listings(urls: Sequence[str], key: str | None, seconds: float, proxies: bool) -> list[Listing]:
-    return await asyncio.gather(*(_listing(url, key, seconds, proxies) for url in urls))
+def shown(url: str) -> str:
+    """An endpoint's URL as messages have it."""
+    return str(public_text(url))
 
 
-async def _listing(url: str, key: str | None, seconds: float, proxies: bool) -> Listing:
+async def _listings(urls: Sequence[str], access: Access, seconds: float, proxies: bool) -> list[Listing]:
+    return await asyncio.gather(*(_listing(url, access, seconds, proxies) for url in urls))
+
+
+async def _listing(url: str, access: Access, seconds: float, proxies: bool) -> Listing:
     try:
-        async with EndpointClient(url, api_key=key, through_proxies=proxies) as client:
+        async with EndpointClient(url, access=access, through_proxies=proxies) as client:
             return await listed_models(client, seconds)
     except EndpointError as error:
         return error

@@ -6,25 +6,29 @@ import contextlib
 import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from domyn_swarm.concurrency import slots
 from domyn_swarm.data.finite import check_finite
-from domyn_swarm.endpoint.client import REQUEST_PATHS, REQUEST_SECONDS, EndpointClient, normalised
+from domyn_swarm.endpoint.access import AUTHORIZATION, access_of
+from domyn_swarm.endpoint.address import REQUEST_PATHS, normalised
+from domyn_swarm.endpoint.client import REQUEST_SECONDS, EndpointClient
 from domyn_swarm.endpoint.demo import MODEL as DEMO_MODEL
 from domyn_swarm.endpoint.demo import demo_server
-from domyn_swarm.endpoint.keys import read_key
 from domyn_swarm.endpoint.load_balancer import Answer, LoadBalancer
 from domyn_swarm.endpoint.preflight import Found, listed_models, look
 from domyn_swarm.endpoint.rate_limit import Rates
 from domyn_swarm.errors import ConfigurationError, EndpointError, JobError, opt
 from domyn_swarm.jobs.base import MODEL, REVISION, SwarmJob
 from domyn_swarm.masking import holds
+from domyn_swarm.redaction import public_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from domyn_swarm.endpoint.access import Access
     from domyn_swarm.endpoint.load_balancer import Judge
     from domyn_swarm.jobspec import JobSpec
     from domyn_swarm.telemetry.counts import Counts
@@ -83,8 +87,8 @@ class EndpointJob(SwarmJob):
                 code="endpoint.missing",
                 option="endpoints",
             )
-        key = read_key(spec.api_key_file)
-        if holds(" ".join(_texts(msgspec.to_builtins(spec))), key or ""):
+        access = access_of(spec)
+        if holds(" ".join(_texts(msgspec.to_builtins(spec))), access.key or ""):
             raise ConfigurationError(
                 "The key stands in an option, which would be written down with the run.",
                 f"Leave it to DOMYN_SWARM_API_KEY, OPENAI_API_KEY or {opt('api_key_file')} alone.",
@@ -92,17 +96,17 @@ class EndpointJob(SwarmJob):
             )
         if not spec.endpoints:  # the run's own servers are not there yet
             return {}
-        found = self._look(spec, key)
+        found = self._look(spec, access)
         return {MODEL: found.model, REVISION: found.revisions}
 
-    def _look(self, spec: JobSpec, key: str | None) -> Found:
+    def _look(self, spec: JobSpec, access: Access) -> Found:
         wanted = spec.model or getattr(self, "model", None)
         for url in spec.endpoints:
-            if url.strip().rstrip("/").endswith(REQUEST_PATHS):
-                logger.info("%s is the address of a request; its server is at %s", url, normalised(url))
+            if url.strip().partition("?")[0].rstrip("/").endswith(REQUEST_PATHS):
+                logger.info("%s is the address of a request; its server is at %s", public_text(url), normalised(url))
         urls = list(dict.fromkeys(url for url in spec.endpoints if url != DEMO))
         if spec.preflight and urls:
-            return look(urls, wanted, key, spec.preflight_timeout, through_proxies=not spec.serve)
+            return look(urls, wanted, access, spec.preflight_timeout, through_proxies=not spec.serve)
         if urls and wanted is None:
             raise ConfigurationError(
                 f"{opt('preflight', False)}: no model is named, and nobody asks the endpoints for one.",
@@ -139,14 +143,14 @@ class EndpointJob(SwarmJob):
             EndpointError: no endpoint lists its models, and none is named.
         """
         self.prepare(spec)
-        self._key = read_key(spec.api_key_file)
+        self._access = access_of(spec)
         self._timeout = spec.timeout or REQUEST_SECONDS
         async with contextlib.AsyncExitStack() as resources:
             clients = []
             for url in _endpoints_of(spec):
                 client = EndpointClient(
                     resources.enter_context(demo_server()) if url == DEMO else url,
-                    api_key=self._key, timeout=self._timeout, connect_timeout=spec.connect_timeout,
+                    access=self._access, timeout=self._timeout, connect_timeout=spec.connect_timeout,
                     through_proxies=url != DEMO and not spec.serve,
                 )  # fmt: skip
                 clients.append(await resources.enter_async_context(client))
@@ -159,7 +163,7 @@ class EndpointJob(SwarmJob):
             self._limiter = slots.current()
             self._parameters = self.parameters()
             self._official: dict[str, Any] = {}
-            self._ways = {client.base_url: client.way for client in clients}
+            self._clients = {client.base_url: client for client in clients}
             self.model = spec.model or getattr(self, "model", None) or await _first_model(clients)
             self._resources = resources.pop_all()
 
@@ -203,24 +207,32 @@ class EndpointJob(SwarmJob):
 
     def _official_for(self, url: str) -> Any:
         if url not in self._official:
+            client = self._clients[url]
             try:
                 import openai  # noqa: PLC0415 - an extra
 
-                way = self._ways[url]
-                http = openai.DefaultAioHttpClient(proxy=way.proxy_url, verify=way.tls, trust_env=False)
+                http = openai.DefaultAioHttpClient(
+                    proxy=client.way.proxy_url, verify=client.way.tls, trust_env=False,
+                    event_hooks={"request": [self._with_our_headers]},
+                )  # fmt: skip
             except (ImportError, RuntimeError):  # there is no openai, or it has no aiohttp
                 raise JobError(
                     "self.client needs the package openai.",
                     "Run: pip install 'domyn-swarm[openai]'",
                     code="dependency.openai",
                 ) from None
-            client = openai.AsyncOpenAI(
-                base_url=url, api_key=self._key or "none", timeout=self._timeout, max_retries=0,
-                http_client=http,
+            official = openai.AsyncOpenAI(
+                base_url=url, api_key=self._access.key or "none", timeout=self._timeout, max_retries=0,
+                http_client=http, default_query=dict(parse_qsl(client.address.query[1:])),
             )  # fmt: skip
-            self._resources.push_async_callback(client.close)
-            self._official[url] = client
+            self._resources.push_async_callback(official.close)
+            self._official[url] = official
         return self._official[url]
+
+    async def _with_our_headers(self, request: Any) -> None:
+        """Give a request of the official client, which knows one header for the key, the headers that ours have."""
+        request.headers.pop(AUTHORIZATION, None)
+        request.headers.update(self._access.headers)
 
 
 def _endpoints_of(spec: JobSpec) -> list[str]:

@@ -24,7 +24,7 @@ def name_in(value: str) -> str:
 
 def names_in(spec: JobSpec) -> list[str]:
     """The names of models that options of `spec` are given for."""
-    values = [*spec.endpoints, *spec.models, *spec.api_key_files]
+    values = [*spec.endpoints, *spec.models, *spec.api_key_files, *spec.headers]
     return sorted({name for value in values if (name := name_in(value))})
 
 
@@ -32,17 +32,19 @@ def spec_for(spec: JobSpec, name: str) -> JobSpec:
     """`spec` as the model `name` needs it ("": those without a name of their own): its endpoints, model and key alone.
 
     A model that only has another name at the endpoint shares that with the rest, and the key. A model with an endpoint
-    of its own gets its own key, or that of the environment: none is sent to a server that it was not given for. Servers
-    that the run starts are for the models without one.
+    of its own gets its own headers and key, or the key of the environment: none is sent to a server that it was not
+    given for. Servers that the run starts are for the models without one.
     """
     shared = [url for url in spec.endpoints if not name_in(url)]
     own = _values(spec.endpoints, name)
     model, key = _last(_values(spec.models, name)), _last(_values(spec.api_key_files, name))
+    headers = _values(spec.headers, name)
     if not own:
         model, key = model or spec.model, key or spec.api_key_file
+        headers = [*(one for one in spec.headers if not name_in(one)), *headers]
     return msgspec.structs.replace(
         spec, endpoints=own or shared, model=model, api_key_file=key, models=[], api_key_files=[],
-        serve=None if own else spec.serve,
+        headers=headers, serve=None if own else spec.serve,
     )  # fmt: skip
 
 
