@@ -15,7 +15,8 @@ from domyn_swarm.checkpoint.submission import Placement
 from domyn_swarm.engine.recording.command_line import command_of
 from domyn_swarm.engine.recording.run_record import without_secrets
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.redaction import HIDDEN, missing, public_fields, public_options, public_storage, public_text, resolved
+from domyn_swarm.redaction import HIDDEN, missing, public_fields, public_options, public_storage, public_text
+from domyn_swarm.references import resolved
 from domyn_swarm.storage.files import filesystem
 from tests.conftest import Command, job, write
 from tests.servers.chaos import chaos

@@ -14,7 +14,7 @@ import traceback
 from functools import cache
 from itertools import groupby
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 PIECE = 8
 MASK = "***"
@@ -51,6 +51,17 @@ def hide_word(secret: str) -> None:
     """Mask a password that is shorter than a key from now on, where it stands as a word of its own."""
     if SHORT <= len(secret) < PIECE and not _is_placeholder(secret):
         _words.add(secret)
+
+
+def hide_value(text: str) -> None:
+    """Mask a value of an option from now on.
+
+    Paths are no credentials, and masking them would leave messages without what they are about.
+    """
+    for form in {text, unquote(text)} - {MASK}:
+        if not form.startswith(("/", ".", "~")):
+            hide(form)
+            hide_word(form)
 
 
 def masked(text: str) -> str:

@@ -7,14 +7,12 @@ reference to an environment variable. It is written down as it is, and looked up
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote
 
-from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.masking import MASK, hide, hide_word
+from domyn_swarm.masking import MASK, hide_value
+from domyn_swarm.references import IN_HEADER, is_reference, leaves
 
 HIDDEN = MASK
 
@@ -23,9 +21,6 @@ def _names(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_REFERENCE = re.compile(r"env:([A-Za-z_]\w*)")
-IN_HEADER = re.compile(r"((?:^|:|\s)\s*)env:([A-Za-z_]\w*)(?=\s|$)")
-"""A reference as a word of a header."""
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][\w+.-]*)://(?:(?P<user>[^/?#@]*)@)?(?P<rest>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<end>.*))?"
 )
@@ -115,10 +110,9 @@ def public_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def _public_option(name: str, value: Any) -> Any:
     if name in _URLS:
         return public_text(value)
-    if name in ("endpoints", "models", "api_key_files"):
-        return [public_text(url) for url in value] if isinstance(value, list) else value
-    if name == "headers":
-        return [_public_header(one) for one in value] if isinstance(value, list) else value
+    if name in ("endpoints", "models", "api_key_files", "headers"):
+        public = _public_header if name == "headers" else public_text
+        return [public(one) for one in value] if isinstance(value, list) else value
     if name == "job_kwargs":
         return public_fields(value)
     if name == "serve":
@@ -232,12 +226,12 @@ def _public_url(found: re.Match[str]) -> str:
     web = scheme.lower() in _WEB
     if user and (web or ":" in user) and scheme.lower() not in _CONTAINERS:
         for piece in {user, *user.split(":", 1)} - {HIDDEN}:
-            _hide(piece)
+            hide_value(piece)
         user = HIDDEN
     if query is not None and web:
         query = "&".join(_public_parameter(*pair.partition("=")) for pair in query.split("&"))
     if end and web:
-        _hide(end)
+        hide_value(end)
         end = HIDDEN
     at, question, hash_ = ("" if part is None else sign for part, sign in ((user, "@"), (query, "?"), (end, "#")))
     return f"{scheme}://{user or ''}{at}{rest}{question}{query or ''}{hash_}{end or ''}"
@@ -245,11 +239,11 @@ def _public_url(found: re.Match[str]) -> str:
 
 def _public_parameter(name: str, equals: str, value: str) -> str:
     if not value and not equals:
-        _hide(name)
+        hide_value(name)
         return HIDDEN if name else name
     if _plain(name) in QUERY or not value or is_reference(value):
         return f"{name}{equals}{value}"
-    _hide(value)
+    hide_value(value)
     return f"{name}{equals}{HIDDEN}"
 
 
@@ -260,7 +254,7 @@ def _public_header(header: Any) -> Any:
     name, colon, value = header.partition(":")
     if colon and _plain(name) in HEADERS:
         return header
-    _hide((value if colon else name).strip())
+    hide_value((value if colon else name).strip())
     return f"{name}: {HIDDEN}" if colon else HIDDEN
 
 
@@ -268,7 +262,7 @@ def public_words(words: str) -> str:
     """Arguments of a command as one text, without the values that they export."""
 
     def without(found: re.Match[str]) -> str:
-        _hide(found[2].strip("'\""))
+        hide_value(found[2].strip("'\""))
         return f"{found[1]}={HIDDEN}"
 
     if "--export" not in words:
@@ -276,45 +270,9 @@ def public_words(words: str) -> str:
     return re.sub(r"(?<![\w-])([A-Za-z_]\w*)=((?:'[^']*'|\"[^\"]*\"|[^\s,'\"])+)", without, words)
 
 
-def is_reference(value: Any) -> bool:
-    """Whether it stands for an environment variable: `env:NAME`."""
-    return isinstance(value, str) and _REFERENCE.fullmatch(value) is not None
-
-
-def holds_reference(value: Any) -> bool:
-    """Whether a reference stands in it, at any depth."""
-    return any(map(is_reference, _leaves(value)))
-
-
-def references(value: Any) -> set[str]:
-    """The names of the variables that are referred to in `value`, at any depth."""
-    return {leaf.removeprefix("env:") for leaf in _leaves(value) if is_reference(leaf)}
-
-
-def resolved(value: Any) -> Any:
-    """`value` with the environment's in the place of references, at any depth; these are masked from now on.
-
-    Raises:
-        ConfigurationError: there is no such variable.
-    """
-    if isinstance(value, Mapping):
-        return {name: resolved(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [resolved(one) for one in value]
-    if not is_reference(value):
-        return value
-    name = value.removeprefix("env:")
-    if name not in os.environ:
-        raise ConfigurationError(
-            f"{value}: there is no environment variable {name}.", f"Set {name}, and run again.", code="secret.missing"
-        )
-    _hide(os.environ[name])
-    return os.environ[name]
-
-
 def missing(options: Mapping[str, Any]) -> list[str]:
     """Names of the options that hold something which was hidden when they were written down."""
-    hidden = [name for name, value in options.items() if any(map(_was_hidden, _leaves(value)))]
+    hidden = [name for name, value in options.items() if any(map(_was_hidden, leaves(value)))]
     return [*hidden, "serve"] if HIDDEN in (options.get("serve") or "") and "serve" not in hidden else hidden
 
 
@@ -327,15 +285,6 @@ def _was_hidden(value: Any) -> bool:
         or f"://{HIDDEN}@" in value
         or ("://" in value and f"={HIDDEN}" in value)
     )
-
-
-def _leaves(value: Any) -> Iterator[Any]:
-    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else None
-    if inner is None:
-        yield value
-    else:
-        for one in inner:
-            yield from _leaves(one)
 
 
 def _is_secret(name: str) -> bool:
@@ -357,13 +306,5 @@ def _hidden(value: Any) -> Any:
 
 
 def _hide_all(value: Any) -> None:
-    for leaf in _leaves(value):
-        _hide(str(leaf) if isinstance(leaf, (str, int)) and not isinstance(leaf, bool) else "")
-
-
-def _hide(text: str) -> None:
-    """Paths are no credentials, and masking them would leave messages without what they are about."""
-    for form in {text, unquote(text)} - {HIDDEN}:
-        if not form.startswith(("/", ".", "~")):
-            hide(form)
-            hide_word(form)
+    for leaf in leaves(value):
+        hide_value(str(leaf) if isinstance(leaf, (str, int)) and not isinstance(leaf, bool) else "")

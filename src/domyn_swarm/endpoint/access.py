@@ -9,7 +9,7 @@ import msgspec
 
 from domyn_swarm.endpoint.keys import read_key
 from domyn_swarm.errors import ConfigurationError, opt
-from domyn_swarm.redaction import IN_HEADER, resolved
+from domyn_swarm.references import IN_HEADER, resolved
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from domyn_swarm.errors import ConfigurationError, opt
-from domyn_swarm.redaction import is_reference, resolved
+from domyn_swarm.references import is_reference, resolved
 
 REQUEST_PATHS = ("/chat/completions", "/completions", "/embeddings")
 """What people copy along with the address of a server."""

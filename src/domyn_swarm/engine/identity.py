@@ -18,7 +18,8 @@ from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError, 
 from domyn_swarm.jobs.base import CODE, MODEL, REVISION, is_resolved, of_model
 from domyn_swarm.jobs.loading import stands_in_no_file
 from domyn_swarm.jobs.steps.names import spec_for as spec_of_model
-from domyn_swarm.redaction import holds_reference, public_fields
+from domyn_swarm.redaction import public_fields
+from domyn_swarm.references import holds_reference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

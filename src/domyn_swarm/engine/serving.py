@@ -14,7 +14,7 @@ import msgspec
 from domyn_swarm.endpoint.keys import VARIABLES
 from domyn_swarm.errors import ConfigurationError, SwarmError, opt
 from domyn_swarm.jobs.steps.names import name_in
-from domyn_swarm.redaction import references
+from domyn_swarm.references import references
 from domyn_swarm.serving.log import upload
 from domyn_swarm.serving.servers import ModelServers, Plan
 from domyn_swarm.serving.states import FOLDER, save_states

@@ -20,7 +20,7 @@ from domyn_swarm.errors import ConfigurationError, SwarmError
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.working_folder import SENT_ALONG, find_in_working_folder
 from domyn_swarm.jobspec import option_names
-from domyn_swarm.redaction import resolved
+from domyn_swarm.references import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.redaction import resolved
+from domyn_swarm.references import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

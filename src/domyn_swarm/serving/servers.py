@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from domyn_swarm.errors import ConditionError, ConfigurationError, Interrupted, SwarmError
-from domyn_swarm.redaction import names_secret, resolved
+from domyn_swarm.redaction import names_secret
+from domyn_swarm.references import resolved
 from domyn_swarm.serving import gpus
 from domyn_swarm.serving.command import ServerCommand, read_command, search_path
 from domyn_swarm.serving.log import tail_of

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from domyn_swarm.errors import DataError, MissingDependencyError
-from domyn_swarm.redaction import resolved
+from domyn_swarm.references import resolved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
