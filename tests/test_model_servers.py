@@ -193,6 +193,14 @@ def test_a_detached_run_is_refused_at_its_submission(command: Command) -> None:
     assert "no-such-program" in ran.stderr
 
 
+def test_a_model_that_the_server_does_not_have_is_refused_and_leaves_nothing() -> None:
+    before = tree()
+    with pytest.raises(ConfigurationError) as refused:
+        run(make_spec(options(model="large")))
+    assert refused.value.code == "model.unknown"
+    assert tree() - {"starts.txt"} == before
+
+
 # Servers that do not start.
 
 

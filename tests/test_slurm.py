@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +22,7 @@ from domyn_swarm.checkpoint.submission import Placement
 from domyn_swarm.doctor.clusters import check_slurm
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.runs.launchers.registry import load_launcher
+from domyn_swarm.serving.process import MARK
 from tests.conftest import Command, command_line, job, rows, run_command, tree, write
 from tests.reader import Reader
 from tests.servers.slurm import Slurm, is_installed, slurm
@@ -29,8 +32,12 @@ pytestmark = pytest.mark.stress
 
 TEXTS = [f"row {number}" for number in range(240)]
 EXPECTED = [{"text": text, "upper": text.upper()} for text in TEXTS]
+MODEL_SERVER = Path(__file__).parent / "servers/model_server.py"
 LIMITED = "--time=1 --signal=B:USR1@50"
 """Slurm looks at limits twice a minute, counts in minutes, and is early: this is told within half a minute."""
+
+LATER = "--time=2 --signal=B:USR1@80"
+"""The same, for runs that need some seconds to begin: at least ten are left."""
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +55,7 @@ def at_the_cluster(cluster: Slurm, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Limited:
-    """Three runs whose time will be up while the other tests go on, each in a folder of its own."""
+    """Runs whose time will be up while the other tests go on, each in a folder of its own."""
 
     def __init__(self, home: Path, cluster: Slurm) -> None:
         self.home = home
@@ -59,8 +66,9 @@ class Limited:
             self._submitted("again", "--requeue", seconds=0.55),
             self._submitted("once", seconds=0.55),
             self._submitted("stuck", "--requeue", seconds=3600),
+            self._served("served", "--requeue", seconds=0.4),
         ]
-        assert [process.wait(60) for process in sent] == [0, 0, 0]
+        assert [process.wait(60) for process in sent] == [0, 0, 0, 0]
 
     def _submitted(self, name: str, *flags: str, seconds: float) -> subprocess.Popen[bytes]:
         folder = self.home / name
@@ -72,6 +80,17 @@ class Limited:
             "--run-on", "slurm", "--slurm-args", LIMITED, *flags,
         )  # fmt: skip
         return subprocess.Popen(line, env=self.environment, cwd=self.home)
+
+    def _served(self, name: str, *flags: str, seconds: float) -> subprocess.Popen[bytes]:
+        """A run with two model servers of its own."""
+        folder = self.home / name
+        write(folder / "in.parquet", {"text": TEXTS})
+        line = command_line(
+            "job", "submit", "--input", "in.parquet", "--output", f"{name}.parquet", "--input-column", "text",
+            "--output-column", "answer", "--serve", f"{sys.executable} -S {MODEL_SERVER} {{port}} child slow={seconds}",
+            "--serve-replicas", "2", "--max-concurrency", "2", "--run-on", "slurm", "--slurm-args", LATER, *flags,
+        )  # fmt: skip
+        return subprocess.Popen(line, env=self.environment, cwd=folder)
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return run_command("job", *arguments, timeout=120,
@@ -250,6 +269,28 @@ def test_a_run_out_of_time_flushes_and_with_requeue_goes_on_until_it_is_done(lim
     assert log.count("exit status 124") == log.count("time is up")
     assert rows(limited.home / "again/again.parquet") == EXPECTED
     assert sorted(calls(limited.home / "again/calls")) == sorted(TEXTS)
+
+
+def test_model_servers_end_with_the_time_of_their_job_and_start_again_with_the_next(limited: Limited) -> None:
+    done = limited.ended("served")
+    log = limited("logs", "served").stdout
+    assert (done["state"], done["failed"]) == ("done", 0), log
+    assert log.count("exit status 124") >= 1, log
+    folder = limited.home / "served"
+    assert rows(folder / "served.parquet") == [{"text": text, "answer": "yes"} for text in TEXTS]
+    starts = (folder / "starts.txt").read_text().splitlines()
+    assert len(starts) == 2 * log.count("exit status")
+    mark = str(folder / ".domyn-swarm/served.parquet/servers#")
+    assert [one for one in marked_processes() if one.startswith(mark)] == []
+
+
+def marked_processes() -> list[str]:
+    """The marks of all processes that belong to model servers."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found.append(process.environ().get(MARK, ""))
+    return found
 
 
 def test_a_run_out_of_time_without_requeue_says_so_and_resumes(limited: Limited) -> None:

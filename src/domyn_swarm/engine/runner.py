@@ -24,9 +24,19 @@ from domyn_swarm.engine.preflight import run_preflight
 from domyn_swarm.engine.recording.metrics import ErrorBudget, Meter, NullProgress, Progress
 from domyn_swarm.engine.recording.node_stats import Flows
 from domyn_swarm.engine.recording.reporter import Reporter
-from domyn_swarm.engine.serving import serving
+from domyn_swarm.engine.serving import leaving_nothing, serving
 from domyn_swarm.engine.signals import on_time_up
-from domyn_swarm.errors import AGAIN, CheckpointError, DataError, Interrupted, JobError, SwarmError, TimeUp, opt
+from domyn_swarm.errors import (
+    AGAIN,
+    CheckpointError,
+    ConfigurationError,
+    DataError,
+    Interrupted,
+    JobError,
+    SwarmError,
+    TimeUp,
+    opt,
+)
 from domyn_swarm.telemetry.counts import Reason, reasons_of
 
 if TYPE_CHECKING:
@@ -90,7 +100,8 @@ def run(spec: JobSpec, progress: Progress | None = None, overrides: Overrides = 
         if left_out := summary(one for one in plan.nodes["files"].skipped if one.reason != HIDDEN):
             logger.warning("the input %s leaves out %s", spec.input, left_out)
         plan = run_preflight(plan)
-        with locked(plan.store.folder, stop) as lock:
+        refusing = leaving_nothing(plan.store.folder) if spec.serve else contextlib.nullcontext()
+        with refusing, locked(plan.store.folder, stop) as lock:
             if spec.resume:
                 check_identity(plan.identity, spec, plan.store, plan.nodes["files"])
             meter = Meter(progress or NullProgress(), plan.job.traffic, _budget(spec), stop, flows)
@@ -106,6 +117,8 @@ def _served(plan: RunPlan, meter: Meter) -> Iterator[RunPlan]:
             served = resources.enter_context(serving(plan, meter.stop))
             if served.servers is not None:
                 served = run_preflight(served)
+        except ConfigurationError:
+            raise
         except (SwarmError, KeyboardInterrupt) as error:
             raise _explained(error, plan, meter) from error
         yield served

@@ -110,7 +110,7 @@ class ModelServer:
             self._is("stopped")
 
     def _run(self) -> None:
-        while (why := self._live()) is not None:
+        while (why := self._lived()) is not None:
             if not self._signals.one_is_ready.is_set():  # a command that cannot work is not tried again and again
                 if self._moved():
                     continue
@@ -127,6 +127,13 @@ class ModelServer:
             self._is("restarting", why)
             if self._signals.over.wait(wait):
                 return
+
+    def _lived(self) -> str | None:
+        """As `_live`. What keeps a process from being started may be gone at the next try."""
+        try:
+            return self._live()
+        except Exception as error:  # noqa: BLE001 - a thread that ends without a word would be waited for for ever
+            return f"could not be started: {type(error).__name__}: {error}"
 
     def _live(self) -> str | None:
         """Start the server, and return when it has ended or was ended: why; None when the run is over."""

@@ -61,10 +61,12 @@ class Server:
     """The server's process and its descendants."""
 
     def __init__(self, command: list[str], output: int) -> None:
-        self._pid = subprocess.Popen(  # noqa: S603 - the user's command
+        # It is kept: when it is collected, it waits for the process itself, and the status would be lost.
+        self._started = subprocess.Popen(  # noqa: S603 - the user's command
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             preexec_fn=lambda: _prctl(SET_DEATH_SIGNAL, signal.SIGKILL),  # noqa: PLW1509 - this process has one thread
-        ).pid  # fmt: skip
+        )  # fmt: skip
+        self._pid = self._started.pid
         self.status: int | None = None
 
     def reap(self) -> None:
