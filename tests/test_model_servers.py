@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from domyn_swarm import make_spec
+from domyn_swarm import make_spec, plan
 from domyn_swarm.engine.runner import run
 from domyn_swarm.errors import ConditionError, ConfigurationError, SwarmError
 from domyn_swarm.jobs.base import MODEL
@@ -422,6 +422,14 @@ def test_a_command_that_lost_its_credential_is_not_run() -> None:
     with pytest.raises(SwarmError) as refused:
         run(make_spec(options(serve="vllm serve m --api-key *** --port {port}")))
     assert refused.value.code == "option.secret"
+
+
+def test_a_notebook_looks_at_a_few_answers_of_a_server_that_is_there_for_them() -> None:
+    before = tree()
+    with plan("domyn_swarm.jobs:ChatCompletionJob", **options()) as planned:
+        found = planned.compute("transformed", limit=3)
+    assert found["answer"].tolist()[:3] == ["yes"] * 3
+    assert tree() - {"starts.txt"} == before
 
 
 # A job of steps.

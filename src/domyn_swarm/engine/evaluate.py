@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.concurrency.stop import Stop
 from domyn_swarm.engine.calls.pipeline import check_method
 from domyn_swarm.engine.graph.build import build_graph
@@ -16,6 +17,7 @@ from domyn_swarm.engine.graph.overrides import check_node
 from domyn_swarm.engine.planning import with_columns_of
 from domyn_swarm.engine.recording.metrics import Meter, NullProgress
 from domyn_swarm.engine.recovery import Recovery
+from domyn_swarm.engine.serving import served
 from domyn_swarm.engine.signals import on_signals
 from domyn_swarm.errors import Interrupted
 from domyn_swarm.jobs.loading import build_job, load_job_class
@@ -73,9 +75,11 @@ def evaluate(spec: JobSpec, overrides: Overrides, node: str, limit: int | None, 
     head = "limited" if writes else "pending"
     if limit is not None and head in needed and node != head:
         known[head] = backend.head(value_of(head), limit)
-    if "job" in needed:
-        job.preflight(spec)
-    with _interruptible(stop):
+    asks = "job" in needed
+    with _interruptible(stop), served(spec, RunFolder(folder), stop) if asks else contextlib.nullcontext(spec) as spec:
+        inputs["spec"] = spec
+        if asks:
+            job.preflight(spec)
         value = value_of(node)
         return Look(_taken(value, limit) if graph.nodes[node].is_stream else value, backend)
 
@@ -88,7 +92,7 @@ def _interruptible(stop: Stop) -> Iterator[None]:
             yield
     finally:
         if stop.is_set():
-            raise Interrupted("Interrupted.", "Nothing was written.") from None
+            raise stop.reason or Interrupted("Interrupted.", "Nothing was written.") from None
 
 
 def _taken(stream: Iterable[Any], limit: int | None) -> list[Any]:

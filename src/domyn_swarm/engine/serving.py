@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
     from domyn_swarm.concurrency.stop import Stop
     from domyn_swarm.engine.planning import RunPlan
+    from domyn_swarm.jobspec import JobSpec
 
 
 def servers_of(plan: RunPlan) -> Plan:
@@ -34,7 +35,10 @@ def servers_of(plan: RunPlan) -> Plan:
     Raises:
         ConfigurationError: they cannot be started here, or would not be reached.
     """
-    spec = plan.spec
+    return _wanted(plan.spec, in_workers=plan.in_workers)
+
+
+def _wanted(spec: JobSpec, *, in_workers: bool) -> Plan:
     if not all(map(name_in, spec.endpoints)):
         raise ConfigurationError(
             f"{opt('serve')} and {opt('endpoints')} exclude each other: the servers of the run are its endpoints.",
@@ -42,7 +46,7 @@ def servers_of(plan: RunPlan) -> Plan:
             code="option.conflict",
             option="serve",
         )
-    if plan.in_workers and (spec.ray_address or os.environ.get("RAY_ADDRESS")):
+    if in_workers and (spec.ray_address or os.environ.get("RAY_ADDRESS")):
         raise ConfigurationError(
             f"{opt('serve')} starts servers on this machine, which workers on others of a cluster do not reach.",
             f"Start the servers yourself and list them with {opt('endpoints')}, or leave out {opt('ray_address')} and "
@@ -70,8 +74,26 @@ def serving(plan: RunPlan, stop: Stop) -> Iterator[RunPlan]:
     if not plan.spec.serve or not plan.pending:
         yield plan
         return
-    wanted, folder = servers_of(plan), plan.store.folder
+    with _running(servers_of(plan), plan.store.folder, stop) as servers:
+        yield replace(plan, servers=servers)
 
+
+@contextlib.contextmanager
+def served(spec: JobSpec, folder: RunFolder, stop: Stop) -> Iterator[JobSpec]:
+    """`spec` with servers as its endpoints, for looking at a node without a run; what they print goes to `folder`.
+
+    Raises:
+        ConfigurationError, ConditionError, Interrupted: as `serving`.
+    """
+    if not spec.serve:
+        yield spec
+        return
+    with _running(_wanted(spec, in_workers=False), folder, stop) as servers:
+        yield msgspec.structs.replace(spec, endpoints=[*spec.endpoints, *servers.ready_urls])
+
+
+@contextlib.contextmanager
+def _running(wanted: Plan, folder: RunFolder, stop: Stop) -> Iterator[ModelServers]:
     def lost(reason: SwarmError) -> None:
         stop.reason = reason
         stop.set()
@@ -82,7 +104,7 @@ def serving(plan: RunPlan, stop: Stop) -> Iterator[RunPlan]:
         try:
             servers.start()
             servers.wait(stop.is_set)
-            yield replace(plan, servers=servers)
+            yield servers
         finally:
             servers.stop()
 

@@ -225,6 +225,7 @@ def _ended(status: int, when: str = "") -> str:
     if status > 128:
         try:
             how = f"was ended by {signal.Signals(status - 128).name}"
+            how += " (by the system, if memory ran out)" if status - 128 == signal.SIGKILL else ""
         except ValueError:
             how = f"exited with status {status}"
     else:
