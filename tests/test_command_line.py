@@ -387,6 +387,7 @@ FLAGS = {
     "--preflight": "--preflight",
     "--preflight-timeout": "5",
     "--grace": "5",
+    "--recompute": None,
     "--keep-changed": "--no-keep-changed",
     "--api-key-file": "$DOMYN_SWARM_API_KEY or $OPENAI_API_KEY",
     "--api-key-header": "Authorization",
@@ -636,6 +637,7 @@ def test_a_runs_spec_repeats_it_with_the_same_exit_statuses(command: Command) ->
         "tokens_out": 0,
         "reasons": [{"count": 1, "type": "ValueError", "message": "cannot do 'bad'"}],
         "changed": 0,
+        "steps": [],
     }
 
     changed = {**recorded_spec(), "on_error": "fail"}

@@ -355,6 +355,7 @@ EVERYTHING = {
     "input_columns": ["a", "b"],
     "output_columns": ["c"],
     "keep": ["d"],
+    "recompute": ["e"],
     "id_column": "key",
     "limit": 10,
     "output_mode": "io_only",

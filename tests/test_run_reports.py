@@ -633,8 +633,8 @@ Named = st.builds("{}={}".format, st.sampled_from(["judge", "_x"]), st.text(st.c
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "job_kwargs": Json, "input": Words, "output": st.sampled_from(["o.parquet", "a b/ü.parquet", "-x.parquet", "out/"]),
     "input_columns": st.lists(Words, max_size=3), "output_columns": st.lists(Words, max_size=3),
-    "keep": st.lists(Words, max_size=3), "models": st.lists(Named, max_size=2),
-    "api_key_files": st.lists(Named, max_size=2),
+    "keep": st.lists(Words, max_size=3), "recompute": st.lists(Words, max_size=3),
+    "models": st.lists(Named, max_size=2), "api_key_files": st.lists(Named, max_size=2),
     "id_column": st.none() | Words, "limit": st.none() | Positive,
     "output_mode": st.sampled_from(["append", "replace", "io_only"]), "overwrite": st.booleans(),
     "data_backend": st.sampled_from(["pandas", "polars", "ray"]), "native_backend": st.booleans(),

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from domyn_swarm import RunResult, SwarmError, make_spec, run
-from domyn_swarm.errors import CheckpointError, ConfigurationError, DataError
+from domyn_swarm.errors import ConfigurationError, DataError
 from domyn_swarm.options.resolve import spec_for
 from tests.conftest import Command, rows, table, tree, write
 from tests.test_completion_jobs import echo, failures, last, said
@@ -227,6 +227,7 @@ def test_a_module_that_makes_no_job_is_refused(
         ({"output_columns": ["secnod"]}, "step.unknown", "output_columns", ["'secnod'", "'second'"]),
         ({"output_columns": ["second", "second"]}, "column.duplicate", "output_columns", ["'second'"]),
         ({"keep": ["frist"]}, "step.unknown", "keep", ["'first'"]),
+        ({"recompute": ["frist"]}, "step.unknown", "recompute", ["'first'"]),
         ({"input_columns": ["number"]}, "step.no_parameter", "input_columns", ["'number'"]),
         ({"job_kwargs": {"tone": "kind"}}, "job.unknown_field", "job_kwargs", ["'tone'"]),
         ({"job_kwargs": {"first": "A"}}, "job.unknown_field", "job_kwargs", ["'first'", "step"]),
@@ -245,7 +246,8 @@ def test_options_that_name_what_is_not_there_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("keep", "answer"), ("models", "judge=large"), ("api_key_files", "judge=key")]
+    ("option", "value"),
+    [("keep", "answer"), ("recompute", "answer"), ("models", "judge=large"), ("api_key_files", "judge=key")],
 )
 def test_options_of_steps_are_refused_for_a_class(option: str, value: str) -> None:
     write("in.parquet", {"text": ["a"]})
@@ -290,13 +292,6 @@ def test_flags_bind_a_model_by_name_and_a_url_with_an_equals_sign_is_no_name(com
         done = command(
             "job", "submit", steps(CHAIN), "--input", "in.parquet", "--output", "out.parquet",
             "--endpoint", f"{first.url}?key=judge", "--endpoint", f"judge={second.url}", "--model", "large",
-            "--model", "judge=a=b", "--api-key-file", "judge=judge.key",
-        )  # fmt: skip
-    assert done.returncode == 2, done.stderr  # a URL with a query is an endpoint's, whatever comes of it
-    with serving(echo) as first, serving(grade, models=["big", "a=b"]) as second:
-        done = command(
-            "job", "submit", steps(CHAIN), "--input", "in.parquet", "--output", "out.parquet",
-            "--endpoint", first.url, "--endpoint", f"judge={second.url}", "--model", "large",
             "--model", "judge=a=b", "--api-key-file", "judge=judge.key",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -570,25 +565,13 @@ def test_a_value_that_does_not_fit_its_annotation_is_its_rows_failure() -> None:
 # Changes of the code.
 
 
-def test_comments_and_formatting_change_nothing_and_code_is_refused_by_step() -> None:
+def test_comments_and_formatting_change_nothing() -> None:
     write("in.parquet", {"question": ["why?"]})
     with serving(grade) as server:
         submit(CHAIN, endpoints=[server.url])
         asked = len(server.bodies)
         same = CHAIN.replace('    """What is asked."""\n', "    # what is asked\n").replace("=0)", " = 0)")
         assert submit(same, endpoints=[server.url]).exit_status == 0
-        assert len(server.bodies) == asked
-        for changed, step in [
-            (CHAIN.replace("temperature=0", "temperature=1"), "answer"),
-            (CHAIN.replace("one sentence", "two sentences"), "prompt"),
-        ]:
-            with pytest.raises(CheckpointError) as raised:
-                submit(changed, endpoints=[server.url])
-            assert f"the step {step} has changed" in raised.value.message
-            assert "score" not in raised.value.message
-        with pytest.raises(CheckpointError) as raised:
-            submit(CHAIN, endpoints=[server.url], models=["judge=large"])
-        assert "model judge: 'small', now 'large'" in raised.value.message
         assert len(server.bodies) == asked
 
 
@@ -608,9 +591,9 @@ def test_helpers_and_constants_that_a_step_uses_belong_to_it() -> None:
     """
     submit(code)
     assert submit(code.replace("unused", "changed")).done_now == 0
-    for old, new in (('"!"', '"?"'), ("text + END", "END")):
-        with pytest.raises(CheckpointError, match="the step out has changed"):
-            submit(code.replace(old, new))
+    for old, new, made in (('"!"', '"?"', "a?"), ("text + END", "END", "!")):
+        assert submit(code.replace(old, new)).done_now == 1
+        assert rows("out.parquet") == [{"text": "a", "out": made}]
 
 
 # A starter job, and the steps in view.

@@ -21,7 +21,6 @@ import pyarrow as pa
 from hamilton.function_modifiers import config, tag
 
 from domyn_swarm.checkpoint.done_rows import DoneRows
-from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.locate import following, locator
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.checkpoint.writer import FlushReport
@@ -33,6 +32,7 @@ from domyn_swarm.engine.calls.items import item_batches
 from domyn_swarm.engine.calls.pipeline import transform
 from domyn_swarm.engine.columns import Columns, choose_columns
 from domyn_swarm.engine.flush import flush_pending
+from domyn_swarm.engine.identity import open_store
 from domyn_swarm.engine.output_writer import Artifact, write_artifact
 from domyn_swarm.engine.recording.metrics import Meter
 from domyn_swarm.engine.recording.reporter import Reporter
@@ -74,9 +74,11 @@ def columns(schema: dict[str, str], files: InputFiles, job: SwarmJob, spec: JobS
 
 
 @tag(phase="plan")
-def store(run_dir: str, run_storage: dict[str, Any], files: InputFiles, columns: Columns) -> CheckpointStore:
+def store(
+    run_dir: str, run_storage: dict[str, Any], files: InputFiles, columns: Columns, job: SwarmJob, spec: JobSpec
+) -> CheckpointStore:
     """The run's folder, where finished rows become parquet parts. Nothing is written yet."""
-    return CheckpointStore(RunFolder(run_dir, run_storage), columns.id, files.digest, columns.outputs, columns.inputs)
+    return open_store(run_dir, run_storage, files, columns, job, spec)
 
 
 @config.when(ids="generated")
@@ -199,14 +201,14 @@ def transformed(
     job: SwarmJob, spec: JobSpec, batches: Iterator[JobBatch], columns: Columns, done: DoneRows, stop: Stop
 ) -> Generator[pa.Table, None, None]:
     """The job applied: tables of finished rows in the order in which they finish, failed ones among them."""
-    return transform(job, spec, batches, columns, done.types, stop)
+    return transform(job, spec, batches, columns, done.types, stop, done.stored)
 
 
 @config.when(where="workers")
 @tag(phase="stream")
 def worker_job(spec: JobSpec, columns: Columns, store: CheckpointStore, done: DoneRows, record: Record) -> WorkerJob:
     """The job as plain data, for workers to rebuild and to apply to the blocks that they are handed."""
-    return WorkerJob.of(spec, columns, store, done.types)
+    return WorkerJob.of(spec, columns, store, done)
 
 
 @config.when(where="driver")

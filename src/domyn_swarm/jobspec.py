@@ -21,6 +21,9 @@ from domyn_swarm.storage.paths import names_directory, split
 DEFAULT_JOB = "domyn_swarm.jobs:ChatCompletionJob"
 OPTION_FIELDS_OF_THE_RUN = ("job", "job_kwargs", "input", "output")
 
+RESUMED: Mapping[str, Any] = {"resume": True, "recompute": []}
+"""Options of a run that resumes what it was to do before."""
+
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e9, title="SECONDS")]  # what clocks and locks take
@@ -265,6 +268,10 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     resume: Annotated[
         bool, CHECKPOINTS.option("--resume/--no-resume", help="Resume from the checkpoint in the run's folder")
     ] = True
+    recompute: Annotated[
+        list[str],
+        CHECKPOINTS.option("--recompute", metavar="STEP", help="Step to compute anew for all rows; repeat for several"),
+    ] = []
     keep_changed: Annotated[
         bool,
         CHECKPOINTS.option(

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from domyn_swarm.checkpoint.folder import RunFolder, name_of
-from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, PartMetadata, Positions, united
+from domyn_swarm.checkpoint.part import STEP, DamagedPartError, Marks, Part, PartMetadata, Positions, united
 from domyn_swarm.data.columns import INPUTS, POSITION
 from domyn_swarm.storage.files import translating_io_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from domyn_swarm.checkpoint.locate import InputsNow
+    from domyn_swarm.checkpoint.stored_values import StoredValues
 
 Locate: TypeAlias = "Callable[[pa.Array[Any]], pa.Array[Any]]"
 """From ids to the positions that they have in today's input, -1 where an id is gone."""
@@ -34,6 +35,9 @@ class DoneRows:
     rows that were tried and have none. `changed` has the positions of rows whose outputs were made from other inputs
     than they have now: those do not count. `types` has the output columns so far. `damaged` names the parts that cannot
     be read. `fingerprint` is the folder's, None when it was not read.
+
+    Of steps that did not change, `stored` has the values of rows that are not finished, if there may be any; `kept`
+    tells by column which rows they are, those apart whose row failed.
     """
 
     finished: Marks = field(default_factory=lambda: np.zeros(0, dtype=np.bool_))
@@ -42,6 +46,8 @@ class DoneRows:
     types: pa.Schema = field(default_factory=lambda: pa.schema([]))
     damaged: tuple[str, ...] = ()
     fingerprint: str | None = None
+    stored: StoredValues | None = None
+    kept: Mapping[str, Marks] = field(default_factory=dict)
 
     def changed_before(self, rows: int) -> int:
         """How many of the first `rows` rows have changed."""
@@ -50,21 +56,30 @@ class DoneRows:
 
 @dataclass(frozen=True)
 class PartStates:
-    """Positions of one part's rows in today's input, and its output columns."""
+    """Positions of one part's rows in today's input, and its output columns.
+
+    Where steps have changed since, they are no outputs any more, but `kept` columns are as they would be made now.
+    """
 
     finished: Sequence[Positions | slice] = ()
     failed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     changed: Positions = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     types: pa.Schema = field(default_factory=lambda: pa.schema([]))
+    kept: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
 class PartReader:
-    """Reads what parts in `folder` say of the rows of the input with the digest `input_digest`."""
+    """Reads what parts in `folder` say of the rows of the input with the digest `input_digest`.
+
+    `versions` are entries of the job's identity: a part whose columns were made by other versions of steps counts for
+    nothing but the columns that did not change.
+    """
 
     folder: RunFolder
     id_col: str
     input_digest: str
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def done(self, locate: Locate, inputs: InputsNow | None = None) -> DoneRows:
         """Read which rows have finished.
@@ -75,9 +90,9 @@ class PartReader:
         Damaged parts, and those of other runs, are counted out; `RunFolder.set_aside` moves them.
         """
         with translating_io_errors(self.folder.path):
-            fingerprint, parts, damaged = self.folder.fingerprint(), self.folder.parts(), self.folder.foreign_files()
+            fingerprint, parts, damaged = self.folder.fingerprint(), self.paths(), self.folder.foreign_files()
         finished, tried, changed = (np.zeros(0, dtype=np.bool_) for _ in range(3))
-        types = pa.schema([])
+        types, kept = pa.schema([]), dict[str, Marks]()
         run_id = self.folder.run_id()
         with ThreadPoolExecutor(READERS) as pool:
             known = pool.map(lambda path: self.states_of(path, run_id, locate, inputs), parts)
@@ -85,13 +100,22 @@ class PartReader:
                 if part is None:
                     damaged.append(path)
                     continue
+                if part.kept is not None:
+                    _mark_kept(kept, part)
+                    continue
                 for where in part.finished:
                     finished = mark(finished, where)
                 tried = mark(tried, part.failed)
                 changed = mark(changed, part.changed)
                 types = united([types, part.types])
         failed = len(_without(tried, finished))
-        return DoneRows(finished, failed, _without(changed, finished), types, tuple(map(name_of, damaged)), fingerprint)
+        return DoneRows(
+            finished, failed, _without(changed, finished), types, tuple(map(name_of, damaged)), fingerprint, kept=kept
+        )
+
+    def paths(self) -> list[str]:
+        """Paths of all parts. Those of earlier versions may be of the present one again."""
+        return [*(self.folder.earlier() if self.versions else []), *self.folder.parts()]
 
     def states_of(
         self, path: str, run_id: str | None, locate: Locate, inputs: InputsNow | None = None
@@ -101,7 +125,9 @@ class PartReader:
             part = Part(self.folder.fs, path)
             if not self.is_ours(part.origin, run_id):
                 return None
-            return self._states(part, locate, inputs)
+            states = self._states(part, locate, inputs)
+            is_current = self.is_current(part.origin)
+            return states if is_current else replace(states, kept=part.origin.made_alike(self.versions))
         except DamagedPartError:
             return None
         except FileNotFoundError:  # merged meanwhile, by whoever holds the lock
@@ -110,6 +136,10 @@ class PartReader:
     def is_ours(self, origin: PartMetadata, run_id: str | None) -> bool:
         """Whether a part belongs to this run's folder."""
         return origin.id_col == self.id_col and run_id in (None, origin.run_id)
+
+    def is_current(self, origin: PartMetadata) -> bool:
+        """Whether a part's columns were made by the present versions of all steps."""
+        return len(origin.made_alike(self.versions)) == sum(name.startswith(STEP) for name in self.versions)
 
     def _states(self, part: Part, locate: Locate, inputs: InputsNow | None) -> PartStates:
         if part.origin.input_digest == self.input_digest:
@@ -145,6 +175,13 @@ def moved_rows(part: Part, table: pa.Table, locate: Locate, inputs: InputsNow | 
     if has_digests and inputs is not None and inputs.keep_changed:
         moved = moved.set_column(moved.column_names.index(INPUTS), INPUTS, inputs.at(positions))
     return moved
+
+
+def _mark_kept(kept: dict[str, Marks], part: PartStates) -> None:
+    """Mark the finished rows of `part` in each of its columns that is kept."""
+    for name in part.kept or ():
+        for where in part.finished:
+            kept[name] = mark(kept.get(name, np.zeros(0, dtype=np.bool_)), where)
 
 
 def _without(marks: Marks, others: Marks) -> Positions:

@@ -4,6 +4,7 @@
         spec.json        the JobSpec of the newest run
         run.json         its state and counts, who runs it, and what the parts belong to
         parts/           RRRR-[worker-]NNNNNN.parquet: the run's number, the worker where there are several, the part's
+        earlier/         parts whose steps have changed since; what is still as it was is taken from them
         damaged/         parts that could not be read; their rows are computed again
         lock-NNNNNN      held by the one process that writes here
         servers/         the logs of the run's model servers, and how they were last
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _PART_NAME = re.compile(r"(\d{4,})-(?:(\w+)-)?(\d{6,})\.parquet")
 
+EARLIER = "earlier"
 MOST_RUNS = 10**9
 """A higher number is no run's, and the next one could not be written down."""
 
@@ -121,6 +123,16 @@ class RunFolder:
         named = {path: name for path in self.files("parts") if (name := PartName.of(path))}
         return sorted(named, key=named.__getitem__)
 
+    def earlier(self) -> list[str]:
+        """Paths of the parts that were made by earlier versions of the job's steps, oldest first."""
+        named = {path: name for path in self.files(EARLIER) if (name := PartName.of(path))}
+        return sorted(named, key=named.__getitem__)
+
+    def move(self, part: str, folder: str) -> None:
+        """Move a part to `parts` or to EARLIER, whole or not at all where the filesystem can do that."""
+        make_folder(self.fs, f"{self.root}/{folder}")
+        move_file(self.fs, part, f"{self.root}/{folder}/{name_of(part)}")
+
     def foreign_files(self) -> list[str]:
         """Parquet files among the parts that no run has named."""
         return [path for path in self.files("parts") if path.endswith(".parquet") and not PartName.of(path)]
@@ -137,11 +149,13 @@ class RunFolder:
 
     def newest_part_run(self) -> int:
         """The highest number of a run that has left a part, 0 when none has."""
-        return max((name.run for path in self.files("parts") if (name := PartName.of(path))), default=0)
+        names = map(PartName.of, [*self.parts(), *self.earlier()])
+        return max((name.run for name in names if name), default=0)
 
     def fingerprint(self) -> str:
         """Changes whenever a part is added, removed or rewritten at another size."""
-        return ";".join(f"{name_of(path)}:{size}" for path, size in sorted(self.files("parts").items()))
+        sizes = [*self.files("parts").items(), *self.files(EARLIER).items()]
+        return ";".join(f"{path.removeprefix(self.root)}:{size}" for path, size in sorted(sizes))
 
     def set_aside(self, parts: Iterable[str]) -> None:
         """Move damaged parts out of the way, so that their rows are computed again and nothing is lost to look at."""
@@ -154,6 +168,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Delete all parts, to compute every row again."""
+        self.remove(EARLIER)
         self.remove("parts")
 
     def remove(self, name: str) -> None:
@@ -173,7 +188,7 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what processes that were killed had half written."""
-        for folder in (self.root, f"{self.root}/parts"):
+        for folder in (self.root, f"{self.root}/parts", f"{self.root}/{EARLIER}"):
             remove_leftovers(self.fs, folder)
 
     def load(self, name: str) -> dict[str, Any] | None:

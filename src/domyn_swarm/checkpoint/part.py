@@ -26,7 +26,7 @@ from domyn_swarm.errors import CheckpointError, JobError
 from domyn_swarm.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 Marks: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 Positions: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
@@ -35,8 +35,8 @@ BATCH_ROWS, BATCH_BYTES = 32_768, 8 * 2**20
 """What is read of a part at once: a merge reads many parts, and a row may be megabytes."""
 RUN_ROWS = 64
 """Mean length of runs of rows from which on slicing is faster than taking them one by one."""
-JOB_FIELD, NODE = "job_kwargs.", "node "
-"""What entries of a job's identity begin with: for a field of the job, and for a node that somebody replaced."""
+JOB_FIELD, NODE, STEP = "job_kwargs.", "node ", "step "
+"""What entries of a job's identity begin with: a field of the job, a node that somebody replaced, a step's column."""
 ROW_NODES = ("files", "source", "identified", "limited", "pending", "as_pandas", "batches")
 """Nodes that input rows pass through on their way to the job, in data order, as records of runs name them.
 
@@ -71,6 +71,14 @@ class PartMetadata(msgspec.Struct, frozen=True):
     input_digest: str
     id_col: str
     identity: dict[str, Any] = {}
+
+    def made_alike(self, versions: Mapping[str, str]) -> list[str]:
+        """The columns of steps that were made as `versions`, an identity's entries, say."""
+        return [
+            name.removeprefix(STEP)
+            for name, digest in versions.items()
+            if name.startswith(STEP) and self.identity.get(name) == digest
+        ]
 
     @property
     def tells_inputs(self) -> bool:
@@ -146,6 +154,14 @@ class Part:
                 table = self._columns([POSITION, _FAILED], kinds["failures"])
                 positions, fine = table[POSITION].to_numpy(), _is_null(table[FAILURE])
                 yield positions[fine], positions[~fine]
+
+    def groups_between(self, first: int, last: int) -> list[int]:
+        """The row groups that may hold one of the positions from `first` to `last`."""
+        return [number for number, one in enumerate(self._groups) if one.first <= last and one.last >= first]
+
+    def group(self, number: int, columns: Sequence[str]) -> pa.Table:
+        """POSITION, FAILURE and `columns` of a row group."""
+        return self._columns([POSITION, *columns, _FAILED], [number])
 
     def ids(self) -> tuple[pa.Array[Any], Marks, pa.Array[Any] | None]:
         """The ids, which of them are finished, and the digests of their inputs, if the part has any."""

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import logging
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,9 +15,10 @@ import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.compact import compact
 from domyn_swarm.checkpoint.done_rows import READERS, PartReader, mark, moved_rows
-from domyn_swarm.checkpoint.folder import PartName, RunFolder
+from domyn_swarm.checkpoint.folder import EARLIER, PartName, RunFolder
 from domyn_swarm.checkpoint.merge import in_order, that_may_not_fit
 from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, PartMetadata, united, write_part
+from domyn_swarm.checkpoint.stored_values import StoredValues
 from domyn_swarm.checkpoint.writer import FlushReport, PartWriter
 from domyn_swarm.data.backends.base import Outputs
 from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
@@ -35,7 +37,8 @@ logger = logging.getLogger("domyn_swarm")
 class CheckpointStore:
     """The parts in `folder`, for rows identified by `id_col` in the input with digest `input_digest`.
 
-    `inputs` are the columns that outputs are made from.
+    `inputs` are the columns that outputs are made from. `versions` are entries of the job's identity that say what made
+    each column of a step. Parts where these differ are kept apart, for their columns that are still the same.
 
     Nothing is written before `begin`.
     """
@@ -47,11 +50,13 @@ class CheckpointStore:
         input_digest: str,
         output_columns: Sequence[str] = (),
         inputs: Sequence[str] = (),
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.id_col = id_col
         self.input_digest = input_digest
         self.inputs = tuple(inputs)
+        self.versions = dict(versions or {})
         self._declared = tuple(output_columns)
         self._origin = PartMetadata("", input_digest, id_col)
         self._first = PartName(0, "", 1)
@@ -79,20 +84,33 @@ class CheckpointStore:
 
     def done(self, locate: Locate, inputs: InputsNow | None = None) -> DoneRows:
         """Read which rows have finished: see `PartReader.done`."""
-        return self._reader.done(locate, inputs)
+        done = self.reader.done(locate, inputs)
+        has_more = bool(self.versions and (done.failed or done.kept))
+        return replace(done, stored=StoredValues(self)) if has_more else done
 
     @property
-    def _reader(self) -> PartReader:
-        return PartReader(self.folder, self.id_col, self.input_digest)
+    def reader(self) -> PartReader:
+        """Reads what the parts say."""
+        return PartReader(self.folder, self.id_col, self.input_digest, self.versions)
+
+    def arrange(self) -> None:
+        """Move parts whose steps have changed out of the way, and those back whose steps are as they were again."""
+        if not self.versions:
+            return
+        run_id = self.folder.run_id()
+        for part in self._readable(self.reader.paths()):
+            folder = "parts" if self.reader.is_current(part.origin) else EARLIER
+            if self.reader.is_ours(part.origin, run_id) and f"/{folder}/" not in part.path[len(self.folder.root) :]:
+                self.folder.move(part.path, folder)
 
     def newest_origin(self) -> PartMetadata | None:
         """What the newest part that can be read belongs to."""
-        newest = next(self._readable(reversed(self.folder.parts())), None)
+        newest = next(self._readable(reversed(self.reader.paths())), None)
         return newest.origin if newest else None
 
     def id_field(self) -> Any:
         """Name and type of the ids in the newest part that can be read; None when there is none."""
-        newest = next(self._readable(reversed(self.folder.parts())), None)
+        newest = next(self._readable(reversed(self.reader.paths())), None)
         return next(newest.batches([newest.origin.id_col])).schema.field(0) if newest else None
 
     def rows_of_this_run(self) -> int:
@@ -112,7 +130,7 @@ class CheckpointStore:
         """Positions that are finished, or that failed in this very run: what is left needs another pass."""
         settled = self.done(locate).finished
         for path in self._parts_of_this_run():
-            if (part := self._reader.states_of(path, self._origin.run_id, locate)) is not None:
+            if (part := self.reader.states_of(path, self._origin.run_id, locate)) is not None:
                 settled = mark(settled, part.failed)
         return settled
 
@@ -166,8 +184,8 @@ class CheckpointStore:
         run_id = self.folder.run_id()
         stale = [
             part
-            for part in self._readable(self.folder.parts())
-            if part.origin.input_digest != self.input_digest and self._reader.is_ours(part.origin, run_id)
+            for part in self._readable(self.reader.paths())
+            if part.origin.input_digest != self.input_digest and self.reader.is_ours(part.origin, run_id)
         ]
         for part in stale:
             try:
@@ -224,6 +242,8 @@ class CheckpointStore:
         """The output columns of all parts, each with a type that holds all of its values."""
         declared = pa.schema([(name, pa.null()) for name in self._declared or (() if parts else (DEFAULT_COLUMN,))])
         merged = united([declared, *(part.types for part in parts)])
+        if self.versions:  # parts have more columns: what those of the output are made from
+            merged = pa.schema([merged.field(name) for name in self._declared])
         # A row that failed before any dict came along left the default column behind, with nothing in it.
         if DEFAULT_COLUMN not in self._declared and len(merged) > 1 and DEFAULT_COLUMN in merged.names:
             at = merged.get_field_index(DEFAULT_COLUMN)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.columns import Columns
     from domyn_swarm.engine.planning import RunPlan
     from domyn_swarm.engine.runner import RunResult
+    from domyn_swarm.engine.step_plans import StepPlan
     from domyn_swarm.jobspec import JobSpec
 
 app = App(help="Submit and manage jobs.")
@@ -155,11 +156,20 @@ for name, command in COMMANDS.items():
 def _show_plan(plan: RunPlan, *, as_json: bool, launch: str | None = None) -> None:
     described = _described(plan)
     if as_json:
-        print_json({**described, **({} if launch is None else {"launch": launch})})
+        steps = {"steps": plan.steps} if plan.steps else {}
+        print_json({**described, **steps, **({} if launch is None else {"launch": launch})})
         return
     typer.echo("\n".join(f"{name:<11}{value}" for name, value in described.items()))
+    for number, step in enumerate(plan.steps):
+        typer.echo(f"{'' if number else 'steps':<11}{_step_line(step, 'to compute')}")
     if launch is not None:
         typer.echo(f"\n{launch.rstrip()}")
+
+
+def _step_line(step: StepPlan, computed: str) -> str:
+    """`score: 0 kept, 20 to compute (its code has changed)`."""
+    why = f" ({step.why})" if step.why and step.to_compute else ""
+    return f"{step.step}: {step.kept:,} kept, {step.to_compute:,} {computed}{why}"
 
 
 def _described(plan: RunPlan) -> dict[str, str]:
@@ -218,6 +228,8 @@ def _summary(result: RunResult, spec: JobSpec) -> str:
         "seconds": f"{result.seconds:,.1f} ({rate})",
         "output": result.output,
     }
+    steps = [_step_line(step, "to compute") for step in result.steps] if result.done_before < result.rows else []
+    lines |= {"steps": f"\n{'':<13}".join(steps)} if any(step.kept for step in result.steps) and steps else {}
     shown = "\n".join(f"{name:<13}{value}" for name, value in lines.items())
     return "\n\n".join(filter(None, [shown, _after(result, spec)]))
 

@@ -21,7 +21,8 @@ class Columns:
 
     `id` identifies a row, `inputs` make an item, `kept` stand in the output before `outputs`, which the job makes
     (empty when they are gathered from what it returns). With `follows` rows are known by an id that the input has, so
-    that a digest of their inputs is kept: such a row may change and be the same row.
+    that a digest of their inputs is kept: such a row may change and be the same row. `hidden` columns are in the parts
+    only: outputs are made from them, and they are dear.
     """
 
     id: str
@@ -29,6 +30,12 @@ class Columns:
     kept: list[str]
     outputs: list[str]
     follows: bool = False
+    hidden: tuple[str, ...] = ()
+
+    @property
+    def stored(self) -> list[str]:
+        """The columns of parts that the job makes."""
+        return [*self.outputs, *self.hidden]
 
     @property
     def read(self) -> list[str]:
@@ -62,7 +69,9 @@ def choose_columns(
     id_col = check_id_column(schema, spec.id_column)
     inputs = check_input_columns(schema, spec.input_columns, spec.id_column, folders)
     kept = check_kept_columns(schema, spec.output_mode, spec.output_columns, id_col, inputs)
-    return Columns(id_col, inputs, kept, list(spec.output_columns), follows=spec.id_column is not None)
+    stored = () if job is None else job.stored_columns(spec)
+    hidden = tuple(name for name in stored if name not in spec.output_columns)
+    return Columns(id_col, inputs, kept, list(spec.output_columns), spec.id_column is not None, hidden)
 
 
 def check_names(schema: Mapping[str, str]) -> None:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 import pyarrow as pa
 
+from domyn_swarm.checkpoint.folder import RunFolder
 from domyn_swarm.checkpoint.part import JOB_FIELD, NODE, united
 from domyn_swarm.checkpoint.run_record import RunRecord
+from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.engine.graph.code_digest import code_digest
 from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.errors import CheckpointError, ConfigurationError, SwarmError, opt
-from domyn_swarm.jobs.base import CODE, MODEL, REVISION, is_resolved, of_model
+from domyn_swarm.jobs.base import CODE, MODEL, REVISION, SwarmJob, is_resolved, of_model
 from domyn_swarm.jobs.loading import stands_in_no_file
 from domyn_swarm.jobs.steps.names import spec_for as spec_of_model
 from domyn_swarm.redaction import public_fields
@@ -24,10 +26,9 @@ from domyn_swarm.references import holds_reference
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from domyn_swarm.checkpoint.store import CheckpointStore
     from domyn_swarm.data.input_files import InputFiles
+    from domyn_swarm.engine.columns import Columns
     from domyn_swarm.engine.graph.overrides import Overrides
-    from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobspec import JobSpec
 
 Listed: TypeAlias = "list[tuple[str, int | None, str]]"
@@ -74,6 +75,26 @@ def identity_of(spec: JobSpec, job: SwarmJob, overrides: Overrides = NOTHING) ->
         ) from error
 
 
+def open_store(
+    run_dir: str, run_storage: Mapping[str, Any], files: InputFiles, columns: Columns, job: SwarmJob, spec: JobSpec
+) -> CheckpointStore:
+    """The store in the folder `run_dir`. The versions of a job's steps depend on what the run before was."""
+    folder = RunFolder(run_dir, run_storage)
+    store = CheckpointStore(folder, columns.id, files.digest, columns.outputs, columns.inputs)
+    if type(job).versions is not SwarmJob.versions:
+        store.versions = dict(job.versions(spec, record_before(store).identity))
+    return store
+
+
+def record_before(store: CheckpointStore) -> RunRecord:
+    """What the run before wrote down. Without run.json, the newest part says what it belongs to."""
+    record = RunRecord.load(store.folder)
+    if record is not None and record.identity:
+        return record
+    origin = store.newest_origin()
+    return RunRecord(input_digest=origin.input_digest, identity=origin.identity) if origin else RunRecord()
+
+
 def _plain(value: Any) -> Any:
     """`value` as the next run will read it: tuples are lists then, keys are strings, and sets need an order."""
     ordered = msgspec.to_builtins(value, str_keys=True, enc_hook=_described, order="deterministic")
@@ -91,17 +112,17 @@ def check_identity(now: Mapping[str, Any], spec: JobSpec, store: CheckpointStore
     Raises:
         CheckpointError: with what differs, and the ways out.
     """
-    if not store.folder.parts():
+    if not store.reader.paths():
         return
-    record = RunRecord.load(store.folder)
-    if record is None or not record.identity:
-        record = _record_in_parts(store)
+    record = record_before(store)
     ways_out = (
         f"Run with {opt('resume', False)} to compute every row again, or with another {opt('checkpoint_tag')} to "
         "keep both."
     )
     before = _public(record.identity)
-    if changed := _changed(before, now, spec):
+    if changed := [
+        name for name in _changed(before, now, spec) if not (store.versions and _is_of_steps(name, before, now, spec))
+    ]:
         if all(map(is_resolved, changed)):
             ways_out += f" {opt('allow_model_change', True)} resumes from the rows that are there."
         lines = [_difference(name, before, now) for name in changed]
@@ -180,10 +201,13 @@ def _changed_model(before: Mapping[str, Any], now: Mapping[str, Any], spec: JobS
     return [revision] if then and here and not set(here) <= set(then) else []
 
 
-def _record_in_parts(store: CheckpointStore) -> RunRecord:
-    """What is known without run.json: the newest part says what it belongs to."""
-    origin = store.newest_origin()
-    return RunRecord(input_digest=origin.input_digest, identity=origin.identity) if origin else RunRecord()
+def _is_of_steps(name: str, before: Mapping[str, Any], now: Mapping[str, Any], spec: JobSpec) -> bool:
+    """Whether what differs is in the versions of steps, whose changes are computed: code, fields, names of models."""
+    fact, _, model = name.partition(" ")
+    if is_resolved(name):  # without a name the endpoint decides, and that is refused
+        wanted = spec_of_model(spec, model).model
+        return of_model(MODEL, model) not in now or wanted not in (None, before.get(of_model(MODEL, model)))
+    return fact in ("step", "named", "anew", CODE, *IDENTITY[:2]) or name.startswith(JOB_FIELD)
 
 
 def _difference(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

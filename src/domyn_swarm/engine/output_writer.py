@@ -129,6 +129,7 @@ def content_key(store: CheckpointStore, spec: JobSpec) -> str:
     """
     options = public_options({name: getattr(spec, name) for name in _SHAPING})
     content = [store.folder.run_id(), store.folder.newest_part_run(), store.input_digest, options]
+    content += [store.versions] if store.versions else []
     return hashlib.sha256(msgspec.json.encode(content)).hexdigest()[:32]
 
 

@@ -12,13 +12,15 @@ from domyn_swarm.engine.graph.adapters import explaining_adapters, load_adapters
 from domyn_swarm.engine.graph.build import build_graph
 from domyn_swarm.engine.graph.inputs import planning_inputs
 from domyn_swarm.engine.graph.overrides import NOTHING
-from domyn_swarm.engine.identity import check_identity, identity_of
+from domyn_swarm.engine.identity import check_identity, identity_of, record_before
 from domyn_swarm.engine.output_writer import check_output
 from domyn_swarm.engine.recovery import Recovery
 from domyn_swarm.engine.rehearsal import rehearse
+from domyn_swarm.engine.step_plans import step_plans
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.base import MODEL
+from domyn_swarm.jobs.base import MODEL, of_model
 from domyn_swarm.jobs.loading import build_job, load_job_class
+from domyn_swarm.jobs.steps.names import name_in, names_in
 from domyn_swarm.redaction import missing
 from domyn_swarm.serving.command import read_command
 from domyn_swarm.storage.files import translating_io_errors
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.graph.build import RunGraph
     from domyn_swarm.engine.graph.overrides import Overrides
     from domyn_swarm.engine.recording.node_stats import Flows
+    from domyn_swarm.engine.step_plans import StepPlan
     from domyn_swarm.jobs.base import SwarmJob
     from domyn_swarm.jobspec import JobSpec
     from domyn_swarm.serving.servers import ModelServers
@@ -40,7 +43,8 @@ if TYPE_CHECKING:
 class RunPlan:
     """What a run would do: the spec, the job, the graph, and the values of the nodes that are known before it.
 
-    `changed` of the `pending` rows have an output that was made from other inputs than they have now.
+    `changed` of the `pending` rows have an output that was made from other inputs than they have now. `steps` says
+    what is kept and what is computed of each column of a job whose columns change one by one.
     """
 
     spec: JobSpec
@@ -52,6 +56,7 @@ class RunPlan:
     pending: int
     changed: int = 0
     adapters: Sequence[Any] = ()
+    steps: Sequence[StepPlan] = ()
     servers: ModelServers | None = None
 
     @property
@@ -67,13 +72,19 @@ class RunPlan:
 
     @property
     def resolved(self) -> JobSpec:
-        """The spec for whoever opens the job: it names the model that was found, should another be listed meanwhile.
+        """The spec for whoever opens the job: it names the models that were found; others may be listed meanwhile.
 
         Model servers of the run are its endpoints, beside those of models that have their own.
         """
-        endpoints = [*self.spec.endpoints, *(self.servers.urls if self.servers else ())]
+        spec = self.spec
+        given = {name_in(value) for value in spec.models}
+        others = [name for name in names_in(spec) if name not in given]
+        found = [f"{name}={model}" for name in others if (model := self.identity.get(of_model(MODEL, name)))]
         return msgspec.structs.replace(
-            self.spec, model=self.spec.model or self.identity.get(MODEL), endpoints=endpoints
+            spec,
+            model=spec.model or self.identity.get(MODEL),
+            models=[*spec.models, *found],
+            endpoints=[*spec.endpoints, *(self.servers.urls if self.servers else ())],
         )
 
     @property
@@ -118,6 +129,8 @@ def make_plan(
         # Nobody holds the lock yet, so the folder is not put in order.
         known = {"recovered": Recovery(), **graph.values}
         nodes = {**graph.driver.execute(graph.of_phase("plan"), inputs=dict(inputs), overrides=known), **known}
+    before = record_before(nodes["store"]).identity if nodes["store"].versions else {}
+    identity |= nodes["store"].versions
     _check_pending(nodes, overrides)
     nodes |= graph.streams(nodes["columns"])
     backend: DataBackend = nodes["backend"]
@@ -128,7 +141,8 @@ def make_plan(
         check_identity(identity, spec, nodes["store"], nodes["files"])
     rows, pending = nodes["row_count"], nodes["pending_count"]
     changed = nodes["done"].changed_before(rows)
-    plan = RunPlan(spec, job, identity, graph, nodes, rows, pending, changed, adapters)
+    steps = step_plans(job, spec, before, identity, nodes["done"], rows) if nodes["store"].versions else ()
+    plan = RunPlan(spec, job, identity, graph, nodes, rows, pending, changed, adapters, steps)
     if plan.pending and not overrides:
         rehearse(nodes, spec, overrides.held.table if overrides.held else None)
     return plan

@@ -33,11 +33,15 @@ def run_preflight(plan: RunPlan) -> RunPlan:
     if plan.pending:
         if plan.spec.serve and plan.servers is None:
             servers_of(plan)
+        if plan.steps:
+            plan.job.will_compute([step.step for step in plan.steps if step.to_compute])
         found = dict(plan.job.preflight(_spec_of_what_is_ready(plan)) or {})
         plan = replace(plan, identity={**plan.identity, **found})
         if found and plan.spec.resume:
             check_identity(plan.identity, plan.spec, plan.store, plan.nodes["files"])
             plan = replace(plan, identity=_with_other_replicas(plan.identity, known))
+        not_asked = {name: value for name, value in known.items() if plan.steps and name not in found}
+        plan = replace(plan, identity={**plan.identity, **_without(plan.identity, not_asked)})
     elif plan.spec.model is None:
         plan = replace(plan, identity={**plan.identity, **known})
     if plan.in_workers:
@@ -50,6 +54,11 @@ def _spec_of_what_is_ready(plan: RunPlan) -> JobSpec:
     if plan.servers is None:
         return plan.spec
     return msgspec.structs.replace(plan.spec, endpoints=[*plan.spec.endpoints, *plan.servers.ready_urls])
+
+
+def _without(identity: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `facts` that `identity` does not know: a model that is not asked now is what it was before."""
+    return {name: value for name, value in facts.items() if name in identity and identity[name] is None}
 
 
 def _with_other_replicas(identity: Mapping[str, Any], known: Mapping[str, Any]) -> Mapping[str, Any]:

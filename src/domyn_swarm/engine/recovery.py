@@ -41,6 +41,7 @@ def recover(
     """
     store.folder.tidy()
     remove_half_written(spec, store)
+    store.arrange()
     locate, inputs = following(backend, identified, store, keep_changed=spec.keep_changed)
     done = None
     if store.rebase(locate, inputs) or found.fingerprint not in (None, store.folder.fingerprint()):

@@ -40,7 +40,7 @@ from domyn_swarm.errors import (
 from domyn_swarm.telemetry.counts import Reason, reasons_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from domyn_swarm.checkpoint.done_rows import DoneRows
     from domyn_swarm.checkpoint.lock import Lock
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from domyn_swarm.engine.graph.overrides import Overrides
     from domyn_swarm.engine.output_writer import Artifact
     from domyn_swarm.engine.planning import RunPlan
+    from domyn_swarm.engine.step_plans import StepPlan
     from domyn_swarm.jobspec import JobSpec
 
 logger = logging.getLogger("domyn_swarm")
@@ -58,7 +59,8 @@ class RunResult:
     """How a run ended. `rows` are those of the output; `done_before` were finished by earlier runs.
 
     `changed` rows had an output that was made from other inputs than they have now, and were computed again. The tokens
-    are those of this run's requests, and `reasons` the most frequent ones for which rows failed.
+    are those of this run's requests, and `reasons` the most frequent ones for which rows failed. `steps` says what of
+    each step was kept from earlier runs.
     """
 
     output: str
@@ -73,6 +75,7 @@ class RunResult:
     tokens_in: int = 0
     tokens_out: int = 0
     reasons: tuple[Reason, ...] = ()
+    steps: Sequence[StepPlan] = ()
 
     @property
     def exit_status(self) -> int:
@@ -142,7 +145,8 @@ def _run_locked(plan: RunPlan, lock: Lock, meter: Meter, started: float) -> RunR
     spec, path = plan.spec, plan.store.path
     if _has_nothing_to_do(plan):
         recover_only(plan)
-        return RunResult(spec.output, None, path, plan.rows, plan.rows, 0, 0, time.monotonic() - started)
+        seconds = time.monotonic() - started
+        return RunResult(spec.output, None, path, plan.rows, plan.rows, 0, 0, seconds, steps=plan.steps)
     reporter = Reporter(plan, meter, lock)
     artifact = _run_recorded(plan, meter, lock, reporter)
     before = reporter.plan.rows - reporter.plan.pending
@@ -150,6 +154,7 @@ def _run_locked(plan: RunPlan, lock: Lock, meter: Meter, started: float) -> RunR
         spec.output, spec.errors_path if artifact.failed else None, path, artifact.rows, before,
         max(0, artifact.rows - before - artifact.failed), artifact.failed, time.monotonic() - started,
         reporter.plan.changed, meter.counts.tokens_in, meter.counts.tokens_out, reasons_of(meter.counts.failures),
+        plan.steps,
     )  # fmt: skip
 
 
@@ -245,4 +250,5 @@ def _kept_rows(store: CheckpointStore) -> str:
 
 
 def _how_to_resume(spec: JobSpec) -> str:
-    return f"{AGAIN} to resume." if spec.resume else f"{AGAIN} without {opt('resume', False)} to resume."
+    anew = [opt("resume", False)] if not spec.resume else [opt("recompute")] if spec.recompute else []
+    return f"{AGAIN} without {anew[0]} to resume." if anew else f"{AGAIN} to resume."

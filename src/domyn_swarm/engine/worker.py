@@ -30,8 +30,9 @@ from domyn_swarm.jobs.loading import build_job, is_known_here_only, load_job_cla
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from domyn_swarm.checkpoint.done_rows import Locate
+    from domyn_swarm.checkpoint.done_rows import DoneRows, Locate
     from domyn_swarm.checkpoint.store import CheckpointStore
+    from domyn_swarm.checkpoint.stored_values import StoredValues
     from domyn_swarm.data.backends.base import DataBackend, DistributedBackend, Frame, JobBatch, Monitor
     from domyn_swarm.engine.columns import Columns
     from domyn_swarm.jobs.base import SwarmJob
@@ -49,7 +50,7 @@ class WorkerJob:
 
     `store` is the run's folder, `known` are the types of output columns that earlier runs made. All workers together
     have `concurrency` calls in flight, or each as many as its share of the server takes (None). A call takes `batch`
-    rows. `job_class` comes along when a worker could load it from nowhere.
+    rows. `stored` has values of steps. `job_class` comes along when a worker could load it from nowhere.
     """
 
     spec: JobSpec
@@ -59,16 +60,17 @@ class WorkerJob:
     concurrency: int | None
     batch: int
     job_class: type[SwarmJob] | None = None
+    stored: StoredValues | None = None
 
     @classmethod
-    def of(cls, spec: JobSpec, columns: Columns, store: CheckpointStore, known: pa.Schema) -> WorkerJob:
+    def of(cls, spec: JobSpec, columns: Columns, store: CheckpointStore, done: DoneRows) -> WorkerJob:
         """The work that `spec` describes."""
         job_class = load_job_class(spec.job)
         method = method_of(job_class, native=spec.native_backend)
         concurrency = concurrency_for(getattr(job_class, method), spec.max_concurrency)
         batch = 1 if method == "transform_item" else batch_rows(spec, job_class)
         travelling = job_class if is_known_here_only(job_class) else None
-        return cls(spec, columns, store, known, concurrency, batch, travelling)
+        return cls(spec, columns, store, done.types, concurrency, batch, travelling, done.stored)
 
     def __getstate__(self) -> dict[str, Any]:
         for travelling in self.job_class.__mro__ if self.job_class else ():
@@ -173,7 +175,8 @@ class Worker:
         """What the nodes `transformed` and `flushed` of a local run do, measured by the same names."""
         work, flows = self._work, self._meter.flows
         try:
-            results = transform(self._job, work.spec, self._batches(), work.columns, work.known, self._meter.stop)
+            rows, stop = self._batches(), self._meter.stop
+            results = transform(self._job, work.spec, rows, work.columns, work.known, stop, work.stored)
             with flows.running("flushed"):
                 transformed = flows.measured("transformed", results)
                 self._report = run_pipeline(work.store, transformed, self._meter, work.spec.checkpoint_interval)

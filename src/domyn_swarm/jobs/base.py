@@ -86,7 +86,7 @@ class SwarmJob:
         Raises:
             ConfigurationError: an option cannot be used with this job.
         """
-        for option in ("keep", "models", "api_key_files"):
+        for option in ("keep", "recompute", "models", "api_key_files"):
             if getattr(spec, option):
                 raise ConfigurationError(
                     f"{spec.job} has no steps.",
@@ -110,8 +110,29 @@ class SwarmJob:
         """What else decides the outputs under the options of `spec`, by names for messages (`code of answer`)."""
         return {}
 
-    def payload(self, item: Any) -> Any:
-        """What `transform_item` gets for `item`, each time that the row is tried."""
+    def stored_columns(self, spec: JobSpec) -> Sequence[str]:
+        """The columns that are kept in the run's folder, those of the output among them; all names are known before."""
+        return spec.output_columns
+
+    def versions(self, spec: JobSpec, before: Mapping[str, Any]) -> Mapping[str, str]:
+        """Digests of what makes each stored column, where columns may change one by one. They join the identity.
+
+        `before` is the identity of the run before, empty if there was none.
+        """
+        return {}
+
+    def why_anew(self, spec: JobSpec, before: Mapping[str, Any], now: Mapping[str, Any]) -> Mapping[str, str]:
+        """For each stored column that has a version of its own, why it is not the one that was made `before`.
+
+        Both are identities. The reason is empty for a column that is as it was.
+        """
+        return {}
+
+    def will_compute(self, columns: Sequence[str]) -> None:
+        """Be told, before `preflight`, the stored columns of which values are missing. Those of the others are kept."""
+
+    def payload(self, item: Any, known: Mapping[str, Any]) -> Any:
+        """What `transform_item` gets for `item`, each time that the row is tried. `known` has stored columns."""
         return item
 
     def identity(self) -> Mapping[str, Any]:
@@ -129,6 +150,10 @@ class SwarmJob:
 
         A value that does not fit the type is its row's failure, whichever row comes first.
         """
+        return {}
+
+    def lost_with(self, spec: JobSpec) -> Mapping[str, frozenset[str]]:
+        """For each output column those that a row loses with a value of it that does not fit; without, all of them."""
         return {}
 
     def traffic(self) -> Counts | None:

@@ -20,7 +20,7 @@ from domyn_swarm.edges import on_command_line
 from domyn_swarm.endpoint.keys import hide_keys
 from domyn_swarm.engine.runner import run
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError, TimeUp
-from domyn_swarm.jobspec import JobSpec, make_spec
+from domyn_swarm.jobspec import RESUMED, JobSpec, make_spec
 from domyn_swarm.report import terminal
 from domyn_swarm.report.progress import progress_here
 
@@ -83,7 +83,7 @@ def _spec(path: str, *, resume: bool) -> JobSpec:
             code="spec.unreadable",
             path=path,
         ) from None
-    return make_spec({**options, "resume": True} if resume else options)
+    return make_spec({**options, **RESUMED} if resume else options)
 
 
 def _leave(status: int) -> NoReturn:

@@ -50,7 +50,7 @@ logger = logging.getLogger("domyn_swarm")
 PEEK_ROWS = 5
 OTHER_ROWS = ("input", "job_kwargs", "backend_read_kwargs", *IDENTITY)
 """Options that change a run's rows. With other values a plan gets another temporary output."""
-LISTS = frozenset({"input_columns", "output_columns", "endpoints", "adapters"})
+LISTS = frozenset({"input_columns", "output_columns", "endpoints", "adapters", "keep", "recompute"})
 
 
 class Plan:

@@ -140,19 +140,20 @@ def _lines(node: Node, figures: Figures | None) -> dict[str, str]:
         "type": _short(node.type),
         "overridden": _short(f"overridden: {node.value or f'a {node.overridden}'}") if node.overridden else "",
         "effects": " · ".join(node.effects),
-        "figures": _figures_line(figures) if figures else "",
+        "figures": _figures_line(figures, of_step=node.kind == "step") if figures else "",
         "error": _short(figures.error) if figures else "",
     }
     return {what: text for what, text in lines.items() if text}
 
 
-def _figures_line(figures: Figures) -> str:
-    """`done, 1,000 rows, 2.4 s`."""
-    parts: list[str] = [figures.state]
+def _figures_line(figures: Figures, *, of_step: bool) -> str:
+    """`done, 1,000 rows, 2.4 s`; of a step `20 calls, 1,200 tokens in, 2.4 s`."""
+    parts: list[str] = [figures.note] if of_step and figures.note else [figures.state]
     if figures.rows is not None:
         parts.append(f"{figures.rows:,} rows")
     if figures.state != "waiting":
         parts.append(f"{figures.seconds:,.1f} s")
+    parts += [f"{lost.rows:,} {lost.why}" for lost in figures.lost] if of_step else []
     return ", ".join(parts)
 
 

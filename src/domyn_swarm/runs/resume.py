@@ -11,7 +11,7 @@ import msgspec
 from domyn_swarm.checkpoint.submission import Placement, Submission
 from domyn_swarm.engine.recording.run_record import origin_of
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobspec import make_spec
+from domyn_swarm.jobspec import RESUMED, make_spec
 from domyn_swarm.runs import trust
 from domyn_swarm.runs.control import ensure_not_running
 from domyn_swarm.runs.state import Status, status_of
@@ -79,6 +79,6 @@ def _spec_of(run: Run, given: Mapping[str, Any]) -> tuple[JobSpec, str]:
             code="spec.unreadable",
             path=run.folder.path,
         )
-    options |= {"resume": True} | {name: value for name, value in given.items() if name in options}
+    options |= {**RESUMED} | {name: value for name, value in given.items() if name in options}
     spec = make_spec(options)
     return spec, origin_of(run.folder, spec) or str(Path.cwd())

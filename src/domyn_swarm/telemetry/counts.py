@@ -103,13 +103,35 @@ def reasons_of(failures: Mapping[tuple[str, str], Failed]) -> tuple[Reason, ...]
 
 
 @dataclass(slots=True)
+class StepCounts:
+    """What a step came to: its calls of models, seconds and tokens of their answers, and rows in which it failed.
+
+    A call that was tried again counts once.
+    """
+
+    calls: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def combined(self, other: StepCounts, sign: int) -> StepCounts:
+        """The sum (`sign` 1) or the difference (-1)."""
+        return StepCounts(
+            self.calls + sign * other.calls, self.failed + sign * other.failed,
+            self.seconds + sign * other.seconds, self.tokens_in + sign * other.tokens_in,
+            self.tokens_out + sign * other.tokens_out,
+        )  # fmt: skip
+
+
+@dataclass(slots=True)
 class Counts:
     """Rows that finished, and the requests that were made for them.
 
     `in_flight` and `limit` (calls that may be in flight) are of the moment: they add up over processes, not over time.
     `answered_by` counts answers by the model that they name and its fingerprint; `model_changes` how often an endpoint
     named another than the time before. `flows` are those of nodes by name, `failures` rows that failed by the error's
-    type and the shape of its message.
+    type and the shape of its message, `steps` calls and failures by step.
     """
 
     rows: int = 0
@@ -127,6 +149,7 @@ class Counts:
     latencies: Latencies = field(default_factory=Latencies)
     flows: dict[str, Flow] = field(default_factory=dict)
     failures: dict[tuple[str, str], Failed] = field(default_factory=dict)
+    steps: dict[str, StepCounts] = field(default_factory=dict)
 
     def __add__(self, other: Counts) -> Counts:
         return self._combined(other, 1)
@@ -141,6 +164,7 @@ class Counts:
             answered_by=_answers(self.answered_by, other.answered_by, sign),
             flows=_by_key(self.flows, other.flows, sign, Flow),
             failures=_by_key(self.failures, other.failures, sign, Failed),
+            steps=_by_key(self.steps, other.steps, sign, StepCounts),
         )
 
     def copy(self) -> Counts:

@@ -16,7 +16,7 @@ becomes null: parquet has no type for it.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -50,13 +50,15 @@ _OF_A_FAILURE = [field.name for field in FAILURE_TYPE]
 class Failure:
     """Why a row has no output: the error's type and message, and how often it was tried.
 
-    `values` are those of the output columns that it has nonetheless, None for the others.
+    `lost` are the output columns of which it has no value, None for all. Of the others `values`, in the columns' order,
+    are taken, or those of the output that did not fit.
     """
 
     type: str
     message: str
     attempts: int = 1
     values: tuple[Any, ...] | None = None
+    lost: frozenset[str] | None = None
 
     @classmethod
     def of(cls, error: BaseException, attempts: int = 1) -> Failure:
@@ -80,6 +82,7 @@ class OutputColumns:
 
     `names` are the output columns, or empty to gather them from dicts; `reserved` are names that an output must not
     take, because the input has them. `known` are types that earlier runs found, `fixed` those that the job declares.
+    `lost_with` has for each column those that a row loses with a value of it that does not fit; without, all of them.
     """
 
     def __init__(
@@ -88,11 +91,13 @@ class OutputColumns:
         reserved: Sequence[str] = (),
         known: pa.Schema | None = None,
         fixed: Mapping[str, pa.DataType] | None = None,
+        lost_with: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         self._names = tuple(names)
         self._reserved = frozenset(reserved)
         self._fine: set[str] = set()  # keys that have been found to be good names
         self._fixed = dict(fixed or {})
+        self._lost_with = lost_with or {}
         self._types: dict[str, pa.DataType] = {field.name: field.type for field in known or ()} | self._fixed
 
     def table(self, outputs: Sequence[Any]) -> pa.Table:
@@ -231,7 +236,7 @@ class OutputColumns:
             elif fits[row] and (bare := without_empty_dicts(dtype, value)):
                 kept += bare
             else:
-                failures[row] = self._why_not(name, value).failure
+                failures[row] = self._failed(name, value, failures.get(row))
                 kept.append(None)
         return pa.array(kept, type=dtype, from_pandas=False)
 
@@ -248,6 +253,14 @@ class OutputColumns:
         except ARROW_REFUSALS:
             return False
         return True
+
+    def _failed(self, name: str, value: Any, before: Failure | None) -> Failure:
+        """The failure of a row whose `value` for the column does not fit; it may have failed `before`."""
+        lost = self._lost_with.get(name)
+        if before is None or lost is None:
+            failure = self._why_not(name, value).failure
+            return failure if lost is None else replace(failure, message=f"{name}: {failure.message}", lost=lost)
+        return replace(before, lost=None if before.lost is None else before.lost | lost)
 
     def _why_not(self, name: str, value: Any) -> _Unfit:
         with contextlib.suppress(*ARROW_REFUSALS):
@@ -276,11 +289,18 @@ def _needs_unpacking(kind: type) -> bool:
 
 
 def _with_failures(arrays: dict[str, Any], rows: int, failures: dict[int, Failure]) -> pa.Table:
-    """`arrays` and FAILURE as a table; a row that fails in one column has no outputs but those that its failure has."""
+    """`arrays` and FAILURE as a table; a row that failed has no outputs but those that its failure leaves it."""
     if not failures:
         return pa.table({**arrays, FAILURE: pa.nulls(rows, FAILURE_TYPE)})
-    without = {row for row, failure in failures.items() if failure.values is None}
-    fine = pa.array([None if row in without else row for row in range(rows)], pa.int64())
+    kept = {name: _rows_with(name, rows, failures) for name in arrays}
     found = (failures.get(row) for row in range(rows))
     why = [failure and {name: getattr(failure, name) for name in _OF_A_FAILURE} for failure in found]
-    return pa.table({name: array.take(fine) for name, array in arrays.items()} | {FAILURE: pa.array(why, FAILURE_TYPE)})
+    return pa.table(
+        {name: array.take(kept[name]) for name, array in arrays.items()} | {FAILURE: pa.array(why, FAILURE_TYPE)}
+    )
+
+
+def _rows_with(name: str, rows: int, failures: Mapping[int, Failure]) -> pa.Array[Any]:
+    """The numbers of all rows, null for those without a value in the column."""
+    without = {row for row, failure in failures.items() if failure.lost is None or name in failure.lost}
+    return pa.array([None if row in without else row for row in range(rows)], pa.int64())

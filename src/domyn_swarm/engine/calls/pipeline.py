@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from domyn_swarm.jobs.base import SwarmJob
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
+    from domyn_swarm.checkpoint.stored_values import StoredValues
     from domyn_swarm.concurrency.stop import Stop
     from domyn_swarm.data.backends.base import Unread
     from domyn_swarm.engine.columns import Columns
@@ -103,24 +105,31 @@ def transform(
     columns: Columns,
     known: pa.Schema,
     stop: Stop,
+    stored: StoredValues | None = None,
 ) -> Generator[pa.Table, None, None]:
     """Tables of POSITION, the id column, the output columns, FAILURE, and TRACE if there is any, of rows that finished.
 
     Rows come as they finish, and a table without rows now and then while none do, so that whoever pulls can look at the
-    clock. `known` are the types of the output columns that earlier runs made. With `on_error="fail"`, the calls
-    in flight when a row fails are the last ones.
+    clock. `known` are the types of the output columns that earlier runs made; `stored` has values of steps for rows
+    that are computed again. With `on_error="fail"`, the calls in flight when a row fails are the last ones.
 
     Raises:
         JobError: a row failed and `on_error` is "fail".
     """
-    call, chunk_of = _call_of(job, spec, columns)
+    call, chunk_of = _call_of(job, spec, columns, stored)
     timeout = None if job.times_itself else spec.timeout
     concurrency, sockets = concurrency_for(call, spec.max_concurrency), 2 if len(spec.endpoints) > 1 else 1
     fitting = calls_that_fit(concurrency, sockets)
     limits = Limits(concurrency and fitting, spec.retries, timeout, spec.trace, spec.grace, fitting, spec.retry_timeout)
     chunks = _chunks((_digested(batch, columns) for batch in batches), chunk_of)
     results = run_calls(chunks, call, limits, stop=stop, opened=partial(job.open, spec), closed=job.close)
-    outputs = OutputColumns(columns.outputs, reserved=columns.reserved, known=known, fixed=job.output_types(spec))
+    outputs = OutputColumns(
+        columns.stored,
+        reserved=columns.reserved,
+        known=known,
+        fixed=job.output_types(spec),
+        lost_with=job.lost_with(spec),
+    )
     failed: pa.Table | None = None
     with contextlib.closing(results):
         for finished in results:
@@ -153,13 +162,13 @@ def row_failed(id_col: str, id_: str, kind: str, message: str) -> JobError:
 
 
 def _call_of(
-    job: SwarmJob, spec: JobSpec, columns: Columns
+    job: SwarmJob, spec: JobSpec, columns: Columns, stored: StoredValues | None
 ) -> tuple[Callable[[Any], Any], Callable[[JobBatch], Chunk]]:
     """The job's method as a function of one payload, and how a batch is cut into payloads."""
     name = method_of(job, native=spec.native_backend)
     method = getattr(job, name)
     if name != "transform_items_native":
-        return method, partial(_row_chunk, job) if name == "transform_item" else _list_chunk
+        return method, partial(_row_chunk, job, stored) if name == "transform_item" else _list_chunk
     native = partial(method, backend_name=spec.data_backend, id_col=columns.id, input_cols=columns.inputs)
     return _awaitable(native, method), _native_chunk
 
@@ -189,9 +198,12 @@ def _unread_chunk(unread: Unread) -> Chunk:
     return Chunk(JobBatch(unread.ids, unread.positions), iter(()), len(keys), keys, [*failures])
 
 
-def _row_chunk(job: SwarmJob, batch: JobBatch) -> Chunk:
+def _row_chunk(job: SwarmJob, stored: StoredValues | None, batch: JobBatch) -> Chunk:
     items = batch.items or []
-    payloads = items if type(job).payload is SwarmJob.payload else map(job.payload, items)
+    payloads: Iterable[Any] = items
+    if type(job).payload is not SwarmJob.payload:
+        known = stored.at(batch.positions.to_numpy()) if stored else itertools.repeat(dict[str, Any]())
+        payloads = map(job.payload, items, known)
     return Chunk(batch, enumerate(payloads), len(items))
 
 

@@ -27,6 +27,7 @@ from domyn_swarm.engine.recording.node_stats import node_of
 from domyn_swarm.engine.recording.run_record import Record
 from domyn_swarm.engine.recording.timeline import TimeSeries
 from domyn_swarm.errors import Interrupted, SwarmError
+from domyn_swarm.jobspec import RESUMED
 from domyn_swarm.masking import masked
 from domyn_swarm.report.files import save_report
 from domyn_swarm.report.model import Broken, Report
@@ -125,7 +126,7 @@ class Reporter:
         if not interrupted:
             report.broken = _broken(error, explained)
         if not why_no_command(self.plan.spec, self.plan.overrides):
-            report.resume = command_of(msgspec.structs.replace(self.plan.spec, resume=True))
+            report.resume = command_of(msgspec.structs.replace(self.plan.spec, **RESUMED))
         self._record.end(self._ended(report), error)
         self._save_report(report)
 

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 ROWS = ("batches", "pending")
 """Where rows come from: the first of these that the graph has."""
-APPLIED = "transformed"
+APPLIED = ("transformed", "flushed")
+"""What applies the steps, likewise: with workers, the node that hands out blocks."""
+STEP_PREFIX = "step "
+"""Stands before the name of a step that a node has, too."""
 
 
 def with_steps(
@@ -32,11 +35,12 @@ def with_steps(
     A step that shares its name with a node is called `step NAME`.
     """
     taken = {node.name for node in nodes}
-    if not isinstance(job, StepsJob) or APPLIED not in taken:
+    apply = next((name for name in APPLIED if name in taken), None)
+    if not isinstance(job, StepsJob) or apply is None:
         return list(nodes), []
     _, outputs = job.columns(spec)
     steps = job.graph.needed(outputs)
-    names = {step.name: f"step {step.name}" if step.name in taken else step.name for step in steps}
+    names = {step.name: f"{STEP_PREFIX}{step.name}" if step.name in taken else step.name for step in steps}
     rows = next(name for name in ROWS if name in taken)
     drawn = [_node(step, names, rows, type_text) for step in steps]
     models = {
@@ -45,7 +49,7 @@ def with_steps(
         for name, hint in step.takes.items()
         if (kind := kind_of_model(hint))
     }
-    at = next(number for number, node in enumerate(nodes) if node.name == APPLIED)
+    at = next(number for number, node in enumerate(nodes) if node.name == apply)
     made_of = [name for name in nodes[at].inputs if name not in ROWS] + [names[name] for name in outputs]
     applied = msgspec.structs.replace(nodes[at], inputs=made_of)
     return [*nodes[:at], *drawn, applied, *nodes[at + 1 :]], list(models.values())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from domyn_swarm.endpoint.answer_counts import usage_of
 from domyn_swarm.errors import ConfigurationError, opt
 from domyn_swarm.jobs.base import MODEL, REVISION, of_model
 from domyn_swarm.jobs.endpoint import EndpointJob
 from domyn_swarm.jobs.steps import models
 from domyn_swarm.jobs.steps.names import names_in, spec_for
 from domyn_swarm.jobs.steps.step import models_of
-from domyn_swarm.telemetry.counts import Counts
+from domyn_swarm.telemetry.counts import Counts, StepCounts
 from domyn_swarm.telemetry.trace import enter_step
 
 if TYPE_CHECKING:
@@ -33,12 +34,17 @@ class Connection(EndpointJob):
     """Endpoints that several steps ask."""
 
 
-def _asking(connection: Connection, step: str) -> models.Ask:
-    """Sends requests over `connection` in the name of `step`."""
+def _asking(connection: Connection, step: str, counts: StepCounts) -> models.Ask:
+    """Sends requests over `connection` in the name of `step`, and counts them."""
 
     async def ask(path: str, content: dict[str, Any], judge: Judge | None = None) -> Answer:
         enter_step(step)
-        return await connection.ask(path, content, judge)
+        counts.calls += 1
+        answer = await connection.ask(path, content, judge)
+        counts.seconds += answer.seconds
+        counts.tokens_in += usage_of(answer.body, "prompt_tokens") or 0
+        counts.tokens_out += usage_of(answer.body, "completion_tokens") or 0
+        return answer
 
     return ask
 
@@ -46,10 +52,11 @@ def _asking(connection: Connection, step: str) -> models.Ask:
 class Bindings:
     """Connections by the names of models.
 
-    `steps` are those that the run needs, each of which may ask several models.
+    `steps` are those that the run needs, each of which may ask several models. `counts` has what each came to.
     """
 
     def __init__(self, steps: Sequence[Step], spec: JobSpec) -> None:
+        self.counts = {step.name: StepCounts() for step in steps}
         self._asked = models_of(steps)
         self._steps = {step.name: step for step in steps}
         names = {name for _, name in self._asked}
@@ -100,15 +107,13 @@ class Bindings:
             await connection.open(self._specs[name])
             found.push_async_callback(connection.close)
         return {
-            (step, name): _KINDS[kind](_asking(self._connections[self._name[name]], step), name)
+            (step, name): _KINDS[kind](_asking(self._connections[self._name[name]], step, self.counts[step]), name)
             for (step, name), kind in self._asked.items()
         }
 
     def traffic(self) -> Counts | None:
-        """What all connections counted; None before they are open."""
+        """What all connections and steps counted."""
         counts = [one for connection in self._connections.values() if (one := connection.traffic())]
-        if not counts:
-            return None
-        together = sum(counts, Counts())
-        together.limit = max(one.limit for one in counts)  # they share the calls that may be in flight
+        together = sum(counts, Counts(steps=self.counts))
+        together.limit = max((one.limit for one in counts), default=0)  # they share the calls that may be in flight
         return together

@@ -15,9 +15,10 @@ from domyn_swarm.jobs.steps.parallel import Strands, resumed
 from domyn_swarm.jobs.steps.row import MISSING, StepRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from domyn_swarm.jobs.steps.step import Step
+    from domyn_swarm.telemetry.counts import StepCounts
 
 _SCALARS = frozenset({str, int, float, bool, NoneType, list})
 """Values that are the one output column's as they are; any other would be unpacked."""
@@ -43,6 +44,7 @@ class Compiled:
 
     `steps` are in an order in which each comes after those that it uses; `inputs` are the columns that make an item;
     `constants` are fields and models by the names of parameters, or by (step, parameter); `outputs` are names of steps.
+    Rows in which a step failed are counted in `counts`.
     """
 
     def __init__(
@@ -51,9 +53,13 @@ class Compiled:
         inputs: Sequence[str],
         constants: Mapping[Any, Any],
         outputs: Sequence[str],
+        counts: Mapping[str, StepCounts],
     ) -> None:
+        self.counts = counts
         names = [*inputs, *constants, *(step.name for step in steps)]
         places = {name: at for at, name in enumerate(names)}
+        self._places = {step.name: places[step.name] for step in steps}
+        self._idle: dict[frozenset[str], list[int]] = {}
         self._inputs = tuple(inputs)
         self._template = [*(MISSING for _ in inputs), *constants.values(), *(MISSING for _ in steps)]
         self._first = len(inputs) + len(constants)
@@ -62,14 +68,37 @@ class Compiled:
         self._outputs = [places[name] for name in outputs]
         self._output = _one(self._outputs[0]) if len(outputs) == 1 else itemgetter(*self._outputs)
 
-    def row(self, item: Any) -> StepRow:
-        """The row of which nothing but its `item` is known."""
+    def row(self, item: Any, known: Mapping[str, Any]) -> StepRow:
+        """The row of `item`, of which the values of steps in `known` are not computed, nor what only they need."""
         values = self._template.copy()
         if len(self._inputs) == 1:
             values[0] = item
         else:
             values[: len(self._inputs)] = [item[name] for name in self._inputs]
+        if known:
+            for at, value in self._settled(known):
+                values[at] = value
         return StepRow(self, values)
+
+    def _settled(self, known: Mapping[str, Any]) -> Iterator[tuple[int, Any]]:
+        """The places of steps that need not run, with their values; None for those that nobody asks for."""
+        names = frozenset(known)
+        if names not in self._idle:
+            self._idle[names] = self._without_use(names)
+        yield from ((self._places[name], value) for name, value in known.items())
+        yield from ((at, None) for at in self._idle[names])
+
+    def _without_use(self, known: frozenset[str]) -> list[int]:
+        """Steps that are no output, and that only steps use which need not run, where those in `known` are given."""
+        used, idle = set(self._outputs), []
+        for step in reversed(self.steps):
+            if step.name in known:
+                continue
+            if step.at in used:
+                used.update(step.needs)
+            else:
+                idle.append(step.at)
+        return idle
 
     def step_at(self, at: int) -> CompiledStep:
         """The step whose value has that place."""

@@ -12,7 +12,7 @@ from domyn_swarm.jobs.steps.names import name_in, names_in
 from domyn_swarm.jobs.steps.step import kind_of_model, models_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from domyn_swarm.jobs.steps.step import Step, StepGraph
     from domyn_swarm.jobspec import JobSpec
@@ -97,7 +97,7 @@ class Parameters:
                 )
 
     def _outputs(self, spec: JobSpec) -> list[str]:
-        for option, names in (("output_columns", spec.output_columns), ("keep", spec.keep)):
+        for option, names in _names_of_steps(spec):
             for name in names:
                 if name not in self.graph.steps:
                     raise ConfigurationError(
@@ -150,6 +150,10 @@ class Parameters:
             ) from None
         except TypeError:  # an annotation that says nothing about JSON
             return value
+
+
+def _names_of_steps(spec: JobSpec) -> Iterable[tuple[str, Sequence[str]]]:
+    return [(option, getattr(spec, option)) for option in ("output_columns", "keep", "recompute")]
 
 
 def _external(graph: StepGraph, steps: Iterable[Step]) -> dict[str, Step]:

@@ -76,11 +76,15 @@ class StepRow:
     def explained(self, failure: Failure) -> Failure:
         """`failure` with the step that it is of, and with the values of output columns that do not depend on it."""
         values = self._compiled.kept(self.values)
+        for at in self.errors:
+            self._compiled.counts[self._compiled.step_at(at).name].failed += 1
         if self._raised is None:
-            return replace(failure, values=values)
+            return replace(failure, values=values, lost=frozenset())
         others = [self._compiled.step_at(at).name for at in sorted(self.errors) if at != self._raised.at]
         more = f" ({_and(others)} failed, too)" if others else ""
-        return replace(failure, message=f"{self._raised.name}: {failure.message}{more}", values=values)
+        return replace(
+            failure, message=f"{self._raised.name}: {failure.message}{more}", values=values, lost=frozenset()
+        )
 
 
 def _and(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from types import ModuleType
 
 MODELS = "domyn_swarm.jobs.steps.models"
@@ -63,13 +63,21 @@ class StepGraph:
         used = {name for step in self.steps.values() for name in step.takes}
         return [name for name in self.steps if name not in used]
 
-    def needed(self, outputs: Sequence[str]) -> list[Step]:
-        """The steps that `outputs` are made from, and those themselves, each after what it uses."""
+    def following(self, name: str) -> set[str]:
+        """The steps that are made from the step `name`, and that itself."""
+        found = {name}
+        for step in self.steps.values():  # each comes after those that it uses
+            if not found.isdisjoint(step.takes):
+                found.add(step.name)
+        return found
+
+    def needed(self, outputs: Sequence[str], known: Collection[str] = ()) -> list[Step]:
+        """The steps that `outputs` are made from, and those themselves, in order; `known` ones are given."""
         wanted: set[str] = set()
         ahead = list(outputs)
         while ahead:
             name = ahead.pop()
-            if name in self.steps and name not in wanted:
+            if name in self.steps and name not in wanted and name not in known:
                 wanted.add(name)
                 ahead += self.steps[name].takes
         return [step for name, step in self.steps.items() if name in wanted]

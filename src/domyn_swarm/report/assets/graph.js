@@ -70,7 +70,7 @@ function markSelected() {
 }
 
 function drawing() {
-  const computed = report.graph.nodes.filter(({ kind }) => kind === "node");
+  const computed = report.graph.nodes.filter(({ kind }) => kind === "node" || kind === "step");
   const { slots, edges, size } = layered(computed);
   const lines = edges.map(({ from, to, path, x, y }) =>
     svg("g", { class: "edge" }, svg("title", {}, `${from}->${to}`), svg("path", { d: path }),

@@ -104,12 +104,13 @@ function example(row, key) {
 }
 
 function nodes() {
-  const computed = report.graph.nodes.filter(({ kind, name }) => kind === "node" && figuresOf(name));
-  const all = computed.reduce((sum, { name }) => sum + figuresOf(name).seconds, 0);
-  const lines = computed.map(({ name }) => {
+  const computed = report.graph.nodes.filter(({ kind, name }) => (kind === "node" || kind === "step") && figuresOf(name));
+  // Seconds of steps are those of their calls, many of which run at once.
+  const all = computed.reduce((sum, { kind, name }) => sum + (kind === "node" ? figuresOf(name).seconds : 0), 0);
+  const lines = computed.map(({ kind, name }) => {
     const { state, rows_in: came, rows: left, seconds, memory, batches } = figuresOf(name);
     const worked = state !== "waiting";
-    const share = worked && all ? el("div", { class: "beside" }, percent(seconds, all), bar(0, seconds / all, "running")) : "";
+    const share = worked && all && kind === "node" ? el("div", { class: "beside" }, percent(seconds, all), bar(0, seconds / all, "running")) : "";
     const took = worked ? duration(seconds) : "";
     return [nodeLink(name), badge(state), count(came), count(left), count(batches), took, share, bytes(memory)];
   });
