@@ -134,7 +134,9 @@ def _run_here(spec: JobSpec, job_name: str | None, *, dry_run: bool, as_json: bo
     from domyn_swarm.report.progress import progress_here  # noqa: PLC0415
     from domyn_swarm.runs.submit import Registering  # noqa: PLC0415
 
-    result = run(spec, Registering(progress_here(), spec, job_name))
+    progress = progress_here()
+    with progress.shown():
+        result = run(spec, Registering(progress, spec, job_name))
     if as_json:
         print_json(result)
     else:

@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> int:
 
 def _ran(asked: argparse.Namespace) -> int:
     try:
-        result = run(_spec(asked.spec, resume=asked.resume), progress_here())
+        progress = progress_here()
+        with progress.shown():
+            result = run(_spec(asked.spec, resume=asked.resume), progress)
     except SwarmError as error:
         print(on_command_line(error), file=sys.stderr, flush=True)  # noqa: T201 - a command's message
         if isinstance(error, TimeUp) and asked.when_time_is_up:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import tempfile
@@ -31,6 +32,7 @@ from domyn_swarm.options.resolve import spec_for
 from domyn_swarm.report.diagram import svg_or_mermaid
 from domyn_swarm.report.failed_rows import failed_rows
 from domyn_swarm.report.progress import progress_here, showing_logs
+from domyn_swarm.report.rates import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -218,7 +220,8 @@ class Plan:
         replaced = self._with(overrides)
         spec = self._placed(replaced)
         shown = progress or progress_here()
-        with showing_logs(shown):
+        around = shown.shown() if isinstance(shown, Rates) else contextlib.nullcontext()
+        with showing_logs(shown), around:
             self.result = done = run(spec, shown, replaced)
             if done.failed:
                 text = "%s of %s rows failed; ids and errors are in %s"

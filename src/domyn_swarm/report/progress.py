@@ -8,32 +8,31 @@ import logging
 import os
 import sys
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
-
-from domyn_swarm.report.terminal import unguarded
-from domyn_swarm.telemetry.counts import Counts
+from domyn_swarm.report.bar import Bar
+from domyn_swarm.report.rates import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from domyn_swarm.telemetry.counts import Counts
+
 LOG_SECONDS = 10.0
 CELL_SECONDS = 0.25
-SLOW_ROWS = 10
-"""Rates below this many rows per second are shown with one decimal."""
-RECENT_SECONDS, RECENT_STEPS = 10.0, 20
 
 logger = logging.getLogger("domyn_swarm")
 
 
-def progress_here() -> _Bar | _Cell | _Lines:
-    """A bar in a notebook or when stderr is a terminal; otherwise a log line every LOG_SECONDS."""
+def progress_here() -> Bar | _Cell | _Lines:
+    """A bar in a notebook or when stderr is a terminal; otherwise a log line every LOG_SECONDS.
+
+    Dumb terminals cannot move the cursor, and those of CI services are logs.
+    """
     if _in_notebook():
         return _Cell()
-    return _Bar() if sys.stderr.isatty() and not _called_by_notebook() else _Lines()
+    is_log = os.environ.get("TERM") in (None, "", "dumb") or os.environ.get("CI") or _called_by_notebook()
+    return Bar() if sys.stderr.isatty() and not is_log else _Lines()
 
 
 def _in_notebook() -> bool:
@@ -77,75 +76,7 @@ class _LogHandler(logging.Handler):
             print(text, file=sys.stderr)  # noqa: T201 - as logging does by default
 
 
-class _Rates:
-    """Totals, and rates over the last seconds."""
-
-    def __init__(self) -> None:
-        self.total = 0
-        self.before = 0
-        self.counts = Counts()
-        self._since = time.monotonic()
-        self._recent: deque[tuple[float, Counts]] = deque()
-
-    def started(self, total: int, done: int) -> None:
-        self.total, self.before, self._since = total, done, time.monotonic()
-        self._recent.append((self._since, Counts()))
-
-    def advanced(self, more: Counts) -> None:
-        self.counts += more
-        now = time.monotonic()
-        if now - self._recent[-1][0] >= RECENT_SECONDS / RECENT_STEPS:
-            self._recent.append((now, self.counts.copy()))
-            while len(self._recent) > RECENT_STEPS:
-                self._recent.popleft()
-
-    @property
-    def rate(self) -> float:
-        """Rows per second since the start."""
-        return self.counts.rows / max(1e-9, time.monotonic() - self._since)
-
-    def rows(self) -> str:
-        """`200 of 1,000 rows, 50 rows/s, 0 failed`."""
-        done, rate = self.before + self.counts.rows, self.rate
-        shown = f"{rate:,.0f}" if rate >= SLOW_ROWS or not rate else f"{rate:.1f}"
-        return f"{done:,} of {self.total:,} rows, {shown} rows/s, {self.counts.failed:,} failed"
-
-    def left(self) -> str:
-        """`12 s left`, or in minutes or hours."""
-        rows = self.total - self.before - self.counts.rows
-        seconds = rows / self.rate if self.rate else 0.0
-        for unit, size in (("h", 3600.0), ("min", 60.0)):
-            if seconds >= 2 * size:
-                return f"{seconds / size:,.0f} {unit} left"
-        return f"{seconds:.0f} s left"
-
-    def requests(self) -> str:
-        """`52 requests/s, 32 of 64 in flight, ...`, over the last seconds; empty when the job makes no requests."""
-        if not self.counts.requests:
-            return ""
-        then, before = self._recent[0]
-        recent = self.counts - before
-        seconds = max(1e-9, time.monotonic() - then)
-        rates = [f"{recent.requests / seconds:,.0f} requests/s"]
-        if self.counts.tokens_in or self.counts.tokens_out:
-            rates.append(f"{recent.tokens_in / seconds:,.0f}+{recent.tokens_out / seconds:,.0f} tokens/s")
-        rates.append(f"{self.counts.in_flight:,} of {self.counts.limit:,} in flight")
-        if self.counts.retries:
-            rates.append(f"{self.counts.retries:,} retries")
-        if self.counts.shared:
-            rates.append(f"{self.counts.shared:,} shared")
-        latencies = (recent if recent.answers else self.counts).latencies
-        shown = [f"p{share:.0%}"[:-1] + f" {_seconds(latencies.percentile(share))}" for share in (0.5, 0.95)]
-        return ", ".join([*rates, *shown])
-
-
-def _seconds(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
-
-
-class _Lines(_Rates):
+class _Lines(Rates):
     _last = 0.0
 
     def started(self, total: int, done: int) -> None:
@@ -168,32 +99,7 @@ class _Lines(_Rates):
             logger.info("%s", requests)
 
 
-class _Bar(_Rates):
-    def __init__(self) -> None:
-        super().__init__()
-        self._progress = Progress(
-            SpinnerColumn(), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[text]}"), TimeRemainingColumn(), TextColumn("left"),
-            console=Console(file=unguarded(sys.stderr)), transient=True,
-        )  # fmt: skip
-        self._task: TaskID | None = None
-
-    def started(self, total: int, done: int) -> None:
-        super().started(total, done)
-        self._task = self._progress.add_task("rows", total=total, completed=done, text="")
-        self._progress.start()
-
-    def advanced(self, more: Counts) -> None:
-        super().advanced(more)
-        if self._task is not None:
-            text = "\n".join(filter(None, [self.rows(), self.requests()]))
-            self._progress.update(self._task, completed=self.before + self.counts.rows, text=text)
-
-    def finished(self) -> None:
-        self._progress.stop()
-
-
-class _Cell(_Rates):
+class _Cell(Rates):
     """One notebook display that is updated in place: HTML where the front end supports it, text elsewhere.
 
     Text front ends show only the first version, so it must not contain anything that changes.
@@ -234,6 +140,6 @@ class _Cell(_Rates):
 
     def _bundle(self, *texts: str) -> dict[str, str]:
         lines = [line for line in texts if line]
-        bar = f'<progress value="{self.before + self.counts.rows}" max="{max(1, self.total)}" style="width: 60%">'
+        bar = f'<progress value="{self.done}" max="{max(1, self.total)}" style="width: 60%">'
         text = "<br>".join(map(html.escape, lines))
         return {"text/plain": "\n".join(lines), "text/html": f"{bar}</progress><div><small>{text}</small></div>"}

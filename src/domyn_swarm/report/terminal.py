@@ -10,10 +10,10 @@ import io
 import os
 import re
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 except tab and line feed, DEL, C1
@@ -46,12 +46,28 @@ class _Escaping(io.TextIOBase):
     It has no `buffer`, because writes to that would bypass the escaping.
     """
 
+    above: ClassVar[Callable[[str], None] | None] = None
+    """Prints lines above what is redrawn in place on the terminal; None when nothing is."""
+
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._rest = ""
 
     def write(self, text: str) -> int:
-        self._stream.write(escaped(text.replace("\r\n", "\n")))
+        shown = escaped(text.replace("\r\n", "\n"))
+        above = _Escaping.above
+        if above is None or not self.isatty():
+            self._stream.write(shown)
+            return len(text)
+        lines, newline, self._rest = (self._rest + shown).rpartition("\n")
+        if newline:
+            above(lines + newline)
         return len(text)
+
+    def complete(self) -> None:
+        """Write the beginning of a line that was kept until its end."""
+        rest, self._rest = self._rest, ""
+        self._stream.write(rest)
 
     def writelines(self, lines: Iterable[Any]) -> None:
         for line in lines:
@@ -100,6 +116,15 @@ def coloured(word: str, colour: str, rest: str = "") -> None:
         return
     stream.flush()
     unguarded(stream).write(f"\x1b[{COLOURS[colour]}m{escaped(word)}\x1b[0m{escaped(rest)}\n")
+
+
+def print_above(above: Callable[[str], None] | None) -> None:
+    """Let lines that this process prints to a terminal be printed by `above` from now on; None ends that."""
+    _Escaping.above = above
+    if above is None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, _Escaping):
+                stream.complete()
 
 
 def unguarded(stream: TextIO) -> TextIO:
