@@ -141,6 +141,14 @@ def test_a_detached_run_has_its_servers_and_shows_what_it_waits_for(command: Com
     assert_complete()
 
 
+def test_a_log_that_is_a_link_is_not_followed(command: Command) -> None:
+    run(make_spec(options()))
+    Path("private.log").write_text("private")
+    (LOGS / "server-0.log").unlink()
+    (LOGS / "server-0.log").symlink_to(Path("private.log").absolute())
+    assert command("job", "logs", str(FOLDER), "--server", "server-0").stdout == ""
+
+
 def test_a_dry_run_shows_the_command_and_starts_nothing(command: Command) -> None:
     before = tree()
     ran = command("job", "submit", *JOB, "--serve", f"{serve()} 'a b'", "--dry-run", "--json")

@@ -114,14 +114,13 @@ def leaving_nothing(folder: RunFolder) -> Iterator[None]:
     """Delete the run's folder again if it was not there, and the run is refused: only its servers could tell why."""
     local = Path(folder.root) if is_local(folder.fs) else None
     missing = [] if local is None else [path for path in (local, *local.parents) if not path.exists()]
-    is_new = bool(missing) or (local is None and not folder.fs.exists(folder.root))
     try:
         yield
     except ConfigurationError:
-        if is_new and not folder.newest_run():
-            with contextlib.suppress(Exception):  # the original error matters more
-                folder.fs.rm(folder.root, recursive=True)
-                for path in missing[1:]:
+        with contextlib.suppress(OSError):  # another run is in it by now, and the original error matters more
+            if local is not None and missing and not folder.newest_run():
+                folder.remove(FOLDER)
+                for path in (local / "parts", *missing):
                     path.rmdir()
         raise
 

@@ -10,6 +10,7 @@ import msgspec
 
 from domyn_swarm.checkpoint import records
 from domyn_swarm.checkpoint.records import Count, Text, check_moment
+from domyn_swarm.serving.process import LOG_BYTES
 from domyn_swarm.storage.files import is_local, make_folder
 
 if TYPE_CHECKING:
@@ -51,11 +52,14 @@ def load_states(folder: RunFolder) -> list[ServerState]:
 
 def read_log(folder: RunFolder, server: str) -> str:
     """What the server `server` printed last: its log, and the one before it that was full. Links are not followed."""
+    if is_local(folder.fs) and Path(folder.root, FOLDER).is_symlink():
+        return ""
     text = ""
     for name in (f"{server}.log.1", f"{server}.log"):
         path = f"{folder.root}/{FOLDER}/{name}"
         if is_local(folder.fs) and not (Path(path).is_file() and not Path(path).is_symlink()):
             continue
         with contextlib.suppress(OSError):
-            text += folder.fs.cat_file(path).decode(errors="replace")
+            begin = max(0, folder.fs.size(path) - LOG_BYTES)
+            text += folder.fs.cat_file(path, start=begin).decode(errors="replace")
     return text
