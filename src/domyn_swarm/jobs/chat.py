@@ -11,6 +11,7 @@ from domyn_swarm.jobs.endpoint import EndpointJob, ItemError
 from domyn_swarm.jobs.facts import FACTS, MESSAGE_FACTS
 from domyn_swarm.jobs.field_options import is_model, model_as_data
 from domyn_swarm.jobs.json_schema import Content, Structure, schema_of
+from domyn_swarm.jobs.media import MARKERS, Kind, Media
 from domyn_swarm.jobs.messages import Shape, messages_of, shown_in_prompt
 from domyn_swarm.jobs.replies import ReplyColumns, choices_of, counting, judged_by_text
 from domyn_swarm.jobs.row_requests import RowRequestJob
@@ -33,6 +34,10 @@ class ChatJob(RowRequestJob):
     `system_prompt` goes in front of them. With `prompt`, a template over columns ("Translate into {language}: {text}"),
     the user's message is made of those.
 
+    `images` and `audio` name columns of pictures and of sounds: bytes, paths, URLs, structs with `bytes` or `path`, or
+    lists of them, of at most `max_media_bytes` each. They go in front of the last user message's text, or where the
+    prompt says `{image}` and `{audio}`.
+
     Output columns with these names are facts about the answer: `finish_reason`, `reasoning`, `refusal`, `message`,
     `tool_calls`, `logprobs` and `response` (JSON text, as the server has them), `model`, `prompt_tokens`,
     `completion_tokens`, `cached_tokens`, `reasoning_tokens`, `latency` (seconds), `attempts`. The one with another name
@@ -45,10 +50,24 @@ class ChatJob(RowRequestJob):
     system_prompt: str | None = None
     prompt: str | None = None
     messages_as: Shape = "openai"
+    images: str | list[str] | None = None
+    audio: str | list[str] | None = None
+    max_media_bytes: int = 20 * 2**20
 
     def default_columns(self) -> tuple[Sequence[str], Sequence[str]]:
         """The columns of `prompt`, if there is one."""
-        return self._prompt_columns() or self.input_columns, self.output_columns
+        prompted = [name for name in self._prompt_columns() if name not in self._media_columns()]
+        has_content = prompted or (self.prompt is not None and self._media_columns())
+        return prompted if has_content else self.input_columns, self.output_columns
+
+    def extra_columns(self) -> Sequence[str]:
+        """Those of pictures, of sounds and of request parameters."""
+        media = [name for names in self._media_columns().values() for name in names]
+        return list(dict.fromkeys([*media, *super().extra_columns()]))
+
+    def _media_columns(self) -> dict[Kind, list[str]]:
+        given: dict[Kind, str | list[str] | None] = {"image": self.images, "audio": self.audio}
+        return {kind: [names] if isinstance(names, str) else names for kind, names in given.items() if names}
 
     def prepare(self, spec: JobSpec) -> None:
         """Read the prompt and the output columns.
@@ -58,7 +77,11 @@ class ChatJob(RowRequestJob):
         """
         super().prepare(spec)
         self.reply = ReplyColumns(self, spec, self.structure(spec), {**FACTS, **MESSAGE_FACTS})
-        self._prompted_by = self._prompt_columns()
+        media = self._media_columns()
+        self._markers: dict[str, str] = {kind: MARKERS[kind] for kind in media}
+        options = spec.backend_read_kwargs.get("storage_options")
+        self._media = Media(media, self.max_media_bytes, options) if media else None
+        self._prompted_by = [name for name in self._prompt_columns() if name not in media]
         if missing := [name for name in self._prompted_by if name not in self._inputs]:
             raise ConfigurationError(
                 f"it uses {missing[0]!r}, which is none of the input columns.",
@@ -102,10 +125,20 @@ class ChatJob(RowRequestJob):
             messages.insert(0, {"role": "system", "content": self.system_prompt})
         return messages
 
+    async def all_messages(self, item: Any) -> list[dict[str, Any]]:
+        """The messages that are sent for `item`, with its pictures and sounds.
+
+        Raises:
+            ItemError: as `messages`, and when a picture or a sound cannot be read or sent.
+        """
+        messages = self.messages(item)
+        return messages if self._media is None else await self._media.add_to(messages, self.values_of(item))
+
     def _prompted(self, item: Any) -> str:
         """The prompt, filled in. One input column comes as its value, several as a dict."""
         values = self.values_of(item)
-        return str(self.prompt).format_map({name: shown_in_prompt(name, values[name]) for name in self._prompted_by})
+        shown = {name: shown_in_prompt(name, values[name]) for name in self._prompted_by}
+        return str(self.prompt).format_map({**shown, **self._markers})
 
     def _prompt_columns(self) -> list[str]:
         try:
@@ -179,7 +212,7 @@ class ChatCompletionJob(ChatJob):
             EndpointError: the request failed, or the answer holds no text.
             StructureError: the answer does not fit the schema, nor does the second one.
         """
-        messages, parameters = self.messages(item), self.row_parameters(item)
+        messages, parameters = await self.all_messages(item), self.row_parameters(item)
         if self._format and "response_format" not in parameters:
             parameters |= self._format
         judge = self.reply.judge if self._structure is None else self.reply.judged
@@ -222,7 +255,7 @@ class MultiTurnChatCompletionJob(ChatJob):
             ItemError: no messages can be made of `item`, or none of them is to be answered.
             EndpointError: a request failed, or its answer holds no text.
         """
-        given, parameters = self.messages(item), self.row_parameters(item)
+        given, parameters = await self.all_messages(item), self.row_parameters(item)
         said: list[dict[str, Any]] = []
         answers: list[Answer] = []
         choices: list[dict[str, Any]] = []

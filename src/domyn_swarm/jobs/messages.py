@@ -8,7 +8,7 @@ import msgspec
 
 from domyn_swarm.endpoint.json_reader import NOT_JSON, read_json
 from domyn_swarm.jobs.endpoint import ItemError, kind_of
-from domyn_swarm.jobs.shapes import entries_of, not_finite, shown_number, without_unset
+from domyn_swarm.jobs.shapes import BYTES, entries_of, holds_bytes, not_finite, shown_number, without_unset
 
 Shape: TypeAlias = Literal["openai", "sharegpt", "text"]
 """How a row is read: as messages with `role` and `content`, with `from` and `value`, or as a text whatever it holds."""
@@ -39,6 +39,8 @@ def messages_of(item: Any, shape: Shape = "openai") -> list[dict[str, Any]]:
         item = found
     item = _listed(entries_of(item), shape)
     if shape == "text" or not isinstance(item, list) or not item:
+        if isinstance(item, bytes):
+            raise ItemError(f"the row holds {BYTES}")
         needed = "a text" if shape == "text" else "a text or a list of messages"
         raise ItemError(f"{needed} is needed, the row has {kind_of(item)}")
     return [_message(message, number, shape) for number, message in enumerate(item)]
@@ -54,6 +56,8 @@ def shown_in_prompt(name: str, value: Any) -> str:
         raise ItemError(f"the prompt needs {name!r}, which is null")
     if isinstance(value, str):
         return value
+    if holds_bytes(value):
+        raise ItemError(f"the prompt needs {name!r}, which holds {BYTES}")
     if (odd := not_finite(value)) is not None:
         raise ItemError(f"the prompt needs {name!r}, which {'is' if odd is value else 'holds'} {shown_number(odd)}")
     shown = msgspec.json.encode(value, enc_hook=str)

@@ -41,7 +41,7 @@ class RowRequestJob(EndpointJob):
         self._inputs = tuple(dict.fromkeys(spec.input_columns))
         extra = self.extra_columns()
         self._own = tuple(name for name in self._inputs if name not in extra) if extra else self._inputs
-        if extra and not self._own:
+        if extra and not self._own and getattr(self, "prompt", None) is None:
             raise ConfigurationError(
                 f"{extra[0]!r} is the only input column, and holds no row's content.",
                 f"Name the column that does with {opt('input_columns')}.",
@@ -67,7 +67,7 @@ class RowRequestJob(EndpointJob):
         Raises:
             ItemError: they are no object, or hold what the job sets.
         """
-        if (column := self.request_column) is None or (value := item[column]) is None:
+        if (column := self.request_column) is None or (value := self.values_of(item)[column]) is None:
             return {}
         given = (
             _from_text(column, value)

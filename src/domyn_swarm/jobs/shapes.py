@@ -9,6 +9,9 @@ from typing import Any
 from domyn_swarm.endpoint.json_reader import NOT_JSON, read_json
 from domyn_swarm.jobs.endpoint import ItemError
 
+BYTES = "bytes, which JSON does not have: name the column in `images` or `audio`, or store text"
+"""What to do about bytes among what becomes JSON."""
+
 
 def entries_of(value: Any) -> Any:
     """A map as a dict: it is a list of pairs in Arrow, of structs of `key` and `value` on engines without maps.
@@ -40,7 +43,8 @@ def without_unset(value: Any, what: str) -> Any:
     Nulls go, and structs and lists of which nothing else is left. Servers refuse them.
 
     Raises:
-        ItemError: it holds a number that JSON does not have; the message begins with `what` ("the messages hold").
+        ItemError: it holds bytes, or a number that JSON does not have; the message begins with `what`, which is "the
+            messages hold" or the like.
     """
     if isinstance(value, dict):
         kept = {name: inner for name, given in value.items() if (inner := without_unset(given, what)) is not None}
@@ -50,6 +54,8 @@ def without_unset(value: Any, what: str) -> Any:
         return kept_items if kept_items or not value else None
     if isinstance(value, tuple):  # an entry of a map
         return tuple(without_unset(inner, what) for inner in value)
+    if isinstance(value, bytes):
+        raise ItemError(f"{what} {BYTES}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ItemError(f"{what} {shown_number(value)}, which JSON does not have")
     return value
@@ -69,3 +75,10 @@ def not_finite(value: Any) -> Any:
 def shown_number(value: Any) -> str:
     """NaN or an infinity, for messages."""
     return "NaN" if value != value else f"{value}".replace("inf", "infinity").replace("Infinity", "infinity")  # noqa: PLR0124 - NaN alone is not itself
+
+
+def holds_bytes(value: Any) -> bool:
+    """Whether bytes stand in `value`, at any depth."""
+    if isinstance(value, dict):
+        value = [*value.values()]
+    return any(map(holds_bytes, value)) if isinstance(value, (list, tuple)) else isinstance(value, bytes)

@@ -6,6 +6,8 @@ to the log of the context that it runs in. Where nobody has started one, nothing
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import time
 import traceback
@@ -45,6 +47,12 @@ class Attempt(msgspec.Struct, omit_defaults=True, gc=False):
     traceback: str = ""
 
 
+MEDIA_CHARS = 256
+"""Text in base64 from this length on is described in a trace rather than kept."""
+_IN_BASE64 = rb"(?:[A-Za-z0-9+/]{4}){%d,}(?:[A-Za-z0-9+/=]{4})?" % (MEDIA_CHARS // 4)
+_MEDIA = re.compile(rb'("data":"|"data:[\w/+.;=-]{1,100};base64,)(' + _IN_BASE64 + rb')"')
+
+
 class Exchange(msgspec.Struct, omit_defaults=True, gc=False):
     """A request, its tries, and the answer: `request` as it was sent, `response` as it was read, `step` who asked.
 
@@ -79,8 +87,9 @@ def start() -> Log:
 
 def exchange(path: str, request: bytes) -> Exchange:
     """A request that is sent for the row; `request` is JSON."""
-    sent = Exchange(path, request, [], step=_step.get())
-    if (log := _log.get()) is not None:
+    log = _log.get()
+    sent = Exchange(path, request if log is None else _without_media(request), [], step=_step.get())
+    if log is not None:
         log.append(sent)
     return sent
 
@@ -88,7 +97,19 @@ def exchange(path: str, request: bytes) -> Exchange:
 def shared(path: str, request: bytes, response: Any) -> None:
     """A request that another row had sent already."""
     if (log := _log.get()) is not None:
-        log.append(Exchange(path, request, [], response, shared=True, step=_step.get()))
+        log.append(Exchange(path, _without_media(request), [], response, shared=True, step=_step.get()))
+
+
+def _without_media(request: bytes) -> bytes:
+    """A request with the size and the digest of each picture and sound in the place of its bytes."""
+    if len(request) < MEDIA_CHARS or (b";base64," not in request and b'"input_audio"' not in request):
+        return request
+
+    def described(found: re.Match[bytes]) -> bytes:
+        content = base64.b64decode(found[2])
+        return b'%s(%d bytes, sha256 %s)"' % (found[1], len(content), hashlib.sha256(content).hexdigest().encode())
+
+    return _MEDIA.sub(described, request)
 
 
 def failed(log: Log, error: BaseException) -> None:
