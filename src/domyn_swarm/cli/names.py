@@ -9,14 +9,14 @@ import typer
 if TYPE_CHECKING:
     from domyn_swarm.checkpoint.folder import RunFolder
 
-HELP = "Name of a run, or its folder (<checkpoint-dir>/<tag>; a path or a URL)"
+HELP = "Name of a run, its output or its folder, or @last for the newest"
 
 
 def complete(incomplete: str) -> list[str]:
     """Names of runs with this prefix. Reads only the index, and returns nothing when that fails."""
     from domyn_swarm.runs.index import names_for_completion  # noqa: PLC0415 - keeps --help light
 
-    return names_for_completion(incomplete)
+    return [*names_for_completion(incomplete), *(["@last"] if incomplete and "@last".startswith(incomplete) else [])]
 
 
 def run_argument(metavar: str = "RUN", help_text: str = HELP) -> typer.models.ArgumentInfo:
@@ -26,7 +26,7 @@ def run_argument(metavar: str = "RUN", help_text: str = HELP) -> typer.models.Ar
 
 
 RunName = Annotated[str, run_argument()]
-RunNames = Annotated[list[str], run_argument("RUN...", "Names or folders of runs")]
+RunNames = Annotated[list[str], run_argument("RUN...", "Names, outputs or folders of runs, or @last")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -13,11 +13,10 @@ from domyn_swarm.checkpoint.submission import FILE, Submission
 from domyn_swarm.errors import ConfigurationError, SwarmError
 from domyn_swarm.runs import index
 from domyn_swarm.runs.names import base_name, nearest
+from domyn_swarm.runs.references import CHECKPOINTS, holds_run, is_path, meant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-CHECKPOINTS = ".domyn-swarm"
 
 
 class Run(NamedTuple):
@@ -28,12 +27,13 @@ class Run(NamedTuple):
 
 
 def find(run: str) -> Run:
-    """The run with the name or the folder `run`.
+    """The run with the name, the folder or the output `run`, or the newest one (`@last`).
 
     Raises:
         ConfigurationError: it does not exist; the message lists similar names.
     """
-    if _is_path(run):
+    run = meant(run)
+    if is_path(run):
         folder = _opened(run)
         return Run(name_in(folder), folder)
     entry = index.entry_of(run)
@@ -49,26 +49,28 @@ def find(run: str) -> Run:
 
 
 def folder_of(run: str) -> RunFolder:
-    """The folder of the run with the name or the folder `run`, for commands that read its checkpoint.
+    """As `find`, the folder alone, for commands that read its checkpoint.
 
     Raises:
         ConfigurationError: it does not exist.
     """
     from domyn_swarm.checkpoint.inspection import open_run  # noqa: PLC0415 - it reads parts, and NumPy takes its time
 
+    run = meant(run)
     entry = _entry(run)
     return open_run(run) if entry is None else open_run(entry.path, entry.storage)
 
 
 def known_path(run: str) -> str | None:
-    """The path of the folder of the run named `run`; None when no run has that name."""
+    """The path of the folder of the run that `run` refers to; None when it is not known."""
+    run = meant(run)
     entry = _entry(run)
-    return None if entry is None else entry.path
+    return entry.path if entry is not None else run if holds_run(run) else None
 
 
 def _entry(run: str) -> index.Entry | None:
     """The index entry for `run`; None when it is a path, or no name resembles it: then it is treated as a path."""
-    if _is_path(run):
+    if is_path(run):
         return None
     with contextlib.suppress(index.IndexUnavailableError):
         found = index.entry_of(run)
@@ -164,10 +166,6 @@ def name_in(folder: RunFolder) -> str:
 def canonical(path: str) -> str:
     """The canonical form of a folder's path."""
     return path.rstrip("/") if "://" in path else os.path.realpath(path)
-
-
-def _is_path(run: str) -> bool:
-    return "/" in run or run in (".", "..") or run.startswith("~")
 
 
 def _opened(path: str) -> RunFolder:
