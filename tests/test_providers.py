@@ -125,6 +125,7 @@ def test_nothing_of_them_is_left_behind_or_shown_whatever_the_server_says(comman
     assert (done.returncode, again.returncode) == (3, 3), done.stderr + again.stderr
     assert [headers["X-Key"] for headers in server.headers] == [f"Token {HEADER}"] * len(server.headers)
     said = [*files(), ("stdout", done.stdout + again.stdout), ("stderr", done.stderr + again.stderr)]
+    assert "or name the model with model=, which needs no list" in done.stderr
     spec = json.loads(Path(".domyn-swarm/out.parquet/spec.json").read_text())
     assert spec["headers"] == ["X-Key: Token env:MY_HEADER"]
     assert spec["endpoints"] == [f"{server.url}?key=env:MY_QUERY&api-version=1"]

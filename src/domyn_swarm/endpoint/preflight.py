@@ -18,7 +18,7 @@ from domyn_swarm.concurrency.retry import OVERLOADED_STATUS, backoff
 from domyn_swarm.endpoint.access import Access
 from domyn_swarm.endpoint.client import PROBE_SECONDS, EndpointClient
 from domyn_swarm.endpoint.models import named
-from domyn_swarm.errors import ConfigurationError, EndpointError, opt
+from domyn_swarm.errors import PYTHON, ConfigurationError, EndpointError, opt, render
 from domyn_swarm.redaction import public_text
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _checked(url: str, said: Listing, model: str, key: str | None, *, is_named: 
     if isinstance(said, EndpointError):
         logger.warning(
             "endpoint %s does not show its models, so the run starts without having seen %r: %s %s",
-            url, model, said.message, advice(said, has_key=key is not None),
+            url, model, said.message, render(advice(said, has_key=key is not None), PYTHON),
         )  # fmt: skip
         return ""
     found = named(model, said)
