@@ -19,7 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domyn_swarm import run
+from domyn_swarm.engine.worker import check_code
 from domyn_swarm.errors import CheckpointError, ConfigurationError, JobError
+from domyn_swarm.jobs.loading import build_job, load_job_class
 from domyn_swarm.options.resolve import spec_for
 from tests.conftest import Command, rows, start_command, write
 from tests.test_completion_jobs import echo, failures, last, said
@@ -212,6 +214,19 @@ def test_a_value_that_does_not_fit_fails_its_step_and_what_follows_alone() -> No
     ((kind, message, _),) = failures()
     assert kind == "OutputError"
     assert message.startswith("number: ")
+
+
+def test_a_worker_that_reads_an_edited_file_computes_nothing() -> None:
+    write("in.parquet", {"question": QUESTIONS})
+    spec = spec_for(steps(CHAIN), {"input": "in.parquet", "output": "out.parquet", "output_columns": ["score"]})
+    job = build_job(load_job_class(spec.job), {})
+    identity = job.facts(spec)
+    steps(f"# a comment{CHAIN}")
+    check_code(build_job(load_job_class(spec.job), {}), spec, identity)
+    steps(OTHER_PROMPT)
+    with pytest.raises(JobError) as raised:
+        check_code(build_job(load_job_class(spec.job), {}), spec, identity)
+    assert (raised.value.code, raised.value.step) == ("job.changed", "prompt")
 
 
 # What is shown.

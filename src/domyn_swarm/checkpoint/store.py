@@ -67,6 +67,11 @@ class CheckpointStore:
         """The run's folder."""
         return self.folder.path
 
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What parts to come belong to, since `begin`."""
+        return self._origin.identity
+
     def begin(self, run_id: str, number: int, identity: Mapping[str, Any], fence: FencingToken | None = None) -> None:
         """Say what the parts to come belong to, before any process that the store travels to writes one.
 

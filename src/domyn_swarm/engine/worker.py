@@ -25,10 +25,11 @@ from domyn_swarm.engine.calls.pipeline import batch_rows, method_of, transform
 from domyn_swarm.engine.flush import run_pipeline
 from domyn_swarm.engine.recording.metrics import Meter, NullProgress
 from domyn_swarm.errors import JobError
+from domyn_swarm.jobs.base import CODE
 from domyn_swarm.jobs.loading import build_job, is_known_here_only, load_job_class
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from domyn_swarm.checkpoint.done_rows import DoneRows, Locate
     from domyn_swarm.checkpoint.store import CheckpointStore
@@ -175,6 +176,7 @@ class Worker:
         """What the nodes `transformed` and `flushed` of a local run do, measured by the same names."""
         work, flows = self._work, self._meter.flows
         try:
+            check_code(self._job, work.spec, work.store.identity)
             rows, stop = self._batches(), self._meter.stop
             results = transform(self._job, work.spec, rows, work.columns, work.known, stop, work.stored)
             with flows.running("flushed"):
@@ -201,6 +203,22 @@ class Worker:
                 latest = self._blocks.get(timeout=WAIT_SECONDS)
             except queue.Empty:
                 latest = nothing
+
+
+def check_code(job: SwarmJob, spec: JobSpec, identity: Mapping[str, Any]) -> None:
+    """Refuse steps whose code is not that of the run any more: its file was edited before this process read it.
+
+    Raises:
+        JobError: parts would say that their rows were made by other code than they were.
+    """
+    facts = {name: digest for name, digest in job.facts(spec).items() if name.startswith(f"{CODE} of ")}
+    if changed := [name.removeprefix(f"{CODE} of ") for name in facts if identity.get(name) != facts[name]]:
+        raise JobError(
+            f"The code of {', '.join(changed)} changed while the run was in progress.",
+            "Finished rows are stored with the code that made them.",
+            code="job.changed",
+            step=changed[0],
+        )
 
 
 def _native(block: pa.Table, columns: Columns) -> JobBatch:
