@@ -274,6 +274,17 @@ def report_of(*names: str) -> dict[str, Any]:
     return {name: figures[name] for name in names}
 
 
+def test_the_history_of_a_row_has_the_requests_of_steps_that_were_kept(servers: Servers, command: Command) -> None:
+    servers.run(CHAIN)
+    servers.run(OTHER_SCORE)
+    shown = json.loads(command("job", "row", ".domyn-swarm/out.parquet", "3", "--json").stdout)
+    assert shown["state"] == "done"
+    steps_of = [[entry["step"] for entry in finding["trace"]] for finding in shown["findings"]]
+    assert steps_of == [["score"], ["answer", "score"]]
+    assert [finding["earlier"] for finding in shown["findings"]] == [False, True]
+    assert shown["findings"][0]["outputs"] == {"score": 27, "answer": "<In one sentence: 3?>"}
+
+
 # The laws, wherever a run is cut and whatever is edited.
 
 LAWS = """

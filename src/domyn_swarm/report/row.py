@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.done_rows import READERS
-from domyn_swarm.checkpoint.folder import PartName, name_of
+from domyn_swarm.checkpoint.folder import EARLIER, PartName, name_of
 from domyn_swarm.checkpoint.inspection import consistent_read
 from domyn_swarm.checkpoint.part import NODE, ROW_NODES, reading
 from domyn_swarm.checkpoint.part_file import open_parquet as open_part
@@ -51,13 +51,18 @@ class InputRow(msgspec.Struct):
 
 
 class PartEntry(msgspec.Struct):
-    """The row in one part; `run` is the number of the run that wrote it."""
+    """The row in one part; `run` is the number of the run that wrote it.
+
+    With `earlier` it was made by an earlier version of the job's steps: columns that are as they would be made now were
+    taken from it.
+    """
 
     part: str
     run: int
     outputs: dict[str, Any]
     failure: dict[str, Any] | None
     trace: Log
+    earlier: bool = False
 
 
 class RowHistory(msgspec.Struct):
@@ -118,7 +123,7 @@ def look_up(folder: RunFolder, id_text: str) -> RowHistory:
 
 
 def _state(findings: list[PartEntry], position: int, spec: SpecRecord) -> str:
-    if findings:
+    if findings and not findings[0].earlier:
         return "failed" if findings[0].failure else "done"
     limit = spec.limit
     return "left out by --limit" if limit is not None and position >= limit else "not reached yet"
@@ -128,13 +133,18 @@ def _findings(folder: RunFolder, id_col: str, id_text: str) -> tuple[list[PartEn
     """The row's entries in the parts, and its position."""
 
     def look() -> list[tuple[str, dict[str, Any]]]:
+        paths = [*folder.earlier(), *folder.parts()]
         with ThreadPoolExecutor(READERS) as pool:
-            found = pool.map(lambda path: _rows(folder, path, id_col, id_text), paths := folder.parts())
+            found = pool.map(lambda path: _rows(folder, path, id_col, id_text), paths)
             return [(path, row) for path, rows in zip(paths, found, strict=True) for row in rows]
 
     rows = consistent_read(folder, look)
-    rows.sort(key=lambda hit: (hit[1][FAILURE] is None, PartName.of(hit[0])), reverse=True)
+    rows.sort(key=lambda hit: (not _is_earlier(hit[0]), hit[1][FAILURE] is None, PartName.of(hit[0])), reverse=True)
     return [_finding(path, row, id_col) for path, row in rows], rows[0][1][POSITION] if rows else None
+
+
+def _is_earlier(path: str) -> bool:
+    return path.rsplit("/", 2)[-2] == EARLIER
 
 
 def _rows(folder: RunFolder, path: str, id_col: str, id_text: str) -> list[dict[str, Any]]:
@@ -170,7 +180,8 @@ def _may_hold(group: Any, column: str, value: Any) -> bool:
 def _finding(path: str, row: dict[str, Any], id_col: str) -> PartEntry:
     name = PartName.of(path)
     outputs = {key: value for key, value in row.items() if key not in (id_col, *MADE)}
-    return PartEntry(name_of(path), name.run if name else 0, outputs, row[FAILURE], decoded(row.get(TRACE)))
+    trace, run = decoded(row.get(TRACE)), name.run if name else 0
+    return PartEntry(name_of(path), run, outputs, row[FAILURE], trace, _is_earlier(path))
 
 
 def _scalar(text: str, kind: pa.DataType) -> Any:
@@ -280,7 +291,10 @@ def render_text(history: RowHistory) -> str:
 
 
 def _entry_lines(finding: PartEntry, *, counts: bool) -> Iterator[str]:
-    yield f"part      {finding.part}, written by run {finding.run}{'' if counts else ' (superseded by a later run)'}"
+    why = (
+        " (by an earlier version of the steps)" if finding.earlier else "" if counts else " (superseded by a later run)"
+    )
+    yield f"part      {finding.part}, written by run {finding.run}{why}"
     for entry in finding.trace:
         yield from _attempt_lines(entry) if isinstance(entry, Attempt) else _exchange_lines(entry)
     if finding.failure is not None:
