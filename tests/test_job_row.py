@@ -345,9 +345,9 @@ def test_rows_whose_input_grew_are_found_where_they_are_now() -> None:
 
 
 def test_rows_are_found_while_a_run_writes_parts_and_merges_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    from domyn_swarm.checkpoint import writer
+    from domyn_swarm.checkpoint import part_merger
 
-    monkeypatch.setattr(writer, "COMPACT_EVERY", 2)
+    monkeypatch.setattr(part_merger, "MERGED_AT", 2)
     write("in.parquet", {"text": [f"text {number}" for number in range(1500)]})
     done: list[Any] = []
     options = {"job_kwargs": {"seconds": 0.002}, "max_concurrency": 2, "checkpoint_interval": 0.02}

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domyn_swarm import JobSpec, make_spec, run
-from domyn_swarm.checkpoint import compact, encode, part, writer
+from domyn_swarm.checkpoint import compact, encode, part, part_merger, writer
 from domyn_swarm.checkpoint.folder import PartName, RunFolder
 from domyn_swarm.checkpoint.part import DamagedPartError, Part, PartMetadata, reading, write_part
 from domyn_swarm.checkpoint.store import CheckpointStore
@@ -385,7 +385,7 @@ def test_a_full_disk_while_a_part_is_written_leaves_no_half_of_it(monkeypatch: p
 def test_merging_that_fails_in_mid_stream_loses_no_part_that_was_written(
     fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "COMPACT_EVERY", 2)
+    monkeypatch.setattr(part_merger, "MERGED_AT", 2)
     if fault == "full while it writes":
         monkeypatch.setattr(compact, "write_part", fails(write_part, 0))
     else:
@@ -442,10 +442,10 @@ def test_a_report_counts_rows_failures_and_parts(monkeypatch: pytest.MonkeyPatch
 
 def test_parts_are_merged_while_a_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     store = begun()
-    report = store.flush([finished([at]) for at in range(100)], 0)
-    assert report.parts == 100
-    assert len(store.folder.parts()) <= writer.COMPACT_EVERY + 1
-    assert outputs(store) == {at: at for at in range(100)}
+    tables = [finished([at]) for at in range(300)]
+    assert store.flush(tables, 0).parts == 300
+    assert len(store.folder.parts()) < 3 * part_merger.MERGED_AT
+    assert outputs(store) == {at: at for at in range(300)}
 
 
 # A whole run.

@@ -25,7 +25,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from domyn_swarm.checkpoint import compact, writer
+from domyn_swarm.checkpoint import compact, part_merger, writer
 from domyn_swarm.checkpoint.folder import PartName, RunFolder
 from domyn_swarm.checkpoint.inspection import export, survey, verify
 from domyn_swarm.checkpoint.part import DamagedPartError
@@ -143,7 +143,7 @@ class Store(RuleBasedStateMachine):
         self.state = State({}, frozenset())
         self.patches = contextlib.ExitStack()
         for module, name, value in [
-            (compact, "PART_ROWS", PART_ROWS), (writer, "CUT_ROWS", PART_ROWS), (writer, "COMPACT_EVERY", 4),
+            (compact, "PART_ROWS", PART_ROWS), (writer, "CUT_ROWS", PART_ROWS), (part_merger, "MERGED_AT", 4),
             (os, "fsync", lambda _: None),
         ]:  # fmt: skip
             self.patches.enter_context(patch.object(module, name, value))

@@ -215,7 +215,7 @@ def worker_job(spec: JobSpec, columns: Columns, store: CheckpointStore, done: Do
 @tag(phase="stream", rows="output", effects="writes parts")
 def flushed__driver(
     store: CheckpointStore, transformed: Generator[pa.Table, None, None], pending_count: int, record: Record,
-    meter: Meter, checkpoint_interval: float, on_error: str,
+    meter: Meter, checkpoint_interval: float | None, on_error: str,
 ) -> FlushReport:  # fmt: skip
     """Every finished row in a durable part. This node pulls the stream, unless nothing is pending.
 

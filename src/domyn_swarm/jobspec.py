@@ -262,9 +262,12 @@ class JobSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         ),
     ] = None
     checkpoint_interval: Annotated[
-        Seconds,
-        CHECKPOINTS.option("--checkpoint-interval", help="Maximum seconds of finished work that a crash may lose"),
-    ] = 10.0
+        Seconds | None,
+        CHECKPOINTS.option(
+            "--checkpoint-interval",
+            help="Maximum seconds of finished work that a crash may lose (default: 1; 10 on object stores)",
+        ),
+    ] = None
     resume: Annotated[
         bool, CHECKPOINTS.option("--resume/--no-resume", help="Resume from the checkpoint in the run's folder")
     ] = True

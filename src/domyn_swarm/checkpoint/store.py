@@ -142,7 +142,7 @@ class CheckpointStore:
     def flush(
         self,
         tables: Iterable[pa.Table],
-        interval: float,
+        interval: float | None,
         stop: Stop | None = None,
         refused: Callable[[pa.Table], None] | None = None,
     ) -> FlushReport:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS, compact
+from domyn_swarm.checkpoint.compact import PART_BYTES, PART_ROWS
 from domyn_swarm.checkpoint.encode import UnstorableError, storable
 from domyn_swarm.checkpoint.lock import LockLostError
-from domyn_swarm.checkpoint.part import DamagedPartError, fitting, united, write_part
-from domyn_swarm.concurrency.memory import memory_left
+from domyn_swarm.checkpoint.part import fitting, united, write_part
+from domyn_swarm.checkpoint.part_merger import PartMerger
 from domyn_swarm.concurrency.resources import Reserve
 from domyn_swarm.data.columns import FAILURE
 from domyn_swarm.storage.files import is_local
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 CUT_ROWS = 4 * PART_ROWS
 """Rows at which a part is cut, however young: where rows come fast, syncing files to the disk is what costs."""
-COMPACT_EVERY = 16
-"""Parts that are written between two compactions."""
-COMPACT_MEMORY = 12 * PART_BYTES
-"""Bytes without which parts are not merged: two of them are decoded, joined and encoded."""
+LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 10.0
+"""How old a row may become before it is durable. Each part takes money and round trips on an object store."""
 AGAIN_BYTES = 8 * 2**20
 """Of the parts that are written after one could not be."""
 ENDING_SECONDS = 1.0
@@ -55,7 +53,7 @@ class FlushReport:
 
 
 class PartWriter:
-    """Cuts a part when it is full, and when its oldest row is `interval` seconds old.
+    """Cuts a part when it is full, and when its oldest row is `interval` seconds old (None: LOCAL_SECONDS, or remote).
 
     One part is written while the next one is gathered, so that a slow disk or object store does not stop the calls, and
     no more than two are ever in memory. Leaving the context cuts and writes what is left, whatever ended the stream.
@@ -73,7 +71,7 @@ class PartWriter:
         folder: RunFolder,
         origin: PartMetadata,
         first: PartName,
-        interval: float,
+        interval: float | None,
         fence: FencingToken | None = None,
         stop: Stop | None = None,
         refused: Callable[[pa.Table], None] | None = None,
@@ -82,13 +80,14 @@ class PartWriter:
         self._folder = folder
         self._origin = origin
         self._name = first
-        self._interval = interval
+        usual = LOCAL_SECONDS if is_local(folder.fs) else REMOTE_SECONDS
+        self._interval = usual if interval is None else interval
         self._fence = fence
         self._stop = stop
         self._tell = refused
         self._refused: list[pa.Table] = []
         self._trouble: Exception | None = None
-        self._recent: list[str] = []
+        self._merger = PartMerger(folder, fence)
         self._reserve = Reserve(folder.root if is_local(folder.fs) else None)
         self._part_bytes = min(PART_BYTES, self._reserve.disk_bytes)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="domyn-swarm-parts")
@@ -102,7 +101,7 @@ class PartWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # Where an error is underway already it is the one to report, else the disk's own.
-        with self._reserve, self._thread, contextlib.suppress(*((Exception,) if kind else ())):
+        with self._reserve, self._merger, self._thread, contextlib.suppress(*((Exception,) if kind else ())):
             self._cut()
             self._settle()
             self._write_again()
@@ -209,9 +208,7 @@ class PartWriter:
         refused = pc.and_(pc.is_null(before[FAILURE]), pc.is_valid(table[FAILURE]))
         if pc.any(refused).as_py():
             self._refused.append(table.filter(refused))
-        self._recent.append(path)
-        if len(self._recent) > COMPACT_EVERY:
-            self._compact()
+        self._merger.add(path)
         failed = table.num_rows - table[FAILURE].null_count
         return FlushReport(report.rows + table.num_rows, report.failed + failed, report.parts + 1)
 
@@ -223,15 +220,6 @@ class PartWriter:
             table = storable(table, self._origin.id_col)
             write_part(self._folder.fs, path, table, self._origin)
         return table
-
-    def _compact(self) -> None:
-        """Only the last part can grow any more: the others are full, or would be with the one that follows."""
-        if memory_left() < COMPACT_MEMORY:
-            return
-        # Whoever reads the parts next sets a damaged one aside; on a full disk the parts stay as they are.
-        with contextlib.suppress(DamagedPartError, OSError, MemoryError):
-            self._recent = compact(self._folder, self._recent)
-        self._recent = self._recent[-1:]
 
 
 def _pieces(table: pa.Table) -> list[pa.Table]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run_pipeline(
-    store: CheckpointStore, transformed: Generator[pa.Table, None, None], meter: Meter, interval: float
+    store: CheckpointStore, transformed: Generator[pa.Table, None, None], meter: Meter, interval: float | None
 ) -> FlushReport:
     """Pull `transformed`, which pulls its batches; count the finished rows, and write parts every `interval` seconds.
 
@@ -34,7 +34,7 @@ def flush_pending(
     transformed: Generator[pa.Table, None, None],
     pending: int,
     meter: Meter,
-    interval: float,
+    interval: float | None,
     on_error: str,
 ) -> FlushReport:
     """`run_pipeline` in the process of the run, where signals end it gracefully. The job is not opened for no rows.
