@@ -404,7 +404,7 @@ FLAGS = {
     "--max-errors": None,
     "--checkpoint-dir": ".domyn-swarm next to the output",
     "--checkpoint-tag": "the output's name",
-    "--checkpoint-interval": "10",
+    "--checkpoint-interval": "1; 10 on object stores",
     "--resume": "--resume",
     "--checkpointing": "--checkpointing",
     "--trace": "--trace",
