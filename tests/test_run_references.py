@@ -61,3 +61,13 @@ def test_there_is_no_last_run_without_any(command: Command) -> None:
 def test_what_is_no_run_is_refused_as_before(runs: None) -> None:
     assert "Did you mean: answers?" in refusal("job", "status", "answrs")
     assert "is not the folder of a run" in refusal("checkpoint", "inspect", "out/nothing.parquet")
+
+
+def test_one_unknown_run_does_not_silence_the_others(runs: None, command: Command) -> None:
+    done = command("job", "status", "nothing", "answers", "none", "old", "--json")
+    assert done.returncode == 2
+    assert [one["name"] for one in json.loads(done.stdout)] == ["answers", "old"]
+    assert "'nothing'" in done.stderr
+    assert "'none'" in done.stderr
+    only = command("job", "status", "nothing", "--json")
+    assert (only.returncode, only.stdout) == (2, "")

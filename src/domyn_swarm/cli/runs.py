@@ -21,6 +21,7 @@ from domyn_swarm.cli.placement import (
     shown_tokens,
     state_shown,
 )  # fmt: skip
+from domyn_swarm.edges import on_command_line
 from domyn_swarm.errors import AGAIN, ConfigurationError, JobError, opt
 from domyn_swarm.report.terminal import one_line
 
@@ -78,14 +79,28 @@ def list_(
 
 
 def status(runs: RunNames, as_json: AsJson = False) -> None:
-    """Show the current status of each RUN, as reported by its launcher. Exit status 0 for any status."""
+    """Show the current status of each RUN, as reported by its launcher. Exit status 0 for any status.
+
+    An unknown RUN does not keep the others from being shown; the exit status is 2 then.
+    """
+    from domyn_swarm.runs.find import find  # noqa: PLC0415
     from domyn_swarm.runs.state import statuses  # noqa: PLC0415
 
-    found = statuses(_found(runs))
-    if as_json:
+    known, refused = [], []
+    for run in runs:
+        try:
+            known.append(find(run))
+        except ConfigurationError as error:
+            refused.append(error)
+    found = statuses(known)
+    if as_json and (found or not refused):
         print_json(found)
-    else:
+    elif found:
         typer.echo("\n\n".join(map(_described, found)))
+    for another in refused[1:]:
+        typer.echo(f"Error: {on_command_line(another)}", err=True)
+    if refused:
+        raise refused[0]
 
 
 def logs(

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         print("Interrupted.", file=sys.stderr)  # noqa: T201 - a command's message
         status = Interrupted.exit_status
     except Exception:
-        logger.exception("The run broke, and this is no fault of the job's:")
+        logger.exception("Internal error:")
     finally:
         logger.info("exit status %d", status)
     return status

@@ -74,9 +74,13 @@ def _check(adapter: Any, reference: str) -> None:
         adapter, (base.BaseDoNodeExecute, base.BaseDoRemoteExecute)
     ):
         raise ConfigurationError(
-            f"{kind} makes another result, which the run does.", "Name one that looks on (with hooks).", **_INVALID
+            f"{kind} makes another result, which the run does.",
+            "Name a lifecycle adapter, which only has hooks.",
+            **_INVALID,
         )
     if isinstance(adapter, (base.BaseDoNodeExecute, base.BaseDoRemoteExecute)):
         raise ConfigurationError(
-            f"{kind} runs the nodes itself, which the run does.", "Name one that looks on (with hooks).", **_INVALID
+            f"{kind} runs the nodes itself, which the run does.",
+            "Name a lifecycle adapter, which only has hooks.",
+            **_INVALID,
         )
