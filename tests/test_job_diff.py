@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from domyn_swarm import compare, masking
+from domyn_swarm import compare, masking, run
+from domyn_swarm.options.resolve import spec_for
 from domyn_swarm.report.comparison.model import Comparison
 from tests.browser import Browser, browser  # noqa: F401 - a fixture
-from tests.conftest import Command
+from tests.conftest import Command, write
+from tests.test_steps import steps
 from tests.two_runs import FAIL, A, B, outputs
 
 BACKGROUND = "element => getComputedStyle(element).backgroundColor"
@@ -72,6 +74,44 @@ def test_keys_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = [str(found), found._repr_html_(), msgspec.json.encode(found).decode()]
     assert [text for text in shown if key in text] == []
     assert all("it is ***" in text for text in shown)
+
+
+STEPS = """
+from hamilton.function_modifiers import tag
+
+
+def first(text: str) -> str:
+    return text + "."
+
+
+@tag(keep="true")
+def second(first: str) -> str:
+    return first
+
+
+def third(text: str, times: int = 1) -> str:
+    return text * times
+
+
+def batches(text: str) -> str:
+    return text
+"""
+
+
+def test_steps_that_differ_are_listed_with_the_reason(command: Command) -> None:
+    write("in.parquet", {"text": ["x"]})
+    alike = {"input": "in.parquet", "output_columns": ["second", "third", "batches"]}
+    run(spec_for(steps(STEPS), {**alike, "output": "a.parquet"}))
+    edited = STEPS.replace('text + "."', "text * 2").replace("batches(text: str)", "batches(text: str, third: str)")
+    run(spec_for(steps(edited), {**alike, "output": "b.parquet", "job_kwargs": {"times": 2}}))
+    assert compare(A, A).steps == []
+    found = compare(A, B)
+    assert [(one.step, one.what, one.of) for one in found.steps] == [
+        ("first", "code", ""), ("second", "upstream", "first"), ("third", "field", ""), ("batches", "code", ""),
+    ]  # fmt: skip
+    assert [one.name for one in found.fields] == ["times"]
+    assert "\nsteps\n  first: its code differs\n  second: first differs\n" in command("job", "diff", A, B).stdout
+    assert "<td>its code differs</td>" in found._repr_html_()
 
 
 # The page.

@@ -37,6 +37,8 @@ RUN_ROWS = 64
 """Mean length of runs of rows from which on slicing is faster than taking them one by one."""
 JOB_FIELD, NODE, STEP = "job_kwargs.", "node ", "step "
 """What entries of a job's identity begin with: a field of the job, a node that somebody replaced, a step's column."""
+STEP_CODE, STEP_ANEW, STEP_MODEL = "code of ", "anew ", "named "
+"""Likewise: a step's code, how often it was computed anew by hand, and the name of a model that steps ask."""
 ROW_NODES = ("files", "source", "identified", "limited", "pending", "as_pandas", "batches")
 """Nodes that input rows pass through on their way to the job, in data order, as records of runs name them.
 

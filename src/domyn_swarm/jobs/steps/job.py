@@ -6,8 +6,9 @@ import contextlib
 import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from domyn_swarm.checkpoint.part import STEP_CODE
 from domyn_swarm.errors import ConfigurationError
-from domyn_swarm.jobs.base import CODE, MODEL, SwarmJob, of_model
+from domyn_swarm.jobs.base import MODEL, SwarmJob, of_model
 from domyn_swarm.jobs.steps import versions
 from domyn_swarm.jobs.steps.names import spec_for
 from domyn_swarm.jobs.steps.parameters import Parameters
@@ -79,7 +80,7 @@ class StepsJob(SwarmJob):
         """A digest of what each wanted step does, and the name of each model as far as options tell it."""
         steps = self.graph.needed(spec.output_columns)
         models = {of_model(MODEL, name): spec_for(spec, name).model for _, name in models_of(steps)}
-        return {f"{CODE} of {name}": digest for name, digest in self._codes(steps).items()} | models
+        return {f"{STEP_CODE}{name}": digest for name, digest in self._codes(steps).items()} | models
 
     def _codes(self, steps: Sequence[Step]) -> dict[str, str]:
         from domyn_swarm.jobs.steps.digest import step_digest  # noqa: PLC0415 - only when a run is planned

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from domyn_swarm.checkpoint.part import JOB_FIELD, STEP
-from domyn_swarm.jobs.base import CODE, MODEL, of_model
+from domyn_swarm.checkpoint.part import JOB_FIELD, STEP, STEP_ANEW, STEP_CODE, STEP_MODEL
+from domyn_swarm.jobs.base import MODEL, of_model
 from domyn_swarm.jobs.steps.names import spec_for
 from domyn_swarm.jobs.steps.step import kind_of_model, models_of
 from domyn_swarm.redaction import public_fields
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
     from domyn_swarm.jobspec import JobSpec
 
 
-_ANEW = "anew "
-"""What the entries of an identity begin with that count how often a step was computed anew by hand."""
-
-
 def version_of(step: str) -> str:
     """What the digest of a column is called in a job's identity."""
     return f"{STEP}{step}"
@@ -34,15 +30,15 @@ def version_of(step: str) -> str:
 
 def named(model: str) -> str:
     """What the name that counts for a model is called there."""
-    return f"named {model}".strip()
+    return f"{STEP_MODEL}{model}".strip()
 
 
 def times_anew(spec: JobSpec, before: Mapping[str, Any]) -> dict[str, str]:
     """How often each step was computed anew by hand, as entries of the identity; `spec` may name some once more."""
-    counts = {name: value for name, value in before.items() if name.startswith(_ANEW) and isinstance(value, str)}
+    counts = {name: value for name, value in before.items() if name.startswith(STEP_ANEW) and isinstance(value, str)}
     for step in dict.fromkeys(spec.recompute):
-        times = counts.get(f"{_ANEW}{step}", "")
-        counts[f"{_ANEW}{step}"] = str(int(times) + 1 if times.isdecimal() else 1)
+        times = counts.get(f"{STEP_ANEW}{step}", "")
+        counts[f"{STEP_ANEW}{step}"] = str(int(times) + 1 if times.isdecimal() else 1)
     return counts
 
 
@@ -74,7 +70,7 @@ def digests(
     """The digest of each of `steps`, which come in an order in which each follows those that it uses."""
     made: dict[str, str] = {}
     for step in steps:
-        own = [codes[step.name], anew.get(f"{_ANEW}{step.name}", "")]
+        own = [codes[step.name], anew.get(f"{STEP_ANEW}{step.name}", "")]
         content = [*own, *(_taken(name, hint, made, fields, names) for name, hint in step.takes.items())]
         made[step.name] = hashlib.blake2b(msgspec.json.encode(content), digest_size=16).hexdigest()
     return made
@@ -105,12 +101,12 @@ def why_changed(steps: Sequence[Step], before: Mapping[str, Any], now: Mapping[s
 
 
 def _own_change(step: Step, before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    code = f"{CODE} of {step.name}"
+    code = f"{STEP_CODE}{step.name}"
     if code not in before:
         return "it is new"
     if before[code] != now.get(code):
         return "its code has changed"
-    if before.get(f"{_ANEW}{step.name}") != now.get(f"{_ANEW}{step.name}"):
+    if before.get(f"{STEP_ANEW}{step.name}") != now.get(f"{STEP_ANEW}{step.name}"):
         return "it is computed anew by hand"
     for name, hint in step.takes.items():
         if kind_of_model(hint):

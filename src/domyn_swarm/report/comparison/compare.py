@@ -22,6 +22,7 @@ from domyn_swarm.report.comparison import records
 from domyn_swarm.report.comparison.model import Column, Comparison
 from domyn_swarm.report.comparison.records import Recorded
 from domyn_swarm.report.comparison.rows import KEY, Side, matched, rows_of, text_of
+from domyn_swarm.report.comparison.steps import steps
 from domyn_swarm.report.inputs import files_of
 from domyn_swarm.report.row import replaced_before
 from domyn_swarm.storage.files import translating_io_errors
@@ -100,6 +101,7 @@ def _compared(a: Recorded, b: Recorded, on: str | None, examples: int) -> Compar
         fields=records.fields(a, b),
         input=records.inputs(a, b),
         nodes=records.nodes(a, b),
+        steps=steps(a, b),
         rows=tally.rows,
         columns=columns,
         examples=tally.examples,

@@ -53,6 +53,7 @@ def _sections(comparison: Comparison) -> Iterator[str]:
     yield _changes("Fields of the job", c.fields)
     yield _changes("Input", c.input_changes())
     yield _changes("Nodes", [Difference(node.label, node.a, node.b) for node in c.nodes])
+    yield _figures("Steps", ("", "difference"), [(one.step, one.why) for one in c.steps])
     totals = [(t.label, number(t.a), number(t.b), number(t.difference, signed=True)) for t in c.totals]
     rows = _figures(f"Rows, matched by {c.on}", ("", "rows", ""), c.counted())
     yield f'<div class="beside">\n{rows}{_figures("Totals", ("", "A", "B", "B - A"), totals)}</div>\n'

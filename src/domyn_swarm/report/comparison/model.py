@@ -10,6 +10,7 @@ from domyn_swarm.report.comparison.differences import (
     Difference,
     InputDifference,
     NodeDifference,
+    StepDifference,
 )
 
 
@@ -103,8 +104,8 @@ class Comparison(msgspec.Struct):
     """A comparison of two runs. `same`: whether the outputs are equal in rows, columns, values and failures.
 
     `on` is the column that rows are matched by. `input` is None when both runs read the same input. `examples` are the
-    first differing rows, in the order of B. `notes` say what could not be compared, and why. A notebook renders it as
-    a table; `str` gives text.
+    first differing rows, in the order of B. `notes` say what could not be compared, and why. `steps` are those of a job
+    of steps that differ, in their order. A notebook renders it as a table; `str` gives text.
     """
 
     a: Run
@@ -120,6 +121,7 @@ class Comparison(msgspec.Struct):
     examples: list[Example]
     totals: list[Total]
     notes: list[str]
+    steps: list[StepDifference] = []
 
     @property
     def headline(self) -> str:
@@ -167,7 +169,7 @@ class Comparison(msgspec.Struct):
     @property
     def alike(self) -> bool:
         """Whether nothing differs except the time."""
-        return self.same and not (self.options or self.fields or self.input or self.nodes or self.notes)
+        return self.same and not (self.options or self.fields or self.input or self.nodes or self.steps or self.notes)
 
     def __repr__(self) -> str:
         return f"<Comparison: {self.headline}>"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from domyn_swarm.checkpoint.inspection import aligned
-from domyn_swarm.checkpoint.part import JOB_FIELD, NODE, ROW_NODES
+from domyn_swarm.checkpoint.part import JOB_FIELD, NODE, ROW_NODES, STEP, STEP_ANEW, STEP_CODE, STEP_MODEL
 from domyn_swarm.checkpoint.run_record import FILE, RunRecord, SpecRecord
 from domyn_swarm.data.columns import ROW_ID
 from domyn_swarm.errors import ConfigurationError
@@ -28,6 +28,8 @@ LOCATIONS = ("--output", "--checkpoint-dir", "--checkpoint-tag")
 JOB_KWARGS = "--job-kwargs"
 COUNTED = ROW_NODES[: ROW_NODES.index("pending")]
 """Nodes that determine which row a generated id refers to."""
+SHOWN_APART = (NODE, STEP, STEP_CODE, STEP_ANEW, STEP_MODEL)
+"""What entries of a job's identity begin with that belong to nodes and steps."""
 REPEATED_OPTIONS = ("job", "input_columns", "output_columns", "id_column", "model", "filters")
 """Entries of a job's identity that repeat options."""
 MOST_FILES = 20
@@ -130,13 +132,13 @@ def other_rows(a: Recorded, b: Recorded) -> str:
 
 
 def fields(a: Recorded, b: Recorded) -> list[Difference]:
-    """Differences in the job's fields and identity that are not shown as options or nodes."""
+    """Differences in the job's fields and identity that are not shown as options, nodes or steps."""
     left_out = REPEATED_OPTIONS if a.record.get("options") and b.record.get("options") else ()
     shown = [
         {
             name.removeprefix(JOB_FIELD): _text(value)
             for name, value in run.identity.items()
-            if name not in left_out and not name.startswith(NODE)
+            if name not in left_out and not name.startswith(SHOWN_APART)
         }
         for run in (a, b)
     ]

@@ -35,6 +35,7 @@ def render_text(comparison: Comparison) -> str:
         [*_titled("fields of the job", c.fields)],
         [*_titled("input", c.input_changes())],
         [*_titled("nodes", [Difference(node.label, node.a, node.b) for node in c.nodes])],
+        [*_steps(c)],
         [*_rows(c)],
         [*_totals(c.totals)],
         *([*_example(c.on, example)] for example in c.examples),
@@ -71,6 +72,12 @@ def _titled(title: str, differences: Sequence[Difference]) -> Iterator[str]:
         yield f"{title} (A -> B)"
         for one in differences:
             yield from _difference(one, ABSENT)
+
+
+def _steps(c: Comparison) -> Iterator[str]:
+    if c.steps:
+        yield "steps"
+        yield from (f"  {line(one.step)}: {line(one.why)}" for one in c.steps)
 
 
 def _difference(one: Difference, nothing: str) -> Iterator[str]:
