@@ -25,6 +25,7 @@ from domyn_swarm import JobSpec, make_spec, run
 from domyn_swarm.checkpoint import compact, encode, part, part_merger, writer
 from domyn_swarm.checkpoint.folder import PartName, RunFolder
 from domyn_swarm.checkpoint.part import DamagedPartError, Part, PartMetadata, reading, write_part
+from domyn_swarm.checkpoint.rebase import rebase
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.concurrency import memory
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
@@ -165,7 +166,7 @@ def test_a_filesystem_that_refuses_is_no_damage(number: int, monkeypatch: pytest
         lambda: store.done(lambda ids: ids),
         store.outputs,
         store.compact,
-        lambda: store.rebase(lambda ids: ids),
+        lambda: rebase(store, lambda ids: ids),
     ):
         with pytest.raises(CheckpointError, match="cannot be read: ") as refused:
             look()
@@ -196,7 +197,7 @@ def test_a_part_of_another_job_is_set_aside_as_it_was() -> None:
     store.folder.save("run.json", {"run_id": "run"})
     stranger = Path("run/parts/0002-000001.parquet")
     content = Path(other.folder.parts()[0]).rename(stranger).read_bytes()
-    assert not store.rebase(lambda ids: pa.array([7] * len(ids)))
+    assert not rebase(store, lambda ids: pa.array([7] * len(ids)))
     store.folder.set_aside(store.done(lambda ids: ids).damaged)
     assert Path("run/damaged", stranger.name).read_bytes() == content
     assert outputs(store) == {1: 1}
@@ -298,11 +299,11 @@ def test_rows_that_are_gone_from_the_input_outlive_merging_and_come_back_with_th
         table = finished([0, 1]).set_column(2, "made", pa.array(values))
         begun(number=number).flush([table], 0)
     without, again = (CheckpointStore(RunFolder("run"), "id", name, ["made"]) for name in ("without", "again"))
-    assert without.rebase(lambda ids: pa.array([-1] * len(ids)))
+    assert rebase(without, lambda ids: pa.array([-1] * len(ids)))
     without.compact()
     assert list(without.outputs().tables()) == []
     places = {"id-0": 5, "id-1": 2}
-    assert again.rebase(lambda ids: pa.array([places[one] for one in ids.to_pylist()]))
+    assert rebase(again, lambda ids: pa.array([places[one] for one in ids.to_pylist()]))
     assert outputs(again) == {2: 4, 5: 3}
 
 

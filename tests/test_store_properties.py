@@ -29,6 +29,7 @@ from domyn_swarm.checkpoint import compact, part_merger, writer
 from domyn_swarm.checkpoint.folder import PartName, RunFolder
 from domyn_swarm.checkpoint.inspection import export, survey, verify
 from domyn_swarm.checkpoint.part import DamagedPartError
+from domyn_swarm.checkpoint.rebase import rebase
 from domyn_swarm.checkpoint.store import CheckpointStore
 from domyn_swarm.data.columns import FAILURE, FAILURE_TYPE, POSITION
 
@@ -297,7 +298,7 @@ class Store(RuleBasedStateMachine):
         store = CheckpointStore(folder, "id", f"digest of {self.input}", ["made"])
         folder.make()
         folder.tidy()
-        store.rebase(self.locate)
+        rebase(store, self.locate)
         if damaged := store.done(self.locate).damaged:
             folder.set_aside(damaged)
         return store

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from domyn_swarm.checkpoint.part import fitting, latest
-from domyn_swarm.data.columns import POSITION
+from domyn_swarm.checkpoint.part import fitting, latest, united
+from domyn_swarm.data.columns import DEFAULT_COLUMN, POSITION
 from domyn_swarm.data.types import parts as nested
 
 if TYPE_CHECKING:
@@ -48,6 +48,16 @@ def in_order(parts: Sequence[Part], columns: Sequence[str], schema: pa.Schema) -
         active = [cursor for cursor in active if cursor.last >= end]
         if tables and (window := latest(pa.concat_tables(tables), gone=False)).num_rows:
             yield window
+
+
+def output_types(parts: Sequence[Part], declared: Sequence[str]) -> pa.Schema:
+    """The output columns of `parts`, each with a type that holds all of its values; those `declared` always exist."""
+    types = united([pa.schema([(name, pa.null()) for name in declared]), *(part.types for part in parts)])
+    # A row that failed before the first dict was returned leaves an empty default column.
+    at = types.get_field_index(DEFAULT_COLUMN)
+    if DEFAULT_COLUMN not in declared and len(types) > 1 and at >= 0 and pa.types.is_null(types.field(at).type):
+        types = types.remove(at)
+    return types
 
 
 def that_may_not_fit(parts: Sequence[Part], types: pa.Schema) -> pa.Schema:

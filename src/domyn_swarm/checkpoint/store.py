@@ -9,15 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from domyn_swarm.checkpoint.compact import compact
-from domyn_swarm.checkpoint.done_rows import READERS, PartReader, mark, moved_rows
+from domyn_swarm.checkpoint.done_rows import READERS, PartReader, mark
 from domyn_swarm.checkpoint.folder import EARLIER, PartName, RunFolder
-from domyn_swarm.checkpoint.merge import in_order, that_may_not_fit
-from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, PartMetadata, united, write_part
+from domyn_swarm.checkpoint.merge import in_order, output_types, that_may_not_fit
+from domyn_swarm.checkpoint.part import DamagedPartError, Marks, Part, PartMetadata
 from domyn_swarm.checkpoint.stored_values import StoredValues
 from domyn_swarm.checkpoint.writer import FlushReport, PartWriter
 from domyn_swarm.data.backends.base import Outputs
@@ -103,19 +102,19 @@ class CheckpointStore:
         if not self.versions:
             return
         run_id = self.folder.run_id()
-        for part in self._readable(self.reader.paths()):
+        for part in self.readable(self.reader.paths()):
             folder = "parts" if self.reader.is_current(part.origin) else EARLIER
             if self.reader.is_ours(part.origin, run_id) and f"/{folder}/" not in part.path[len(self.folder.root) :]:
                 self.folder.move(part.path, folder)
 
     def newest_origin(self) -> PartMetadata | None:
         """What the newest part that can be read belongs to."""
-        newest = next(self._readable(reversed(self.reader.paths())), None)
+        newest = next(self.readable(reversed(self.reader.paths())), None)
         return newest.origin if newest else None
 
     def id_field(self) -> Any:
         """Name and type of the ids in the newest part that can be read; None when there is none."""
-        newest = next(self._readable(reversed(self.reader.paths())), None)
+        newest = next(self.readable(reversed(self.reader.paths())), None)
         return next(newest.batches([newest.origin.id_col])).schema.field(0) if newest else None
 
     def rows_of_this_run(self) -> int:
@@ -176,34 +175,11 @@ class CheckpointStore:
         """
         if self.fence is not None:
             self.fence.check(self.folder)
-        with self._setting_aside():
+        with self.setting_aside():
             compact(self.folder, self.folder.parts())
 
-    def rebase(self, locate: Locate, inputs: InputsNow | None = None) -> bool:
-        """Rewrite parts that count in an earlier version of the input; whether there were any.
-
-        Each is rewritten whole or not at all: a rebase that was interrupted resumes with the parts that are left. Rows
-        whose ids are gone, or whose inputs have changed, stay in their parts, at position -1, where nobody looks for
-        them. Damaged parts are set aside.
-        """
-        run_id = self.folder.run_id()
-        stale = [
-            part
-            for part in self._readable(self.reader.paths())
-            if part.origin.input_digest != self.input_digest and self.reader.is_ours(part.origin, run_id)
-        ]
-        for part in stale:
-            try:
-                with self._setting_aside():
-                    table = part.read()
-            except DamagedPartError:
-                continue
-            moved = moved_rows(part, table, locate, inputs)
-            origin = msgspec.structs.replace(part.origin, input_digest=self.input_digest)
-            write_part(self.folder.fs, part.path, moved, origin)
-        return bool(stale)
-
-    def _readable(self, paths: Iterable[str]) -> Iterator[Part]:
+    def readable(self, paths: Iterable[str]) -> Iterator[Part]:
+        """Those of the parts whose footer can be read."""
         for path in paths:
             with contextlib.suppress(DamagedPartError):
                 yield Part(self.folder.fs, path)
@@ -227,15 +203,16 @@ class CheckpointStore:
                 yield table.drop_columns(doubtful.names).filter(pc.is_valid(table[FAILURE]))
 
     def _opened(self) -> list[Part]:
-        with self._setting_aside(), ThreadPoolExecutor(READERS) as pool:
+        with self.setting_aside(), ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(lambda path: Part(self.folder.fs, path), self.folder.parts()))
 
     def _in_order(self, parts: Sequence[Part], names: list[str], schema: pa.Schema) -> Iterator[pa.Table]:
-        with self._setting_aside():
+        with self.setting_aside():
             yield from in_order(parts, [*names, FAILURE], schema)
 
     @contextlib.contextmanager
-    def _setting_aside(self) -> Iterator[None]:
+    def setting_aside(self) -> Iterator[None]:
+        """Quarantine the part that turns out to be damaged in here; the error is raised again."""
         try:
             yield
         except DamagedPartError as error:
@@ -245,12 +222,6 @@ class CheckpointStore:
 
     def _schema(self, parts: Sequence[Part]) -> pa.Schema:
         """The output columns of all parts, each with a type that holds all of its values."""
-        declared = pa.schema([(name, pa.null()) for name in self._declared or (() if parts else (DEFAULT_COLUMN,))])
-        merged = united([declared, *(part.types for part in parts)])
-        if self.versions:  # parts have more columns: what those of the output are made from
-            merged = pa.schema([merged.field(name) for name in self._declared])
-        # A row that failed before any dict came along left the default column behind, with nothing in it.
-        if DEFAULT_COLUMN not in self._declared and len(merged) > 1 and DEFAULT_COLUMN in merged.names:
-            at = merged.get_field_index(DEFAULT_COLUMN)
-            merged = merged.remove(at) if pa.types.is_null(merged.field(at).type) else merged
-        return merged
+        types = output_types(parts, self._declared or (() if parts else (DEFAULT_COLUMN,)))
+        # Parts of steps have more columns: what those of the output are made from.
+        return pa.schema([types.field(name) for name in self._declared]) if self.versions else types

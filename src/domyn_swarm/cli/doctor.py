@@ -12,6 +12,8 @@ from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the an
 from domyn_swarm.report.terminal import coloured
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from domyn_swarm.doctor.finding import Finding
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "grey"}
@@ -63,8 +65,13 @@ def doctor(  # noqa: PLR0913, PLR0917 - each is a flag
         endpoints=endpoint or os.environ.get("ENDPOINT", "").split(), model=model, api_key_file=api_key_file,
         checkpoint_dir=checkpoint_dir, ray=ray, slurm=slurm, serve=serve,
     )  # fmt: skip
+    raise typer.Exit(_report(run_checks(request), as_json=as_json))
+
+
+def _report(checks: Iterable[Finding], *, as_json: bool) -> int:
+    """Print each finding when it is known, or all of them as JSON; the exit status."""
     findings = []
-    for found in run_checks(request):
+    for found in checks:
         findings.append(found)
         if not as_json:
             _tell(found)
@@ -73,7 +80,7 @@ def doctor(  # noqa: PLR0913, PLR0917 - each is a flag
         print_json({"ok": not failed, "checks": findings})
     else:
         typer.echo(f"\n{len(findings)} checks: {len(failed)} failed, {len(warned)} with a warning")
-    raise typer.Exit(1 if failed else 0)
+    return 1 if failed else 0
 
 
 def _tell(found: Finding) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from domyn_swarm.checkpoint.locate import following
+from domyn_swarm.checkpoint.rebase import rebase
 from domyn_swarm.engine.output_writer import remove_half_written
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def recover(
     store.arrange()
     locate, inputs = following(backend, identified, store, keep_changed=spec.keep_changed)
     done = None
-    if store.rebase(locate, inputs) or found.fingerprint not in (None, store.folder.fingerprint()):
+    if rebase(store, locate, inputs) or found.fingerprint not in (None, store.folder.fingerprint()):
         done = replace(store.done(locate), changed=found.changed)
     if damaged := (done or found).damaged:
         store.folder.set_aside(damaged)

@@ -44,15 +44,18 @@ def why_no_command(spec: JobSpec, overrides: Overrides = NOTHING) -> str:
 
 
 def options_of(spec: JobSpec) -> list[Option]:
-    """All options with their values as text, those that are not their defaults first."""
+    """All options with their values as text, those that are not their defaults first; one entry for each flag."""
     public = without_secrets(spec)
-    named = [("job", DEFAULT_JOB), *options_with_defaults(spec)]
-    values = {name: getattr(public, name) for name, _ in named}
-    options = [
-        Option(_flags(name)[0].partition("/")[0], masked(text_of(values[name])), values[name] == default)
-        for name, default in named
-    ]
-    return sorted(options, key=lambda option: option.is_default)
+    options: dict[str, Option] = {}
+    for name, default in [("job", DEFAULT_JOB), *options_with_defaults(spec)]:
+        value = getattr(public, name)
+        flag = _flags(name)[0].partition("/")[0]
+        option = Option(flag, masked(text_of(value)), value == default)
+        if flag not in options or options[flag].is_default:  # values of some flags are in two fields
+            options[flag] = options[flag] if flag in options and option.is_default else option
+        elif not option.is_default:
+            options[flag] = Option(flag, f"{options[flag].value}, {option.value}", is_default=False)
+    return sorted(options.values(), key=lambda option: option.is_default)
 
 
 def options_with_defaults(spec: JobSpec) -> Iterator[tuple[str, Any]]:

@@ -16,9 +16,8 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from domyn_swarm.checkpoint.merge import WINDOW_ROWS, in_order
-from domyn_swarm.checkpoint.part import united
-from domyn_swarm.data.columns import DEFAULT_COLUMN, FAILURE, POSITION
+from domyn_swarm.checkpoint.merge import WINDOW_ROWS, in_order, output_types
+from domyn_swarm.data.columns import FAILURE, POSITION
 from domyn_swarm.data.digests import Digests, digests
 from domyn_swarm.data.values import python_row
 from domyn_swarm.errors import DataError
@@ -62,11 +61,7 @@ def rows_of(
 
     `declared` are output columns that exist even without values.
     """
-    types = united([pa.schema([(name, pa.null()) for name in declared]), *(part.types for part in parts)])
-    at = types.get_field_index(DEFAULT_COLUMN)
-    # A row that failed before the first dict was returned leaves an empty default column.
-    if DEFAULT_COLUMN not in declared and len(types) > 1 and at >= 0 and pa.types.is_null(types.field(at).type):
-        types = types.remove(at)
+    types = output_types(parts, declared)
 
     def stream(columns: Sequence[str]) -> Iterator[pa.Table]:
         names = [POSITION, id_col, *columns, FAILURE]
