@@ -703,7 +703,7 @@ def repeat(spec: str) -> subprocess.CompletedProcess[str]:
 def on_a_terminal(*arguments: str) -> tuple[str, str, int]:
     """What the command shows on a terminal of 80 columns without its control sequences, its stdout, its status."""
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "CI": ""}
     process = start_command(*arguments, stdout=subprocess.PIPE, stderr=theirs, env=environment)
     os.close(theirs)
     shown = b""

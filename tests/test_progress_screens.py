@@ -36,7 +36,7 @@ class Terminal:
         self._stream = pyte.ByteStream(self.screen)
         self._ours, side = os.openpty()
         self.resize(columns)
-        environment = {**os.environ, "TERM": "xterm", **(env or {})}
+        environment = {**os.environ, "TERM": "xterm", "CI": "", **(env or {})}
         environment = {name: value for name, value in environment.items() if value and name != "COLUMNS"}
         self.process = start_command(*arguments, stdin=side, stdout=side, stderr=side, env=environment)
         os.close(side)

@@ -242,8 +242,10 @@ def _after(result: RunResult, spec: JobSpec) -> str:
     if spec.checkpointing:
         from domyn_swarm.checkpoint.folder import RunFolder  # noqa: PLC0415 - keeps --help light
         from domyn_swarm.runs.find import name_in  # noqa: PLC0415
+        from domyn_swarm.runs.index import hurried  # noqa: PLC0415
 
-        name = quote(name_in(RunFolder(spec.run_dir, spec.run_storage)))
+        with hurried():
+            name = quote(name_in(RunFolder(spec.run_dir, spec.run_storage)))
         lines |= {
             "report": f"{result.run_dir}/report.html",
             "next": f"domyn-swarm job {'errors' if result.failed else 'view'} {name}",

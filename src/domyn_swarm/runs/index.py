@@ -213,7 +213,7 @@ def names_for_completion(prefix: str) -> list[str]:
 
 @contextlib.contextmanager
 def hurried() -> Iterator[None]:
-    """Within this context wait only a few seconds, once, for a locked index, so that a run is not delayed."""
+    """Within this context wait only a few seconds, once, for a locked index, so that no run is delayed by it."""
     before = _patience.set(START_SECONDS)
     try:
         yield
