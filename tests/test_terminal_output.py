@@ -19,7 +19,9 @@ HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202egnp.exe\x7f\r"
 def on_a_terminal(*arguments: str, env: dict[str, str] | None = None) -> str:
     """What the command writes to a terminal."""
     main, side = pty.openpty()
-    process = start_command(*arguments, stdin=side, stdout=side, stderr=side, env={**os.environ, "CI": "", **(env or {})})
+    process = start_command(
+        *arguments, stdin=side, stdout=side, stderr=side, env={**os.environ, "CI": "", **(env or {})}
+    )
     os.close(side)
     pieces = []
     while True:
