@@ -114,6 +114,21 @@ def test_steps_that_differ_are_listed_with_the_reason(command: Command) -> None:
     assert "<td>its code differs</td>" in found._repr_html_()
 
 
+def test_models_of_steps_are_compared_by_name() -> None:
+    write("in.parquet", {"text": ["x"]})
+    asking = steps(
+        "from domyn_swarm import Chat\n\nasync def out(text: str, judge: Chat) -> str:\n    return await judge(text)\n"
+    )
+    alike = {"input": "in.parquet", "endpoints": ["demo"], "preflight": False, "retries": 0}
+    run(spec_for(asking, {**alike, "output": "a.parquet", "models": ["judge=demo"]}))
+    run(spec_for(asking, {**alike, "output": "b.parquet", "models": ["judge=other"], "model": "demo"}))
+    found = compare(A, B)
+    assert [(one.step, one.what, one.of) for one in found.steps] == [("out", "model", "judge")]
+    assert [(one.a, one.b) for one in found.options if one.name == "--model"] == [
+        ('["judge=demo"]', 'demo, ["judge=other"]')
+    ]
+
+
 # The page.
 
 

@@ -19,7 +19,7 @@ from domyn_swarm.report.files import report_of
 from domyn_swarm.report.model import Graph, Node, Option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from domyn_swarm.checkpoint.folder import RunFolder
 
@@ -154,7 +154,7 @@ def options(a: Recorded, b: Recorded) -> list[Difference]:
 
 
 def _options(run: Recorded, known: set[str]) -> Iterator[tuple[str, str]]:
-    for option in run.entry("options", list[Option], []):
+    for option in _by_flag(run.entry("options", list[Option], [])).values():
         if option.flag in LOCATIONS:
             continue
         if option.flag != JOB_KWARGS:
@@ -166,6 +166,18 @@ def _options(run: Recorded, known: set[str]) -> Iterator[tuple[str, str]]:
             yield option.flag, masked(option.value)
             continue
         yield from ((f"{JOB_KWARGS} {k}", _text(v)) for k, v in kwargs.items() if f"{JOB_FIELD}{k}" not in known)
+
+
+def _by_flag(options: Sequence[Option]) -> dict[str, Option]:
+    """One option for each flag. One for all models and those for single ones have the same (`--model`)."""
+    found: dict[str, Option] = {}
+    for option in sorted(options, key=lambda option: option.is_default):
+        other = found.get(option.flag)
+        if other is None:
+            found[option.flag] = option
+        elif not option.is_default:
+            found[option.flag] = Option(option.flag, f"{other.value}, {option.value}", False)
+    return found
 
 
 def _text(value: Any) -> str:
