@@ -60,6 +60,18 @@ def test_changed_rows_alone_are_computed_again(engine: str) -> None:
     assert calls() == ""
 
 
+def test_a_change_that_leaves_sizes_and_extremes_as_they_were_is_noticed(engine: str) -> None:
+    write("in.parquet", {"id": [1, 2, 3, 4], "text": ["a1", "b1", "c1", "z1"]})
+    submitted(engine)
+    footer = pq.read_metadata("in.parquet")
+    calls()
+    write("in.parquet", {"id": [1, 2, 3, 4], "text": ["a1", "b2", "c1", "z1"]})
+    assert pq.read_metadata("in.parquet").equals(footer)
+    assert submitted(engine).changed == 1
+    assert calls() == "b2"
+    assert uppers() == ["A1", "B2", "C1", "Z1"]
+
+
 def test_an_earlier_text_finds_its_answer_again() -> None:
     for number, texts in enumerate((["a", "b"], ["a", "X"], ["a", "b"], ["Y", "X"])):
         write("in.parquet", {"id": [1, 2], "text": texts, "version": [number] * 2})

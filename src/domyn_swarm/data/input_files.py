@@ -22,7 +22,7 @@ from domyn_swarm.storage.files import translating_io_errors
 from domyn_swarm.storage.paths import is_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Format = Literal["parquet", "csv", "jsonl"]
 DEBUG_FORMATS: Mapping[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -82,8 +82,19 @@ class InputFiles:
 
     @property
     def digest(self) -> str:
-        """Identifies names, order and content of the files, wherever their folder is mounted."""
-        parts = (f"{PurePosixPath(file.path).name}:{file.digest}{file.hive or ''}" for file in self.files)
+        """Identifies names, order and content of the files, wherever their folder is mounted.
+
+        A value can change in a parquet file without its footer: if it has as many bytes, and is no extreme.
+        """
+        return self._digest(lambda file: file.digest)
+
+    @property
+    def dated_digest(self) -> str:
+        """As `digest`, and with each file's version: for those who can tell, by ids, what a new version changed."""
+        return self._digest(lambda file: f"{file.digest}:{file.version}")
+
+    def _digest(self, of: Callable[[InputFile], str]) -> str:
+        parts = (f"{PurePosixPath(file.path).name}:{of(file)}{file.hive or ''}" for file in self.files)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 

@@ -80,7 +80,8 @@ def open_store(
 ) -> CheckpointStore:
     """The store in the folder `run_dir`. The versions of a job's steps depend on what the run before was."""
     folder = RunFolder(run_dir, run_storage)
-    store = CheckpointStore(folder, columns.id, files.digest, columns.outputs, columns.inputs)
+    digest = files.dated_digest if columns.follows else files.digest
+    store = CheckpointStore(folder, columns.id, digest, columns.outputs, columns.inputs)
     if type(job).versions is not SwarmJob.versions:
         store.versions = dict(job.versions(spec, record_before(store).identity))
     return store

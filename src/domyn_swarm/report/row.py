@@ -224,7 +224,7 @@ def _input_of(folder: RunFolder, record: RunRecord, spec: SpecRecord, notes: lis
     except Exception as error:  # noqa: BLE001 - the rest of the history does not need it
         notes.append(f"The input cannot be read: {str(error).partition(chr(10))[0]}")
         return None
-    if files.digest != record.input_digest:
+    if record.input_digest not in (files.digest, files.dated_digest):
         notes.append(f"The input {pattern} has changed since the run and is not searched.")
         return None
     if files.format != "parquet" or spec.backend_read_kwargs.get("filters"):

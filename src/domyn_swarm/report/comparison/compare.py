@@ -244,7 +244,7 @@ def _add_inputs(tally: Tally, run: Recorded) -> None:
         return
     with contextlib.suppress(SwarmError, OSError, pa.ArrowException):
         files = files_of(run.folder, run.input, read)
-        if files.digest != run.digest or files.schema is None:
+        if run.digest not in (files.digest, files.dated_digest) or files.schema is None:
             return
         found = _at(files, set(tally.positions), [name for name in names if name in files.schema.names])
         for example, position in zip(tally.examples, tally.positions, strict=True):
