@@ -20,7 +20,7 @@ from domyn_swarm import JobSpec, SwarmError, SwarmJob, make_spec
 from domyn_swarm.anchoring import anchored
 from domyn_swarm.errors import ConfigurationError, EndpointError
 from domyn_swarm.jobs.loading import build_job, job_fields, load_job_class
-from domyn_swarm.jobspec import DEFAULT_JOB
+from domyn_swarm.option_groups import DEFAULT_JOB
 from domyn_swarm.options.resolve import resolve
 from tests.conftest import job
 

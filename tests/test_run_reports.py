@@ -36,7 +36,8 @@ from domyn_swarm.engine.recording import reporter
 from domyn_swarm.engine.recording.command_line import command_of
 from domyn_swarm.errors import ConfigurationError, Interrupted, SwarmError
 from domyn_swarm.jobs.loading import job_fields, load_job_class
-from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec
+from domyn_swarm.jobspec import JobSpec
+from domyn_swarm.option_groups import DEFAULT_JOB
 from domyn_swarm.options.named import with_named
 from domyn_swarm.options.resolve import resolve
 from domyn_swarm.report.files import report_of

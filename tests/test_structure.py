@@ -68,7 +68,7 @@ def test_no_code_outside_a_backend_asks_for_an_engine_by_name() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value in engines
     }
-    assert named == {("src/domyn_swarm/jobspec.py", "pandas")}, "the default, and nothing else"
+    assert named == {("src/domyn_swarm/option_groups.py", "pandas")}, "the default, and nothing else"
 
 
 def test_no_code_outside_a_launcher_asks_for_a_place_by_name() -> None:

@@ -10,7 +10,7 @@ import typer
 from domyn_swarm.cli.files import print_json, write_whole
 from domyn_swarm.cli.names import AsJson  # noqa: TC001 - typer evaluates the annotations
 from domyn_swarm.errors import ConfigurationError, MissingDependencyError, opt
-from domyn_swarm.jobspec import DEFAULT_JOB
+from domyn_swarm.option_groups import DEFAULT_JOB
 
 if TYPE_CHECKING:
     from domyn_swarm.report.model import Graph

@@ -37,7 +37,7 @@ from domyn_swarm.cli.row import row
 from domyn_swarm.cli.runs import COMMANDS
 from domyn_swarm.cli.show import show
 from domyn_swarm.cli.view import view
-from domyn_swarm.jobspec import DEFAULT_JOB
+from domyn_swarm.option_groups import DEFAULT_JOB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

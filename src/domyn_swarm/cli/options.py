@@ -14,7 +14,8 @@ from domyn_swarm.cli import completion
 from domyn_swarm.declared import choices, option_of
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.field_options import FieldOptions
-from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec
+from domyn_swarm.jobspec import JobSpec
+from domyn_swarm.option_groups import DEFAULT_JOB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -14,10 +14,10 @@ from domyn_swarm.engine.graph.overrides import Overrides
 from domyn_swarm.errors import ConfigurationError
 from domyn_swarm.jobs.base import SwarmJob
 from domyn_swarm.jobs.loading import reference_to
-from domyn_swarm.jobspec import DEFAULT_JOB
 from domyn_swarm.notebook.error_translation import in_python
 from domyn_swarm.notebook.plan import Plan, listed
 from domyn_swarm.notebook.scratch import Scratch
+from domyn_swarm.option_groups import DEFAULT_JOB
 from domyn_swarm.options.resolve import spec_for
 
 if TYPE_CHECKING:

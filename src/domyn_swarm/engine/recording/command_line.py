@@ -11,8 +11,9 @@ from domyn_swarm.data.memory import IN_MEMORY
 from domyn_swarm.engine.graph.overrides import NOTHING
 from domyn_swarm.engine.recording.run_record import without_secrets
 from domyn_swarm.jobs.loading import is_known_here_only, load_job_class
-from domyn_swarm.jobspec import DEFAULT_JOB, JobSpec, option_of
+from domyn_swarm.jobspec import JobSpec, option_of
 from domyn_swarm.masking import masked
+from domyn_swarm.option_groups import DEFAULT_JOB
 from domyn_swarm.report.model import Option
 
 if TYPE_CHECKING:
@@ -44,18 +45,15 @@ def why_no_command(spec: JobSpec, overrides: Overrides = NOTHING) -> str:
 
 
 def options_of(spec: JobSpec) -> list[Option]:
-    """All options with their values as text, those that are not their defaults first; one entry for each flag."""
+    """All options with their values as text, those that are not their defaults first."""
     public = without_secrets(spec)
-    options: dict[str, Option] = {}
-    for name, default in [("job", DEFAULT_JOB), *options_with_defaults(spec)]:
-        value = getattr(public, name)
-        flag = _flags(name)[0].partition("/")[0]
-        option = Option(flag, masked(text_of(value)), value == default)
-        if flag not in options or options[flag].is_default:  # values of some flags are in two fields
-            options[flag] = options[flag] if flag in options and option.is_default else option
-        elif not option.is_default:
-            options[flag] = Option(flag, f"{options[flag].value}, {option.value}", is_default=False)
-    return sorted(options.values(), key=lambda option: option.is_default)
+    named = [("job", DEFAULT_JOB), *options_with_defaults(spec)]
+    values = {name: getattr(public, name) for name, _ in named}
+    options = [
+        Option(_flags(name)[0].partition("/")[0], masked(text_of(values[name])), values[name] == default)
+        for name, default in named
+    ]
+    return sorted(options, key=lambda option: option.is_default)
 
 
 def options_with_defaults(spec: JobSpec) -> Iterator[tuple[str, Any]]:
