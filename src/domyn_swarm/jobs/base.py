@@ -129,7 +129,7 @@ class SwarmJob:
         return {}
 
     def will_compute(self, columns: Sequence[str]) -> None:
-        """Be told, before `preflight`, the stored columns of which values are missing. Those of the others are kept."""
+        """Take note, before `preflight`, of the stored columns that lack values. The values of the others are kept."""
 
     def payload(self, item: Any, known: Mapping[str, Any]) -> Any:
         """What `transform_item` gets for `item`, each time that the row is tried. `known` has stored columns."""

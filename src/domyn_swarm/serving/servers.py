@@ -137,15 +137,15 @@ class ModelServers:
             ConditionError: none will be.
             Interrupted: the run was asked to end.
         """
-        began = told = time.monotonic()
+        began = reported = time.monotonic()
         while not self._signals.one_is_ready.wait(0.1):
             if is_over():
                 raise Interrupted("Interrupted before a model server was ready.")
             if all(one.state == "dead" for one in self._servers):
                 raise self._failure("server.failed")
-            if time.monotonic() - told >= TELL_SECONDS:
-                told = time.monotonic()
-                self._tell(told - began)
+            if time.monotonic() - reported >= TELL_SECONDS:
+                reported = time.monotonic()
+                self._tell(reported - began)
 
     def stop(self) -> None:
         """Stop them all, at the same time; return when none of their processes is left."""
