@@ -264,7 +264,7 @@ def test_the_report_has_calls_tokens_failures_and_kept_rows_of_each_step(engine:
         assert figures["answer"]["note"].startswith("20 calls")
         assert figures["score"]["note"].startswith("22 calls")  # a misfit is sent back once
         assert figures["score"]["lost"] == [{"rows": 2, "why": "failed in this step"}]
-        assert (figures["prompt"]["state"], figures["prompt"]["lost"]) == ("waiting", [])
+        assert (figures["prompt"]["state"], figures["prompt"]["lost"]) == ("done", [])
         both.run(OTHER_SCORE, data_backend=engine, retries=0)
         assert report_of("answer")["answer"]["note"] == "18 kept"
 

@@ -15,6 +15,7 @@ SHARE = 32
 """Of the memory that is left, this part may be answers: each is bytes, text, then written; calls buffer others."""
 LEAST_BYTES, MOST_BYTES = 8 * 2**20, 2**30
 SHORT_BYTES = 2**30
+"""With less left, an allocation that failed is taken for want of memory: more than anything sound asks for at once."""
 _CGROUP = Path("/sys/fs/cgroup")
 
 

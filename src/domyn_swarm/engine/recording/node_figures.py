@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from domyn_swarm.engine.recording.steps import STEP_PREFIX
+from domyn_swarm.engine.recording.steps import APPLIED, STEP_PREFIX
 from domyn_swarm.report.model import Example, FailureKind, Figures, Lost
 from domyn_swarm.telemetry.counts import Counts, Flow, StepCounts
 
@@ -38,7 +38,8 @@ def figures_of(
         if node in known:
             tell(known[node], plan, counts)
     _lost(known, plan, counts)
-    known |= steps_of(graph, plan, counts)
+    applied = next((known[name] for name in APPLIED if name in known), Figures())
+    known |= steps_of(graph, plan, counts, applied.state)
     if artifact is not None:
         _finalized(known["finalized"], artifact)
     for name in (one.name for one in graph.nodes if one.phase == "stream" and one.rows):
@@ -49,19 +50,22 @@ def figures_of(
     return known
 
 
-def steps_of(graph: Graph, plan: RunPlan, counts: Counts) -> dict[str, Figures]:
-    """The figures of the job's steps: calls of models with their seconds and tokens, rows that failed, rows kept."""
+def steps_of(graph: Graph, plan: RunPlan, counts: Counts, applied: NodeState) -> dict[str, Figures]:
+    """The figures of the job's steps: calls of models with their seconds and tokens, rows that failed, rows kept.
+
+    They are in the state of the node that applies them.
+    """
     kept = {step.step: step.kept - (plan.rows - plan.pending) for step in plan.steps}
     found = {}
     for node in graph.nodes:
         if node.kind == "step":
             name = node.name.removeprefix(STEP_PREFIX)
-            found[node.name] = _figures_of_step(counts.steps.get(name, StepCounts()), kept.get(name, 0))
+            found[node.name] = _figures_of_step(counts.steps.get(name, StepCounts()), kept.get(name, 0), applied)
     return found
 
 
-def _figures_of_step(counts: StepCounts, kept: int) -> Figures:
-    figures = Figures(state="done" if counts.calls or counts.failed else "waiting", seconds=round(counts.seconds, 3))
+def _figures_of_step(counts: StepCounts, kept: int, state: NodeState) -> Figures:
+    figures = Figures(state=state, seconds=round(counts.seconds, 3))
     figures.lost = [Lost(counts.failed, "failed in this step")] if counts.failed else []
     notes = {"calls": counts.calls, "kept": kept, "tokens in": counts.tokens_in, "tokens out": counts.tokens_out}
     figures.note = ", ".join(f"{count:,} {what}" for what, count in notes.items() if count > 0)

@@ -114,6 +114,6 @@ class Bindings:
     def traffic(self) -> Counts | None:
         """What all connections and steps counted."""
         counts = [one for connection in self._connections.values() if (one := connection.traffic())]
-        together = sum(counts, Counts(steps=self.counts))
+        together = sum(counts, Counts(steps=self.counts).copy())  # what is given out must not count on
         together.limit = max((one.limit for one in counts), default=0)  # they share the calls that may be in flight
         return together
